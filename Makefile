@@ -1,0 +1,55 @@
+# Every target makes the virtual environment it needs: any of them can be the first command.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+
+BUNDLE := build/shapes
+PICTURE := build/red-circle.png
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow check bench format clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(STAMP) ## Export models/shapes and generate a picture; prints its path last
+	$(BIN)/latentrt export models/shapes $(BUNDLE) --force
+	$(BIN)/latentrt generate $(BUNDLE) "a large red circle on a blue background" \
+		-o $(PICTURE) --seed 7 --guidance-scale 5
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## Run the tests on models of real size
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP) ## Check format, style, types, the imports between rooms, and the wheel
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/check_wheel.py
+
+bench: $(STAMP) ## Measure the runtime
+	$(BIN)/python -m latentrt.benchmarks.runtime
+
+format: $(STAMP) ## Format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what the other targets made, except the virtual environment
+	rm -rf $(BUNDLE) $(PICTURE) dist
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# An environment that is already there is installed into, not replaced. -qq: errors only.
+$(STAMP): pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+			echo "latentrt needs Python 3.11 or newer; $(PYTHON) is" \
+				"$$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11" >&2; exit 1; }; \
+		$(PYTHON) -m venv .venv; }
+	@echo "Installing into .venv (minutes, the first time)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
+		-e '.[onnxruntime,openvino,export,dev]' -c constraints.txt
+	@touch $@

@@ -1,0 +1,204 @@
+"""An engine against the goldens: every component, every step of a guided run, and the picture.
+
+Needs no PyTorch: its answers are in the bundle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.errors import BundleError
+from latentrt.bundle.golden import RUN_STEPS, Difference, psnr
+from latentrt.bundle.tensors import TensorFile
+from latentrt.engines.engine import Engine
+from latentrt.runtime.guidance import guide
+from latentrt.runtime.noise import TorchNoise
+from latentrt.runtime.pipeline import Pipeline
+from latentrt.runtime.prediction import denoised
+from latentrt.runtime.request import Guidance
+from latentrt.runtime.run import Rows
+from latentrt.runtime.samplers import sample
+from latentrt.runtime.schedules import as_stable_diffusion, build_schedule
+from latentrt.runtime.text import TOKEN_TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest relative error of a component's outputs and of a run's latents; least PSNR in dB."""
+
+    text_encoder: float
+    unet: float
+    vae: float
+    step: float
+    psnr: float
+
+    def of(self, component: str) -> float:
+        """The tolerance of a component by name."""
+        by_name = {"text_encoder": self.text_encoder, "unet": self.unet}
+        return by_name.get(component, self.vae)
+
+
+TOLERANCES: Final[Mapping[str, Tolerance]] = {
+    # fp32: rounding alone. A step's latents carry the errors of the evaluations before it, which
+    # guidance multiplies.
+    "fp32": Tolerance(text_encoder=5e-5, unet=1e-5, vae=5e-5, step=1e-4, psnr=55.0),
+    # 16 bits: half a unit in the last place is 5e-4 (fp16) or 4e-3 (bf16), over some 50 layers.
+    "fp16": Tolerance(text_encoder=5e-3, unet=1e-2, vae=1e-2, step=5e-2, psnr=35.0),
+    "bf16": Tolerance(text_encoder=3e-2, unet=6e-2, vae=6e-2, step=2e-1, psnr=25.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison: its worst output's differences, and what it was allowed."""
+
+    name: str
+    difference: Difference
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the relative error is within the tolerance."""
+        return self.difference.relative <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far one bundle's engines are from PyTorch's fp32."""
+
+    engines: Mapping[str, str]
+    precision: str
+    components: tuple[Row, ...]
+    steps: tuple[Row, ...]
+    picture_psnr: float
+    least_psnr: float
+
+    @property
+    def first_bad_step(self) -> int | None:
+        """Index of the first step that leaves its tolerance, or None."""
+        return next((i for i, row in enumerate(self.steps) if not row.passed), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is within its tolerance."""
+        rows = (*self.components, *self.steps)
+        return all(row.passed for row in rows) and self.picture_psnr >= self.least_psnr
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; infinite numbers become null."""
+        rows = {
+            kind: [
+                {"name": r.name, **_finite(asdict(r.difference)), "tolerance": r.tolerance}
+                for r in group
+            ]
+            for kind, group in (("components", self.components), ("steps", self.steps))
+        }
+        return {
+            "engines": dict(self.engines),
+            "precision": self.precision,
+            **rows,
+            **_finite({"picture_psnr": self.picture_psnr}),
+            "least_psnr": self.least_psnr,
+            "first_bad_step": self.first_bad_step,
+            "passed": self.passed,
+        }
+
+
+def compare(pipeline: Pipeline) -> Comparison:
+    """Hold a pipeline's engines against its bundle's goldens.
+
+    Raises `BundleError` if the bundle has none.
+    """
+    golden = pipeline.bundle.golden()
+    half = pipeline.bundle.manifest.dtype == "float16"
+    precision = (
+        "fp16" if half and pipeline.options.precision == "fp32" else pipeline.options.precision
+    )
+    tolerance = TOLERANCES[precision]
+    components = tuple(
+        _component(pipeline, golden, name, tolerance.of(name))
+        for name in pipeline.bundle.manifest.components
+    )
+    latents, steps = _run(pipeline, golden, tolerance.step)
+    return Comparison(
+        engines=pipeline.engines,
+        precision=precision,
+        components=components,
+        steps=steps,
+        picture_psnr=_picture(pipeline, golden, latents),
+        least_psnr=tolerance.psnr,
+    )
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {k: v if math.isfinite(v) else None for k, v in values.items()}
+
+
+def _component(pipeline: Pipeline, golden: TensorFile, name: str, tolerance: float) -> Row:
+    record = pipeline.bundle.manifest.components[name]
+    inputs = {s.name: golden[f"{name}/inputs/{s.name}"] for s in record.inputs}
+    sizes: dict[str, int] = {}
+    for spec in record.inputs:
+        shape = inputs[spec.name].shape
+        sizes.update({d: n for d, n in zip(spec.dims, shape, strict=True) if isinstance(d, str)})
+    engine = pipeline.engine(name, sizes)
+    outputs = engine({s.name: inputs[s.name].astype(s.dtype) for s in engine.inputs})
+    found = [
+        Difference.between(outputs[s.name], golden[f"{name}/outputs/{s.name}"])
+        for s in record.outputs
+    ]
+    return Row(name, max(found, key=lambda d: d.relative), tolerance)
+
+
+def _run(
+    pipeline: Pipeline, golden: TensorFile, tolerance: float
+) -> tuple[NDArray[np.float32], tuple[Row, ...]]:
+    """The golden run again with our own text encoder, sampler and engine; errors accumulate."""
+    start = golden["run/latents"]
+    text = _text(pipeline, golden)
+    sizes = {"height": start.shape[2], "width": start.shape[3]}
+    unet = pipeline.engine("unet", {"batch": 2, "sequence": text.shape[1], **sizes})
+    schedule = build_schedule(
+        as_stable_diffusion(pipeline.bundle.scheduler_config()), steps=RUN_STEPS, sampler="euler"
+    )
+    guidance = Guidance(float(golden["run/guidance_scale"][0]))
+    rows = Rows(unet, text)
+    sampler = sample(start[0] * np.float32(schedule.init_scale), schedule, noise=TorchNoise(0))
+    asked = next(sampler)
+    results: list[Row] = []
+    while True:
+        negative, positive = rows.evaluate(asked)
+        output = guide(negative, positive, guidance)
+        estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
+        try:
+            following = sampler.send((asked.latent, estimate))
+            latent = following.latent
+        except StopIteration as finished:
+            following, latent = None, finished.value
+        reference = golden[f"run/steps/{len(results)}/latents"][0]
+        difference = Difference.between(latent, reference)
+        results.append(Row(f"step {len(results)}", difference, tolerance))
+        if following is None:
+            return latent[None] * np.float32(schedule.final_scale), tuple(results)
+        asked = following
+
+
+def _text(pipeline: Pipeline, golden: TensorFile) -> NDArray[np.float32]:
+    table = TensorFile(pipeline.bundle.weights("text_encoder"))[TOKEN_TABLE]
+    ids = np.concatenate([golden["run/negative_input_ids"], golden["run/input_ids"]])
+    engine: Engine = pipeline.engine("text_encoder", {"batch": 2, "sequence": ids.shape[1]})
+    embeds = table[ids].astype(engine.inputs[0].dtype)
+    return engine({"inputs_embeds": embeds})["last_hidden_state"].astype(np.float32)
+
+
+def _picture(pipeline: Pipeline, golden: TensorFile, latents: NDArray[np.float32]) -> float:
+    reference = golden["run/images"]
+    if not np.isfinite(reference).all():
+        raise BundleError(pipeline.bundle.path, "has goldens that are not finite")
+    return psnr(np.clip(pipeline.decode(latents), -1, 1), np.clip(reference, -1, 1), peak=2.0)

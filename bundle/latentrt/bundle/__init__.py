@@ -1,0 +1,1 @@
+"""The ground every room stands on: errors, tensor files, the manifest, goldens, publishing."""

@@ -1,0 +1,103 @@
+"""An opened bundle: a folder whose files are the ones its manifest lists."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+from latentrt.bundle.errors import BundleError
+from latentrt.bundle.manifest import GOLDEN, FileRecord, Manifest, read_manifest
+from latentrt.bundle.tensors import TensorFile
+
+SMALL: Final = 64 << 20
+"""Files up to this many bytes are hashed at every opening, larger ones when asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A folder and its manifest; made by `Bundle.open`."""
+
+    path: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: Path | str, *, verify: bool = False) -> Bundle:
+        """Open a bundle, checking the size of every file and the hash of every small one.
+
+        With `verify`, the hash of every file. Raises `BundleError` naming what is missing,
+        changed or unreadable.
+        """
+        folder = Path(path)
+        manifest = read_manifest(folder)
+        bundle = Bundle(folder.resolve(), manifest)
+        for name, record in manifest.files.items():
+            bundle._check(name, record, hashed=verify or record.size <= SMALL)
+        for component in manifest.components.values():
+            for name in (component.graph, component.weights):
+                if name not in manifest.files:
+                    raise BundleError(folder, f"uses {name}, which its manifest does not list")
+        return bundle
+
+    def _check(self, name: str, record: FileRecord, *, hashed: bool) -> None:
+        path = self.path / name
+        try:
+            resolved = path.resolve(strict=True)
+            size = resolved.stat().st_size
+        except OSError as error:
+            raise BundleError(path, "is listed in the manifest but missing") from error
+        if not resolved.is_relative_to(self.path):
+            raise BundleError(path, "leads outside the bundle")
+        if size != record.size:
+            raise BundleError(path, f"has {size} bytes, the manifest says {record.size}")
+        if hashed and file_sha256(path) != record.sha256:
+            raise BundleError(path, "has changed since export: its SHA-256 differs")
+
+    def graph(self, component: str) -> Path:
+        """The ONNX file of a component."""
+        return self.path / self.manifest.components[component].graph
+
+    def weights(self, component: str) -> Path:
+        """The safetensors file that a component's graph reads."""
+        return self.path / self.manifest.components[component].weights
+
+    def golden(self) -> TensorFile:
+        """The reference tensors; raises `BundleError` if exported with `--no-golden`."""
+        if not self.manifest.has_goldens:
+            raise BundleError(self.path, "has no goldens: it was exported with --no-golden")
+        return TensorFile(self.path / GOLDEN)
+
+    def listed(self, name: str) -> Path:
+        """A file of the bundle by its relative path; raises `BundleError` if it is not listed."""
+        if name not in self.manifest.files:
+            raise BundleError(self.path, f"has no {name}")
+        return self.path / name
+
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """`scheduler_config.json` as the checkpoint had it."""
+        path = self.listed("scheduler/scheduler_config.json")
+        return cast("Mapping[str, Any]", json.loads(path.read_text("utf-8")))
+
+
+def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file in hexadecimal; `advance` is told the bytes read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            if advance is not None:
+                advance(len(block))
+    return digest.hexdigest()
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Size and hash of every file below a folder, by relative path with forward slashes."""
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(os.path.getsize(path), file_sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

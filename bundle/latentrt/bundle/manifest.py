@@ -1,0 +1,159 @@
+"""What a bundle is: its components, the numbers the runtime needs, and the hash of every file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, cast
+
+from latentrt.bundle.errors import BundleError
+from latentrt.bundle.spec import TensorSpec
+
+SCHEMA: Final = 1
+FILE_NAME: Final = "manifest.json"
+GOLDEN: Final = "golden.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file of a bundle: bytes, and SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRecord:
+    """One graph of a bundle and the weights it reads.
+
+    `fingerprint` is of every config field that decides what the graph computes; `config` is the
+    checkpoint's config, for the few fields the runtime needs.
+    """
+
+    graph: str
+    weights: str
+    fingerprint: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`manifest.json`, read and checked.
+
+    `vae_factor` is pixels per latent along an axis; `vae_scaling` and `vae_shift` turn a VAE latent
+    z into the model's, (z - shift) * scaling; `sample_size` is the default (height, width) of a
+    latent.
+    `inferred` says what the checkpoint did not state, and why it was taken so.
+    """
+
+    family: str
+    dtype: str
+    latent_channels: int
+    vae_factor: int
+    vae_scaling: float
+    vae_shift: float
+    sample_size: tuple[int, int]
+    prediction_type: str
+    components: Mapping[str, ComponentRecord]
+    files: Mapping[str, FileRecord]
+    inferred: tuple[str, ...] = ()
+    versions: Mapping[str, str] | None = None
+    source: str = ""
+
+    @property
+    def has_goldens(self) -> bool:
+        """Whether reference tensors were stored at export."""
+        return GOLDEN in self.files
+
+    def to_json(self) -> dict[str, Any]:
+        """As the JSON object that `from_json` reads."""
+        return {
+            "schema": SCHEMA,
+            "family": self.family,
+            "source": self.source,
+            "dtype": self.dtype,
+            "latent_channels": self.latent_channels,
+            "vae_factor": self.vae_factor,
+            "vae_scaling": self.vae_scaling,
+            "vae_shift": self.vae_shift,
+            "sample_size": list(self.sample_size),
+            "prediction_type": self.prediction_type,
+            "inferred": list(self.inferred),
+            "versions": dict(self.versions or {}),
+            "components": {
+                name: {
+                    "graph": c.graph,
+                    "weights": c.weights,
+                    "fingerprint": c.fingerprint,
+                    "inputs": [s.to_json() for s in c.inputs],
+                    "outputs": [s.to_json() for s in c.outputs],
+                    "config": dict(c.config),
+                }
+                for name, c in self.components.items()
+            },
+            "files": {
+                path: {"size": f.size, "sha256": f.sha256} for path, f in sorted(self.files.items())
+            },
+        }
+
+    @staticmethod
+    def from_json(value: Any) -> Manifest:
+        """Raises `KeyError`, `TypeError` or `ValueError` if malformed."""
+        if value["schema"] != SCHEMA:
+            raise ValueError(f"schema {value['schema']}; this version reads schema {SCHEMA}")
+        height, width = value["sample_size"]
+        return Manifest(
+            family=str(value["family"]),
+            source=str(value["source"]),
+            dtype=str(value["dtype"]),
+            latent_channels=int(value["latent_channels"]),
+            vae_factor=int(value["vae_factor"]),
+            vae_scaling=float(value["vae_scaling"]),
+            vae_shift=float(value["vae_shift"]),
+            sample_size=(int(height), int(width)),
+            prediction_type=str(value["prediction_type"]),
+            inferred=tuple(str(s) for s in value["inferred"]),
+            versions={str(k): str(v) for k, v in value["versions"].items()},
+            components={str(k): _component(v) for k, v in value["components"].items()},
+            files={
+                _inside(str(k)): FileRecord(int(v["size"]), str(v["sha256"]))
+                for k, v in value["files"].items()
+            },
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle; raises `BundleError` saying what is wrong with it."""
+    path = folder / FILE_NAME
+    if not folder.is_dir():
+        raise BundleError(folder, "no such bundle folder")
+    try:
+        return Manifest.from_json(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError as error:
+        raise BundleError(folder, f"is not a bundle: it has no {FILE_NAME}") from error
+    except (OSError, RecursionError) as error:
+        raise BundleError(path, f"cannot be read: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(path, f"is malformed: {error}") from error
+
+
+def _component(value: Any) -> ComponentRecord:
+    return ComponentRecord(
+        graph=_inside(str(value["graph"])),
+        weights=_inside(str(value["weights"])),
+        fingerprint=str(value["fingerprint"]),
+        inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
+        outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
+        config=cast("Mapping[str, Any]", value["config"]),
+    )
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or not pure.parts:
+        raise ValueError(f"path {path!r} leads outside the bundle")
+    return str(pure)

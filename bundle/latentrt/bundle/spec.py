@@ -1,0 +1,70 @@
+"""Names, dimensions and dtypes of what goes into an engine and what comes out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from latentrt.bundle.errors import InputError
+
+Dim = int | str
+"""A number, a symbol ("height"), or a symbol scaled by a number ("height*8", "height/8")."""
+
+_DIM: Final = re.compile(r"([a-z_]+)(?:([*/])(\d+))?")
+
+
+def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """The number that a dimension is when its symbol has the size given in `sizes`."""
+    if isinstance(dim, int):
+        return dim
+    match = _DIM.fullmatch(dim)
+    if match is None or match[1] not in sizes:
+        raise InputError("dim", f"one of {', '.join(sorted(sizes))}", repr(dim))
+    size = sizes[match[1]]
+    if match[2] is None:
+        return size
+    factor = int(match[3])
+    return size * factor if match[2] == "*" else size // factor
+
+
+def dim_symbols(dims: tuple[Dim, ...]) -> frozenset[str]:
+    """The symbols that occur in dimensions."""
+    found = (_DIM.fullmatch(d) for d in dims if isinstance(d, str))
+    return frozenset(m[1] for m in found if m is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named array of a component: `dims` are numbers or symbols, `dtype` NumPy's name."""
+
+    name: str
+    dims: tuple[Dim, ...]
+    dtype: str = "float32"
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape when every symbol has a size."""
+        return tuple(dim_size(d, sizes) for d in self.dims)
+
+    def fixed(self, sizes: Mapping[str, int]) -> TensorSpec:
+        """The same array with numbers only."""
+        return TensorSpec(self.name, self.shape(sizes), self.dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"name": self.name, "dims": list(self.dims), "dtype": self.dtype}
+
+    @staticmethod
+    def from_json(value: Any) -> TensorSpec:
+        """From `to_json`; raises `KeyError`, `TypeError` or `ValueError` if malformed."""
+        dims = tuple(d if isinstance(d, str) else int(d) for d in value["dims"])
+        for d in dims:
+            if isinstance(d, str) and _DIM.fullmatch(d) is None:
+                raise ValueError(f"dimension {d!r} is not understood")
+        return TensorSpec(str(value["name"]), dims, np.dtype(str(value["dtype"])).name)
+
+    def __str__(self) -> str:
+        return f"({', '.join(str(d) for d in self.dims)}) {self.dtype}"

@@ -1,0 +1,202 @@
+"""`latentrt`: every command, and what an error becomes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from latentrt.bundle.errors import FileError, InputError, LatentrtError, VerificationFailed
+from latentrt.cli.progress import Bars
+
+BAD_INPUT, FAILURE, OUT_OF_TOLERANCE, INTERRUPTED = 2, 1, 3, 130
+
+app = typer.Typer(
+    name="latentrt",
+    help="Stable Diffusion in production without PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder made by export.")]
+EngineOption = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
+PrecisionOption = Annotated[str, typer.Option(help="What engines compute in: fp32 or bf16.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of an engine call.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+
+
+def main() -> None:
+    """Run the command line; errors become one line and an exit status."""
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except (InputError, FileError) as error:
+        _fail(str(error), BAD_INPUT)
+    except VerificationFailed as error:
+        _fail(str(error), OUT_OF_TOLERANCE)
+    except LatentrtError as error:
+        _fail(str(error), FAILURE)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        _fail("interrupted", INTERRUPTED)
+    except OSError as error:
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}", FAILURE)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own usage errors
+            _fail(str(error.format_message()), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+        raise
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"latentrt: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A diffusers folder, or random:sd15.")],
+    bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
+    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32 or fp16.")] = "fp32",
+    golden: Annotated[bool, typer.Option(help="Store PyTorch's outputs for compare.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a bundle. Needs PyTorch: pip install 'latentrt[export]'."""
+    try:
+        from latentrt.export.export import export as run
+    except ImportError as error:
+        raise LatentrtError(f"{error.name} is missing: pip install 'latentrt[export]'") from error
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        run(checkpoint, bundle, dtype=dtype, golden=golden, force=force, progress=bars)
+    if as_json:
+        print(json.dumps({"bundle": str(bundle), "goldens": golden, "dtype": dtype}))
+        return
+    if not golden:
+        print("no goldens stored: `compare` will have nothing to hold this bundle against")
+    print(bundle)
+
+
+@app.command()
+def generate(
+    bundle: BundleArgument,
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A PNG.")] = Path("out.png"),
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
+    guidance_rescale: Annotated[float, typer.Option(help="0 to 1.")] = 0.0,
+    sampler: Annotated[
+        str | None, typer.Option(help="euler, ddim, dpmpp_2m. [default: the checkpoint's]")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="karras, trailing, ... [default: the checkpoint's]")
+    ] = None,
+    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="[default: drawn and reported]")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
+    ] = None,
+    num_images: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 1,
+    clip_skip: Annotated[int, typer.Option(help="Last text layers to leave out.")] = 0,
+    latents: Annotated[Path | None, typer.Option(help="Starting noise, a .npy.")] = None,
+    save_latents: Annotated[Path | None, typer.Option(help="Write the starting noise.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Make the picture of this PNG again.")
+    ] = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw pictures from a bundle; prints their paths last."""
+    from latentrt.cli.generate import load_latents, make
+    from latentrt.runtime.image import read_request
+    from latentrt.runtime.request import Guidance, Request, Sampling, Size
+
+    given = None if latents is None else load_latents(latents)
+    if source is not None:
+        if prompt is not None:
+            raise InputError("prompt", "none beside --from", repr(prompt))
+        request = read_request(source, given)
+    else:
+        if prompt is None:
+            raise InputError("prompt", "text, or --from a picture", "neither")
+        request = Request(
+            prompt,
+            negative_prompt=negative_prompt,
+            size=None if size is None else Size.parse(size),
+            num_images=num_images,
+            seed=seed,
+            sampling=Sampling(sampler, schedule=schedule, steps=steps, eta=eta),
+            guidance=Guidance(guidance_scale, rescale=guidance_rescale),
+            clip_skip=clip_skip,
+            latents=given,
+        )
+    make(
+        bundle,
+        request,
+        output,
+        save_latents=save_latents,
+        options=(engine, precision, threads),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a diffusers folder.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a bundle or checkpoint is, and how that was inferred."""
+    from latentrt.cli.inspect import describe, print_description
+
+    description = describe(path, verify=verify)
+    if as_json:
+        print(json.dumps(description, indent=2))
+    else:
+        print_description(description)
+
+
+@app.command()
+def compare(
+    bundle: BundleArgument,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold an engine against PyTorch's stored answers. Exit status 3: out of tolerance."""
+    from latentrt.benchmarks.compare import compare as run
+    from latentrt.cli.report import print_comparison
+    from latentrt.runtime import Pipeline
+
+    with Pipeline.open(bundle, engine=engine, precision=precision, threads=threads) as pipeline:
+        comparison = run(pipeline)
+    if as_json:
+        print(json.dumps(comparison.to_json(), indent=2))
+    else:
+        print_comparison(comparison)
+    if not comparison.passed:
+        raise typer.Exit(OUT_OF_TOLERANCE)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say which engines and devices work here, and what is unverified."""
+    from latentrt.cli.doctor import diagnose, print_diagnosis
+
+    diagnosis = diagnose()
+    if as_json:
+        print(json.dumps(diagnosis, indent=2))
+    else:
+        print_diagnosis(diagnosis)

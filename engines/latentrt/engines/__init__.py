@@ -1,0 +1,1 @@
+"""Graph + weights + sizes -> a callable from named arrays to named arrays."""

@@ -1,0 +1,252 @@
+"""Checkpoint in, bundle out: check, copy weights, trace graphs, ask PyTorch, publish."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import CLIPTokenizer
+
+from latentrt.bundle.bundle import record_files
+from latentrt.bundle.errors import CheckpointError, InputError
+from latentrt.bundle.golden import RUN_PROMPT
+from latentrt.bundle.manifest import FILE_NAME, GOLDEN, ComponentRecord, Manifest
+from latentrt.bundle.publish import publishing
+from latentrt.bundle.tensors import Entry, Layout, save_tensors, write_tensors
+from latentrt.export import trace
+from latentrt.export.modules import COMPONENTS, vae_factor
+from latentrt.export.reference import GoldenInputs, goldens
+from latentrt.export.source import Part, Source, open_parts
+from latentrt.export.synthetic import PREFIX, SyntheticCheckpoint
+from latentrt.weights.checkpoint import Checkpoint
+
+DTYPES: Final = {"fp32": "float32", "fp16": "float16"}
+FAMILY: Final = "stable-diffusion"
+_VERSIONED: Final = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnxscript")
+
+
+class Progress(Protocol):
+    """Told how far a stage is; `total` is in the stage's own unit."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One export on its way: what is read, where it goes, how it is stored."""
+
+    source: Source
+    parts: Mapping[str, Part]
+    folder: Path
+    dtype: str
+    progress: Progress
+
+
+def export(
+    checkpoint: str | Path,
+    destination: str | Path,
+    *,
+    dtype: str = "fp32",
+    golden: bool = True,
+    force: bool = False,
+    progress: Progress = _silent,
+) -> None:
+    """Turn a diffusers folder, or `random:sd15`, into a bundle at `destination`.
+
+    `dtype` ("fp32", "fp16") is how weights are stored; `golden` also stores PyTorch's outputs.
+    Raises `CheckpointError` naming the file, tensor or field that cannot be exported, and
+    `InputError` if the destination is taken and `force` is false. The bundle appears whole or not
+    at all.
+    """
+    if dtype not in DTYPES:
+        raise InputError("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
+    with publishing(Path(destination), force=force) as folder:
+        progress("check", 0, 1)
+        source = open_source(checkpoint)
+        job = _Job(source, open_parts(source), folder, DTYPES[dtype], progress)
+        tokenizer = _copy_texts(job)
+        progress("check", 1, 1)
+        entries = _write_weights(job)
+        _trace_graphs(job, entries)
+        if golden:
+            _write_goldens(job, tokenizer)
+        _write_manifest(job)
+
+
+def open_source(checkpoint: str | Path) -> Source:
+    """The folder or random checkpoint of that name."""
+    if str(checkpoint).startswith(PREFIX):
+        return SyntheticCheckpoint.named(str(checkpoint))
+    return Checkpoint.open(Path(checkpoint))
+
+
+def _copy_texts(job: _Job) -> CLIPTokenizer:
+    scheduler = job.folder / "scheduler" / "scheduler_config.json"
+    scheduler.parent.mkdir()
+    scheduler.write_text(json.dumps(dict(job.source.config("scheduler")), indent=2) + "\n")
+    files = job.source.tokenizer()
+    target = job.folder / "tokenizer"
+    target.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in files.items():
+            (Path(scratch) / name).write_bytes(content)
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(scratch)
+        except Exception as error:  # whatever a library says of files it cannot read
+            raise CheckpointError(f"{job.source.name}/tokenizer", f"unreadable: {error}") from error
+    longest = job.parts["text_encoder"].config["max_position_embeddings"]
+    special: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "model_max_length": min(int(tokenizer.model_max_length), int(longest)),
+    }
+    (target / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str())
+    (target / "special_tokens.json").write_text(json.dumps(special, indent=2) + "\n")
+    return tokenizer
+
+
+def _write_weights(job: _Job) -> dict[str, Mapping[str, Entry]]:
+    (job.folder / "weights").mkdir()
+    dtype = np.dtype(job.dtype)
+    layouts = {
+        folder: Layout.of({n: (dtype, part.tensors.entry(n).shape) for n in part.names})
+        for folder, part in job.parts.items()
+    }
+    total = sum(e.nbytes for layout in layouts.values() for e in layout.entries.values())
+    done = 0
+
+    def advance(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        job.progress("weights", done, total)
+
+    job.progress("weights", 0, total)
+    for folder, layout in layouts.items():
+        part = job.parts[folder]
+        write_tensors(
+            job.folder / "weights" / f"{folder}.safetensors",
+            layout,
+            lambda name, part=part: _converted(job.source.name, part, name, dtype),
+            advance,
+        )
+    return {folder: layout.entries for folder, layout in layouts.items()}
+
+
+def _converted(source: str, part: Part, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    stored = part.tensors[name]
+    where = f"{source}/{part.folder}"
+    if not _finite(stored):
+        raise CheckpointError(where, f"tensor {name!r} holds a value that is not finite")
+    if stored.dtype == dtype:
+        return stored
+    with np.errstate(over="ignore"):
+        converted = stored.astype(dtype)
+    if not _finite(converted):
+        raise CheckpointError(where, f"tensor {name!r} does not fit into {dtype}")
+    return converted
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    # The sum of |x| would overflow in float16; min and max need no array of booleans.
+    return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+def _trace_graphs(job: _Job, entries: Mapping[str, Mapping[str, Entry]]) -> None:
+    job.progress("graphs", 0, len(COMPONENTS))
+    for done, component in enumerate(COMPONENTS, start=1):
+        model = trace.trace(component, job.parts[component.folder].config, job.dtype)
+        file = f"weights/{component.folder}.safetensors"
+        trace.attach(model, entries[component.folder], file)
+        trace.save(model, job.folder / f"{component.name}.onnx")
+        job.progress("graphs", done, len(COMPONENTS))
+
+
+def _write_goldens(job: _Job, tokenizer: CLIPTokenizer) -> None:
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        job.progress("goldens", done, 4)
+
+    job.progress("goldens", 0, 4)
+    length = json.loads((job.folder / "tokenizer" / "special_tokens.json").read_text())
+    ids = tokenizer(
+        [RUN_PROMPT, ""],
+        padding="max_length",
+        truncation=True,
+        max_length=length["model_max_length"],
+    ).input_ids
+    prompt, empty = np.array(ids, dtype=np.int64)[:, None]
+    vae = job.parts["vae"].config
+    inputs = GoldenInputs(
+        input_ids=prompt,
+        negative_input_ids=empty,
+        scheduler_config=job.source.config("scheduler"),
+        sample_size=_sample_size(job),
+        vae_scaling=float(vae["scaling_factor"]),
+        vae_shift=float(vae.get("shift_factor") or 0.0),
+    )
+    save_tensors(job.folder / GOLDEN, goldens(job.parts, inputs, advance))
+
+
+def _sample_size(job: _Job) -> tuple[int, int]:
+    size = job.parts["unet"].config["sample_size"] or 64
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def _write_manifest(job: _Job) -> None:
+    job.progress("manifest", 0, 1)
+    vae = job.parts["vae"].config
+    scheduler = job.source.config("scheduler")
+    inferred = [
+        f"{folder}: {part.tensors.renamed}"
+        for folder, part in job.parts.items()
+        if part.tensors.renamed
+    ]
+    if "prediction_type" not in scheduler:
+        inferred.append("prediction_type: epsilon, the default of a scheduler that states none")
+    manifest = Manifest(
+        family=FAMILY,
+        source=job.source.name,
+        dtype=job.dtype,
+        latent_channels=int(vae["latent_channels"]),
+        vae_factor=vae_factor(vae),
+        vae_scaling=float(vae["scaling_factor"]),
+        vae_shift=float(vae.get("shift_factor") or 0.0),
+        sample_size=_sample_size(job),
+        prediction_type=str(scheduler.get("prediction_type", "epsilon")),
+        components={c.name: _record(job, c.name) for c in COMPONENTS},
+        files=record_files(job.folder),
+        inferred=tuple(inferred),
+        versions={name: importlib.metadata.version(name) for name in _VERSIONED},
+    )
+    text = json.dumps(manifest.to_json(), indent=1, sort_keys=False)
+    (job.folder / FILE_NAME).write_text(text + "\n")
+    job.progress("manifest", 1, 1)
+
+
+def _record(job: _Job, name: str) -> ComponentRecord:
+    component = next(c for c in COMPONENTS if c.name == name)
+    part = job.parts[component.folder]
+    return ComponentRecord(
+        graph=f"{name}.onnx",
+        weights=f"weights/{component.folder}.safetensors",
+        fingerprint=part.fingerprint,
+        inputs=component.inputs(part.config, job.dtype),
+        outputs=component.outputs(part.config, job.dtype),
+        config=json.loads(json.dumps(dict(part.config), default=str)),
+    )

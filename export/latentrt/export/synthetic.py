@@ -1,0 +1,191 @@
+"""Real architectures with random weights: `random:sd15`.
+
+For measuring and testing at real size where no checkpoint is at hand. Every tensor is drawn from a
+seed of its own (its name's), so tensors can be made one at a time, in any order, by anyone. Weights
+are scaled by their fan-in and the last layer of every residual branch is halved, so that
+activations stay in range however deep the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import pre_tokenizers
+
+from latentrt.bundle.errors import InputError
+from latentrt.bundle.tensors import Entry
+from latentrt.export.modules import WHOLE, Config
+
+PREFIX: Final = "random:"
+
+_SD15: Final[Mapping[str, Config]] = {
+    "text_encoder": {
+        "architectures": ["CLIPTextModel"],
+        "vocab_size": 49408,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "projection_dim": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+        "pad_token_id": 49407,
+    },
+    "unet": {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": 64,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+        "layers_per_block": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 768,
+    },
+    "vae": {
+        "_class_name": "AutoencoderKL",
+        "sample_size": 512,
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "scaling_factor": 0.18215,
+    },
+    "scheduler": {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "epsilon",
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "clip_sample": False,
+    },
+}
+"""The configs of Stable Diffusion 1.5 as published, with DDIM in place of PNDM."""
+
+ARCHITECTURES: Final[Mapping[str, Mapping[str, Config]]] = MappingProxyType({"sd15": _SD15})
+
+_BRANCH_ENDS: Final = (
+    "conv2.weight",
+    "to_out.0.weight",
+    "net.2.weight",
+    "out_proj.weight",
+    "fc2.weight",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticCheckpoint:
+    """A checkpoint with the interface of a folder, whose tensors are made when they are read."""
+
+    name: str
+    configs: Mapping[str, Config]
+    seed: int = 0
+
+    @staticmethod
+    def named(name: str) -> SyntheticCheckpoint:
+        """The checkpoint called e.g. `random:sd15`; raises `InputError` for an unknown one."""
+        key = name.removeprefix(PREFIX)
+        if key not in ARCHITECTURES:
+            expected = f"one of {', '.join(PREFIX + k for k in ARCHITECTURES)}"
+            raise InputError("checkpoint", expected, repr(name))
+        return SyntheticCheckpoint(name, ARCHITECTURES[key])
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """`model_index.json`."""
+        return {"_class_name": "StableDiffusionPipeline"}
+
+    def config(self, folder: str) -> Config:
+        """The config of a component."""
+        return self.configs[folder]
+
+    def tensors(self, folder: str) -> SyntheticTensors:
+        """The tensors of a component, none of them made yet."""
+        with torch.device("meta"):
+            module = WHOLE[folder].make(self.configs[folder])
+        shapes = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+        return SyntheticTensors(shapes, f"{self.seed}/{folder}")
+
+    def tokenizer(self) -> dict[str, bytes]:
+        """A vocabulary of the right size that spells every word in bytes.
+
+        CLIP's merges are not at hand; unused ids are left out, BOS and EOS have their places.
+        """
+        text = self.configs["text_encoder"]
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        words = [*letters, *(a + "</w>" for a in letters)]
+        vocabulary = {word: i for i, word in enumerate(words)}
+        vocabulary["<|startoftext|>"] = text["bos_token_id"]
+        vocabulary["<|endoftext|>"] = text["eos_token_id"]
+        config = {
+            "tokenizer_class": "CLIPTokenizer",
+            "bos_token": "<|startoftext|>",
+            "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": "<|endoftext|>",
+            "model_max_length": text["max_position_embeddings"],
+        }
+        return {
+            "vocab.json": json.dumps(vocabulary).encode(),
+            "merges.txt": b"#version: 0.2\n",
+            "tokenizer_config.json": json.dumps(config).encode(),
+        }
+
+
+class SyntheticTensors(Mapping[str, NDArray[Any]]):
+    """Seeded random float32 tensors by name."""
+
+    renamed = ""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: str) -> None:
+        self._shapes = shapes
+        self._seed = seed
+
+    def entry(self, name: str) -> Entry:
+        """Dtype and shape of a tensor, without making it."""
+        shape = self._shapes[name]
+        return Entry(name, np.dtype(np.float32), shape, 0, 4 * math.prod(shape))
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        shape = self._shapes[name]
+        digest = hashlib.sha256(f"{self._seed}/{name}".encode()).digest()
+        rng = np.random.Generator(np.random.SFC64(int.from_bytes(digest[:8], "little")))
+        normal = rng.standard_normal(shape, dtype=np.float32)
+        mean, std = _moments(name, shape)
+        normal *= np.float32(std)
+        normal += np.float32(mean)
+        return normal
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    if len(shape) == 1:
+        return (1.0, 0.05) if "norm" in name and name.endswith("weight") else (0.0, 0.02)
+    if "embedding" in name and len(shape) == 2 and "time" not in name:
+        return 0.0, 0.5  # tokens and positions: the first LayerNorm sees unit variance
+    std = 1 / math.sqrt(math.prod(shape[1:]))
+    return 0.0, std * 0.5 if name.endswith(_BRANCH_ENDS) else std

@@ -1,0 +1,177 @@
+"""A config becomes an ONNX graph, with no weights in memory.
+
+The module is made of fake tensors, traced with symbolic batch, height, width and sequence, and
+every initialiser of the graph is pointed at a byte range of a `.safetensors` file. Height and width
+are traced *free*, from an odd latent, so that one graph serves sizes whose latents do not halve
+evenly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import onnxscript.optimizer
+import onnxscript.rewriter
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from latentrt.bundle.spec import TensorSpec
+from latentrt.bundle.tensors import Entry
+from latentrt.export.modules import Component, Config
+
+OPSET: Final = 23
+EXAMPLE: Final = {
+    "batch": 2,
+    "height": 17,
+    "width": 9,
+    "sequence": 77,
+    "image_height": 136,
+    "image_width": 72,
+}
+"""Sizes that are traced; the symbolic graph serves all others."""
+
+_TORCH_DTYPES: Final = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+
+def trace(component: Component, config: Config, dtype: str) -> ir.Model:
+    """The component's graph in opset 23, every parameter an initialiser under its own name.
+
+    `dtype` ("float32", "float16", "bfloat16") is that of parameters, inputs and outputs.
+    """
+    inputs = component.inputs(config, dtype)
+    outputs = component.outputs(config, dtype)
+    with _default_dtype(dtype), FakeTensorMode(allow_non_fake_inputs=True), _quiet():
+        module = component.make(config).eval()
+        names = set(module.state_dict())
+        program = torch.onnx.export(
+            module,
+            kwargs={s.name: _example(s) for s in inputs},
+            dynamic_shapes={s.name: _dynamic(s) for s in inputs},
+            input_names=[s.name for s in inputs],
+            output_names=[s.name for s in outputs],
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    _optimise(model, names)
+    _declare(model.graph.inputs, inputs)
+    _declare(model.graph.outputs, outputs)
+    _forget_shapes(model)
+    return model
+
+
+def attach(model: ir.Model, entries: Mapping[str, Entry], file: str) -> None:
+    """Point every parameter at its bytes in `file`, a name relative to the weights folder.
+
+    Small constants that the graph made itself stay inside it.
+    """
+    for value in model.graph.initializers.values():
+        entry = entries.get(value.name or "")
+        if entry is not None:
+            value.const_value = ir.ExternalTensor(
+                location=file,
+                offset=entry.begin,
+                length=entry.nbytes,
+                dtype=ir.DataType.from_numpy(entry.dtype),
+                shape=ir.Shape(entry.shape),
+                name=entry.name,
+            )
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write the graph; its external tensors stay where they are."""
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _example(spec: TensorSpec) -> torch.Tensor:
+    return torch.zeros(spec.shape(EXAMPLE), dtype=_TORCH_DTYPES[spec.dtype])
+
+
+def _dynamic(spec: TensorSpec) -> dict[int, Any]:
+    # A named Dim would be a promise for every size, and diffusers branches at batch 64 on how a
+    # tensor lies in memory: the same graph, but a guard that fails the export.
+    dynamic = torch.export.Dim.DYNAMIC
+    return {axis: dynamic for axis, dim in enumerate(spec.dims) if isinstance(dim, str)}
+
+
+def _optimise(model: ir.Model, parameters: set[str]) -> None:
+    for name in parameters & set(model.graph.initializers):
+        model.graph.initializers[name].const_value = None  # fake: there is nothing to read
+
+    def should_fold(node: ir.Node) -> bool | None:
+        return False if any(v is not None and v.name in parameters for v in node.inputs) else None
+
+    # The library's own sequence, less its merging of initialisers of equal value: two norms that
+    # are both all ones today belong to two tensors of the next checkpoint.
+    passes.InlinePass()(model)
+    for _ in range(2):
+        onnxscript.optimizer.fold_constants(model, should_fold=should_fold)
+        onnxscript.rewriter.rewrite(model)
+        onnxscript.optimizer.remove_unused_nodes(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.IdentityEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedFunctionsPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+    passes.TopologicalSortPass()(model)
+    passes.OutputFixPass()(model)
+    passes.ClearMetadataAndDocStringPass()(model)
+
+
+def _declare(values: Sequence[ir.Value], specs: tuple[TensorSpec, ...]) -> None:
+    for value, spec in zip(values, specs, strict=True):
+        assert value.name == spec.name
+        value.shape = ir.Shape(spec.dims)
+
+
+def _forget_shapes(model: ir.Model) -> None:
+    # Inner shapes bear the tracer's symbols; every engine infers its own once sizes are fixed.
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+                value.type = None
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: str) -> Generator[None]:
+    # Fake modules cannot be converted, so they are made in the dtype they are to have.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(_TORCH_DTYPES[dtype])
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    # The exporter logs about packages it does not need and guards it then drops.
+    loggers = [
+        logging.getLogger(n) for n in ("torch", "torch.onnx", "torch._guards", "transformers")
+    ]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,86 @@
+"""Arrays to pictures, and the generation parameters in a PNG's text."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from latentrt.bundle.errors import FileError, InputError
+from latentrt.runtime.request import Request
+
+PARAMETERS: Final = "parameters"
+"""The PNG text key that Stable Diffusion web UIs read."""
+REQUEST: Final = "latentrt"
+"""The PNG text key of the request as JSON, from which the picture can be made again."""
+MAX_TEXT: Final = 1 << 20
+
+
+def to_picture(pixels: NDArray[np.float32]) -> Image.Image:
+    """RGB from float32 [3, h, w] in [-1, 1]; values outside are clipped."""
+    scaled = np.clip(pixels.transpose(1, 2, 0) * 0.5 + 0.5, 0.0, 1.0) * 255
+    return Image.fromarray(np.round(scaled).astype(np.uint8))
+
+
+def parameters(request: Request, model: str, sampler: str) -> str:
+    """The parameters of one picture in the form web UIs write and read.
+
+    Source: AUTOMATIC1111's `infotext` convention.
+    """
+    size, guidance = request.size, request.guidance
+    fields = {
+        "Steps": request.sampling.steps,
+        "Sampler": sampler,
+        "Schedule type": request.sampling.schedule,
+        "CFG scale": f"{guidance.scale:g}",
+        "Seed": request.seed,
+        "Size": size,
+        "Model": model,
+        "Clip skip": request.clip_skip + 1 if request.clip_skip else None,
+        "Version": f"latentrt {importlib.metadata.version('latentrt')}",
+    }
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    lines.append(", ".join(f"{k}: {v}" for k, v in fields.items() if v is not None))
+    return "\n".join(lines)
+
+
+def to_png(picture: Image.Image, request: Request, model: str, sampler: str) -> bytes:
+    """The picture as PNG with its parameters and its request as text."""
+    text = PngInfo()
+    text.add_itxt(PARAMETERS, parameters(request, model, sampler))
+    text.add_itxt(REQUEST, json.dumps(request.to_json(), ensure_ascii=False))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
+
+
+def read_request(path: Path, latents: NDArray[np.float32] | None = None) -> Request:
+    """The request that a PNG of ours was made by.
+
+    `latents` are needed if the picture was made from given ones. Raises `FileError` for a file that
+    is not such a PNG.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            texts = cast("dict[str, Any]", getattr(picture, "text", {}))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise FileError(path, f"is not a readable PNG: {error}") from error
+    text = texts.get(REQUEST)
+    if text is None or len(text) > MAX_TEXT:
+        raise FileError(path, "holds no latentrt request")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(path, f"holds a malformed request: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError("request", "a JSON object", type(value).__name__)
+    return Request.from_json(cast("dict[str, Any]", value), latents)

@@ -1,0 +1,54 @@
+"""What the model is shown, and what its output says about the picture."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.errors import InputError
+
+__all__ = ["PREDICTION_TYPES", "PredictionType", "denoised", "model_input"]
+
+PredictionType = Literal["epsilon", "sample", "v_prediction"]
+PREDICTION_TYPES: Final[tuple[PredictionType, ...]] = ("epsilon", "sample", "v_prediction")
+
+
+def model_input(latent: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """A latent x0 + sigma * noise, scaled to the unit variance that the model was trained on.
+
+    `latent` is float32 of any shape, and so is the result. `sigma` is a Python float: it would not
+    stay float32 with a NumPy double.
+
+    Source: arXiv:2206.00364, Table 1 (c_in, variance preserving).
+    """
+    return latent / math.sqrt(sigma * sigma + 1.0)
+
+
+def denoised(
+    latent: NDArray[np.float32],
+    model_output: NDArray[np.float32],
+    sigma: float,
+    prediction_type: PredictionType,
+) -> NDArray[np.float32]:
+    """The estimate of x0 that a model output stands for.
+
+    `latent` is x0 + sigma * noise before `model_input` scaled it, `model_output` what the model (or
+    guidance, from several outputs) returned; both float32 of one shape, and so is the result.
+    Raises InputError for a prediction type that does not exist.
+
+    Source: arXiv:2206.00364, Table 1 (epsilon); arXiv:2202.00512, section 4 and appendix D (v).
+    """
+    if prediction_type == "epsilon":
+        noise: NDArray[np.float32] = model_output * sigma
+        return latent - noise
+    if prediction_type == "v_prediction":
+        variance = sigma * sigma + 1.0
+        kept: NDArray[np.float32] = latent / variance
+        removed: NDArray[np.float32] = model_output * (sigma / math.sqrt(variance))
+        return kept - removed
+    if prediction_type == "sample":
+        return model_output
+    raise InputError("prediction_type", f"one of {', '.join(PREDICTION_TYPES)}", prediction_type)

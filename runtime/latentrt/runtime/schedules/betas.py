@@ -1,0 +1,120 @@
+"""The noise a model was trained on: betas and their products, rounded as diffusers rounds them."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.errors import InputError
+from latentrt.runtime.schedules.config import SchedulerConfig
+
+__all__ = ["MAX_TRAIN_TIMESTEPS", "cumulative_alphas", "sigma_table", "train_timesteps"]
+
+MAX_TRAIN_TIMESTEPS: Final = 100_000
+"""A hundred times what models have: a config from elsewhere must not be able to fill the memory."""
+
+_F32 = NDArray[np.float32]
+_TINY: Final = np.finfo(np.float32).tiny
+
+
+def train_timesteps(config: SchedulerConfig) -> int:
+    """The number of noise levels that the model was trained on."""
+    return config.integer("num_train_timesteps", 1, MAX_TRAIN_TIMESTEPS)
+
+
+def cumulative_alphas(config: SchedulerConfig, *, floor: float) -> _F32:
+    """The share of signal variance left at each training timestep, float32 [num_train_timesteps].
+
+    The last one is exactly `floor` where the config asks for zero terminal SNR. Raises InputError
+    for betas outside (0, 1) and for those that leave no signal, or no noise, at some timestep.
+
+    Source: arXiv:2006.11239, section 2; arXiv:2305.08891, Alg. 1 (zero terminal SNR).
+    """
+    betas = _betas(config)
+    if not ((betas > 0.0) & (betas < 1.0)).all():
+        raise InputError(_key(config), "betas above 0 and below 1", _extremes(betas))
+    alphas = _cumulative(np.float32(1.0) - betas)
+    if config.flag("rescale_betas_zero_snr"):
+        if not alphas[-1] < alphas[0]:
+            key = "scheduler config 'rescale_betas_zero_snr'"
+            raise InputError(key, "false where the signal never falls", True)
+        alphas = _cumulative(np.float32(1.0) - _zero_terminal_snr(alphas))
+        alphas[-1] = floor
+    # Written so that a NaN fails; below the smallest normal number the noise level would overflow.
+    if not (alphas[0] < 1.0 and alphas[-1] >= _TINY and (np.diff(alphas) < 0.0).all()):
+        expected = "betas that leave less signal at every timestep, and some at the last"
+        raise InputError(_key(config), expected, _extremes(betas))
+    return alphas
+
+
+def sigma_table(alphas: _F32) -> _F32:
+    """The noise level of every training timestep at data scale 1, float32, rising."""
+    return np.sqrt((np.float32(1.0) - alphas) / alphas)
+
+
+def _betas(config: SchedulerConfig) -> _F32:
+    """The betas of a config before any rescaling, float32 [num_train_timesteps]."""
+    count = train_timesteps(config)
+    trained = config.numbers("trained_betas")
+    if trained is not None:
+        if len(trained) != count:
+            raise InputError(_key(config), f"{count} betas (num_train_timesteps)", len(trained))
+        if not all(0.0 < beta < 1.0 for beta in trained):
+            raise InputError(_key(config), "betas above 0 and below 1", "others")
+        return np.array(trained, np.float32)
+    kind = config.choice("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2"))
+    if kind == "squaredcos_cap_v2":
+        return _squared_cosine(count)
+    start, end = config.number("beta_start", 0.0, 1.0), config.number("beta_end", 0.0, 1.0)
+    if kind == "linear":
+        return _linspace(start, end, count)
+    return np.square(_linspace(math.sqrt(start), math.sqrt(end), count))
+
+
+def _linspace(start: float, end: float, count: int) -> _F32:
+    """`torch.linspace` in single precision: from both ends to the middle, one rounding each."""
+    first, last = np.float32(start), np.float32(end)
+    if count == 1:
+        return np.array([first])
+    step = np.float64((last - first) / np.float32(count - 1))
+    index = np.arange(count)
+    rising = np.float64(first) + step * index
+    falling = np.float64(last) - step * (count - 1 - index)
+    return np.where(index < count // 2, rising, falling).astype(np.float32)
+
+
+def _squared_cosine(count: int) -> _F32:
+    """Betas of a squared cosine, arXiv:2102.09672, eq. 17, none above 0.999."""
+
+    def signal(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    ratios = (signal((i + 1) / count) / signal(i / count) for i in range(count))
+    return np.array([min(1.0 - ratio, 0.999) for ratio in ratios], np.float32)
+
+
+def _cumulative(alphas: _F32) -> _F32:
+    """`torch.cumprod`: the running product is a double, each element rounded from it."""
+    return np.cumprod(alphas, dtype=np.float64).astype(np.float32)
+
+
+def _zero_terminal_snr(alphas: _F32) -> _F32:
+    """Betas under which the last cumulative alpha is 0 and the first is what it was."""
+    root = np.sqrt(alphas)
+    first, last = root[0], root[-1]
+    root = (root - last) * (first / (first - last))
+    squared = np.square(root)
+    return np.float32(1.0) - np.concatenate([squared[:1], squared[1:] / squared[:-1]])
+
+
+def _key(config: SchedulerConfig) -> str:
+    """The name of the key that the betas come from."""
+    key = "beta_schedule" if config.values["trained_betas"] is None else "trained_betas"
+    return f"scheduler config '{key}'"
+
+
+def _extremes(betas: _F32) -> str:
+    return f"{betas.min():g} to {betas.max():g}"

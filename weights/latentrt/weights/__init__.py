@@ -1,0 +1,1 @@
+"""Weights to weights, in NumPy: reading checkpoints and giving their tensors canonical names."""
