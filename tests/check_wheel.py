@@ -1,7 +1,8 @@
 """Install the wheel alone in a fresh environment and run it there: `make check` does this last.
 
-What it holds: the wheel contains every room, the base dependencies suffice for `latentrt doctor`,
-and none of them brings in what only an export needs.
+What it holds: the wheel contains every room; the base dependencies suffice for `latentrt doctor`;
+with `[onnxruntime]` beside them, and nothing else, a picture comes out of an exported bundle; and
+neither brings in what only an export needs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def size_of(folder: Path) -> int:
+    """What the files below a folder take, in megabytes; pip itself, which is no part, left out."""
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+    return round(sum(p.stat().st_size for p in files if "pip" not in p.parts) / 1e6)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="latentrt-wheel-") as name:
         folder = Path(name)
@@ -43,10 +50,28 @@ def main() -> None:
         run(binaries / "python", *install, wheel, "-c", ROOT / "constraints.txt", cwd=folder)
 
         run(binaries / "latentrt", "doctor", cwd=folder)
+        base = size_of(folder / "env")
+        run(
+            binaries / "python",
+            *install,
+            f"{wheel}[onnxruntime]",
+            "-c",
+            ROOT / "constraints.txt",
+            cwd=folder,
+        )
+        here = Path(sys.executable).parent / "latentrt"
+        run(here, "export", ROOT / "models" / "shapes", folder / "bundle", cwd=folder)
+        prompt = "a large red circle on a blue background"
+        run(binaries / "latentrt", "generate", folder / "bundle", prompt, cwd=folder)
+        if not (folder / "out.png").is_file():
+            sys.exit(f"{wheel.name}: generate wrote no picture")
         found = run(binaries / "python", "-c", INSTALLED, *NOT_IN_BASE, cwd=folder).split()
         if found:
-            sys.exit(f"{wheel.name}: the base installation brings in {', '.join(found)}")
-        print(f"{wheel.name}: installs alone, doctor runs, none of {', '.join(NOT_IN_BASE)} needed")
+            sys.exit(f"{wheel.name}: the installation brings in {', '.join(found)}")
+        print(
+            f"{wheel.name}: doctor runs on the base installation ({base} MB), generate with "
+            f"[onnxruntime] ({size_of(folder / 'env')} MB); none of {', '.join(NOT_IN_BASE)} needed"
+        )
 
 
 if __name__ == "__main__":

@@ -48,13 +48,19 @@ class Bundle:
         try:
             resolved = path.resolve(strict=True)
             size = resolved.stat().st_size
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to 3.12
             raise BundleError(path, "is listed in the manifest but missing") from error
         if not resolved.is_relative_to(self.path):
             raise BundleError(path, "leads outside the bundle")
+        if not resolved.is_file():
+            raise BundleError(path, "is not a file")
         if size != record.size:
             raise BundleError(path, f"has {size} bytes, the manifest says {record.size}")
-        if hashed and file_sha256(path) != record.sha256:
+        try:
+            changed = hashed and file_sha256(path) != record.sha256
+        except OSError as error:
+            raise BundleError(path, f"cannot be read: {error.strerror or error}") from error
+        if changed:
             raise BundleError(path, "has changed since export: its SHA-256 differs")
 
     def graph(self, component: str) -> Path:

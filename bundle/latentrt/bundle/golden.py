@@ -37,12 +37,12 @@ class Difference:
 
     @staticmethod
     def between(actual: NDArray[Any], reference: NDArray[Any]) -> Difference:
-        """The difference of two arrays of the same shape; NaN anywhere gives infinite errors."""
+        """The difference of two arrays of the same shape; NaN or infinity gives infinite errors."""
         if actual.shape != reference.shape:
             raise ValueError(f"shapes differ: {actual.shape} and {reference.shape}")
         a = actual.astype(np.float64).ravel()
         b = reference.astype(np.float64).ravel()
-        if not np.isfinite(a).all():
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
             return Difference(math.inf, math.inf, -1.0)
         error = a - b
         size = float(np.linalg.norm(b))

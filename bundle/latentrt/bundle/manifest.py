@@ -102,7 +102,7 @@ class Manifest:
 
     @staticmethod
     def from_json(value: Any) -> Manifest:
-        """Raises `KeyError`, `TypeError` or `ValueError` if malformed."""
+        """Raises what indexing and converting raise (see `read_manifest`) if malformed."""
         if value["schema"] != SCHEMA:
             raise ValueError(f"schema {value['schema']}; this version reads schema {SCHEMA}")
         height, width = value["sample_size"]
@@ -137,23 +137,26 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(folder, f"is not a bundle: it has no {FILE_NAME}") from error
     except (OSError, RecursionError) as error:
         raise BundleError(path, f"cannot be read: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BundleError(path, f"is malformed: {error}") from error
 
 
 def _component(value: Any) -> ComponentRecord:
+    config: object = value["config"]
+    if not isinstance(config, dict):
+        raise TypeError("a component's config is not an object")
     return ComponentRecord(
         graph=_inside(str(value["graph"])),
         weights=_inside(str(value["weights"])),
         fingerprint=str(value["fingerprint"]),
         inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
         outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
-        config=cast("Mapping[str, Any]", value["config"]),
+        config=cast("Mapping[str, Any]", config),
     )
 
 
 def _inside(path: str) -> str:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or ":" in path or not pure.parts:
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or set(path) & set("\\:\0"):
         raise ValueError(f"path {path!r} leads outside the bundle")
     return str(pure)

@@ -2,12 +2,14 @@
 
 What is to be published is made in a hidden neighbour of its destination (so on the same
 filesystem), flushed to disk, and renamed into place. Whoever is killed on the way leaves the
-destination as it was and a hidden folder that the next publisher of the same destination removes.
+destination as it was (or, between the two renames of a replacement, no destination) and a hidden
+folder that the next publisher of the same destination removes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shutil
@@ -15,9 +17,6 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
-
-from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from latentrt.bundle.errors import BundleError, InputError
 
@@ -80,9 +79,9 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _check_free(destination: Path, force: bool) -> None:
-    if destination.exists() and not force:
+    if os.path.lexists(destination) and not force:
         raise InputError("destination", "a path that does not exist (or --force)", destination)
-    if destination.exists() and not destination.is_dir():
+    if os.path.lexists(destination) and not destination.is_dir():
         raise InputError("destination", "a folder", destination)
 
 
@@ -92,6 +91,10 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 @contextlib.contextmanager
 def _exclusive(destination: Path) -> Generator[None]:
+    # Only exports lock; whoever just runs a bundle does not wait for these imports.
+    from filelock import FileLock, Timeout
+    from platformdirs import user_cache_path
+
     locks = user_cache_path("latentrt") / "locks"
     locks.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(os.fsencode(destination.resolve())).hexdigest()[:32]
@@ -104,7 +107,7 @@ def _exclusive(destination: Path) -> Generator[None]:
 
 def _remove_leftovers(destination: Path) -> None:
     for mark in (_PARTIAL, _REPLACED):
-        for path in destination.parent.glob(f".{destination.name}{mark}*"):
+        for path in destination.parent.glob(f".{glob.escape(destination.name)}{mark}*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -113,8 +116,16 @@ def _swap(partial: Path, destination: Path) -> None:
         os.rename(partial, destination)
     else:
         aside = tempfile.mkdtemp(prefix=f".{destination.name}{_REPLACED}", dir=destination.parent)
-        os.rename(destination, Path(aside) / destination.name)
-        os.rename(partial, destination)
+        old = Path(aside) / destination.name
+        try:
+            os.rename(destination, old)
+            os.rename(partial, destination)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.rename(old, destination)  # if it was the second that failed
+            with contextlib.suppress(OSError):
+                os.rmdir(aside)
+            raise
         shutil.rmtree(aside, ignore_errors=True)
     _flush_folder(destination.parent)
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, cast
@@ -130,15 +132,15 @@ def _read_header(
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} occurs twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"{next(n for n in counts if counts[n] > 1)!r} occurs twice")
     return result
 
 
 def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     try:
-        dtype, shape = DTYPES[value["dtype"]], tuple(int(n) for n in value["shape"])
-        begin, end = (int(n) + base for n in value["data_offsets"])
+        dtype, shape = DTYPES[value["dtype"]], tuple(index(n) for n in value["shape"])
+        begin, end = (index(n) + base for n in value["data_offsets"])
     except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(path, f"tensor {name!r} has a malformed entry: {value}") from error
     expected = dtype.itemsize

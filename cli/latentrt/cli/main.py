@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -35,7 +35,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
     try:
-        app(standalone_mode=False)
+        status: Any = app(standalone_mode=False)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except (InputError, FileError) as error:
@@ -44,8 +44,6 @@ def main() -> None:
         _fail(str(error), OUT_OF_TOLERANCE)
     except LatentrtError as error:
         _fail(str(error), FAILURE)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except typer.Abort:
         _fail("interrupted", INTERRUPTED)
     except OSError as error:
@@ -54,9 +52,11 @@ def main() -> None:
         if hasattr(error, "format_message"):  # typer's own usage errors
             _fail(str(error.format_message()), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
         raise
+    if status:  # an exit that a command asked for, or an interrupt, comes back as its status
+        sys.exit(status)
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"latentrt: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 

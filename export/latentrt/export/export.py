@@ -71,6 +71,7 @@ def export(
     """
     if dtype not in DTYPES:
         raise InputError("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
+    _check_replaceable(Path(destination))
     with publishing(Path(destination), force=force) as folder:
         progress("check", 0, 1)
         source = open_source(checkpoint)
@@ -82,6 +83,13 @@ def export(
         if golden:
             _write_goldens(job, tokenizer)
         _write_manifest(job)
+
+
+def _check_replaceable(destination: Path) -> None:
+    # `force` replaces a bundle; it is no way to lose a folder of something else.
+    taken = destination.is_dir() and any(destination.iterdir())
+    if taken and not (destination / FILE_NAME).is_file():
+        raise InputError("destination", "a bundle or nothing", f"{destination}, another folder")
 
 
 def open_source(checkpoint: str | Path) -> Source:
@@ -98,7 +106,7 @@ def _copy_texts(job: _Job) -> CLIPTokenizer:
     files = job.source.tokenizer()
     target = job.folder / "tokenizer"
     target.mkdir()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
         for name, content in files.items():
             (Path(scratch) / name).write_bytes(content)
         try:
@@ -160,7 +168,8 @@ def _converted(source: str, part: Part, name: str, dtype: np.dtype[Any]) -> NDAr
 
 def _finite(array: NDArray[Any]) -> bool:
     # The sum of |x| would overflow in float16; min and max need no array of booleans.
-    return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+    with np.errstate(invalid="ignore"):  # bfloat16 warns of a NaN
+        return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def _trace_graphs(job: _Job, entries: Mapping[str, Mapping[str, Entry]]) -> None:

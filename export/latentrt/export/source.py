@@ -92,15 +92,14 @@ def open_parts(source: Source) -> dict[str, Part]:
     _check_class(source, "model_index.json", source.index, "StableDiffusionPipeline")
     parts = {folder: _open_part(source, folder) for folder in WHOLE}
     unet, vae = parts["unet"].config, parts["vae"].config
-    for field, plain in _PLAIN_UNET.items():
-        if unet.get(field, plain) != plain:
-            problem = f"{field} is {unet[field]!r}: this kind of U-Net is not supported"
-            raise CheckpointError(f"{source.name}/unet", problem)
     if unet["in_channels"] != vae["latent_channels"]:
         problem = (
             f"U-Net takes {unet['in_channels']} channels, the VAE has {vae['latent_channels']}: "
             "only text to image is supported"
         )
+        raise CheckpointError(f"{source.name}/unet", problem)
+    if unet["out_channels"] != unet["in_channels"]:
+        problem = f"out_channels is {unet['out_channels']}, in_channels {unet['in_channels']}"
         raise CheckpointError(f"{source.name}/unet", problem)
     width = parts["text_encoder"].config["hidden_size"]
     if unet["cross_attention_dim"] != width:
@@ -110,7 +109,10 @@ def open_parts(source: Source) -> dict[str, Part]:
 
 
 def _check_class(source: Source, where: str, config: Config, expected: str) -> None:
-    found = config.get("_class_name") or next(iter(config.get("architectures") or ()), None)
+    listed = config.get("architectures")
+    found = config.get("_class_name") or (
+        listed[0] if isinstance(listed, list) and listed else listed
+    )
     if found != expected:
         problem = f"architecture {found!r} is not supported; {expected} is"
         raise CheckpointError(f"{source.name}/{where}", problem)
@@ -126,10 +128,16 @@ def _open_part(source: Source, folder: str) -> Part:
     except Exception as error:  # whatever a library says of a config that it cannot build
         problem = f"is not a config of {whole.class_name}: {type(error).__name__}: {error}"
         raise CheckpointError(f"{source.name}/{folder}/config.json", problem) from error
+    config = whole.filled(module)
+    if folder == "unet":
+        for field, plain in _PLAIN_UNET.items():
+            if config.get(field, plain) != plain:
+                problem = f"{field} is {config[field]!r}: this kind of U-Net is not supported"
+                raise CheckpointError(f"{source.name}/unet", problem)
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     tensors = source.tensors(folder)
     _check_tensors(f"{source.name}/{folder}", expected, tensors)
-    return Part(folder, whole.filled(module), tensors, tuple(sorted(expected)))
+    return Part(folder, config, tensors, tuple(sorted(expected)))
 
 
 def _check_tensors(

@@ -1,30 +1,36 @@
-"""Arrays to pictures, and the generation parameters in a PNG's text."""
+"""Arrays to pictures, and the generation parameters in a PNG's text.
+
+Pillow is imported when the first picture is made: a service that has just started need not wait.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import json
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.runtime.request import Request
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PARAMETERS: Final = "parameters"
 """The PNG text key that Stable Diffusion web UIs read."""
 REQUEST: Final = "latentrt"
 """The PNG text key of the request as JSON, from which the picture can be made again."""
 MAX_TEXT: Final = 1 << 20
+_WEB_NAMES: Final = {"ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
 
 
 def to_picture(pixels: NDArray[np.float32]) -> Image.Image:
     """RGB from float32 [3, h, w] in [-1, 1]; values outside are clipped."""
+    from PIL import Image
+
     scaled = np.clip(pixels.transpose(1, 2, 0) * 0.5 + 0.5, 0.0, 1.0) * 255
     return Image.fromarray(np.round(scaled).astype(np.uint8))
 
@@ -34,17 +40,19 @@ def parameters(request: Request, model: str, sampler: str) -> str:
 
     Source: AUTOMATIC1111's `infotext` convention.
     """
+    from importlib.metadata import version
+
     size, guidance = request.size, request.guidance
     fields = {
         "Steps": request.sampling.steps,
-        "Sampler": sampler,
-        "Schedule type": request.sampling.schedule,
+        "Sampler": _WEB_NAMES.get(sampler, sampler),
+        "Schedule type": (request.sampling.schedule or "").capitalize() or None,
         "CFG scale": f"{guidance.scale:g}",
         "Seed": request.seed,
         "Size": size,
         "Model": model,
         "Clip skip": request.clip_skip + 1 if request.clip_skip else None,
-        "Version": f"latentrt {importlib.metadata.version('latentrt')}",
+        "Version": f"latentrt {version('latentrt')}",
     }
     lines = [request.prompt]
     if request.negative_prompt:
@@ -55,6 +63,8 @@ def parameters(request: Request, model: str, sampler: str) -> str:
 
 def to_png(picture: Image.Image, request: Request, model: str, sampler: str) -> bytes:
     """The picture as PNG with its parameters and its request as text."""
+    from PIL.PngImagePlugin import PngInfo
+
     text = PngInfo()
     text.add_itxt(PARAMETERS, parameters(request, model, sampler))
     text.add_itxt(REQUEST, json.dumps(request.to_json(), ensure_ascii=False))
@@ -69,6 +79,8 @@ def read_request(path: Path, latents: NDArray[np.float32] | None = None) -> Requ
     `latents` are needed if the picture was made from given ones. Raises `FileError` for a file that
     is not such a PNG.
     """
+    from PIL import Image
+
     try:
         with Image.open(path, formats=("PNG",)) as picture:
             texts = cast("dict[str, Any]", getattr(picture, "text", {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -71,6 +71,12 @@ class Pipeline:
     def engines(self) -> Mapping[str, str]:
         """Name of the backend of each component."""
         return {name: chosen for name, (chosen, _) in self._backends.items()}
+
+    @property
+    def compiled(self) -> frozenset[tuple[str, int]]:
+        """(component, batch size) of every engine compiled so far."""
+        with self._lock:
+            return frozenset((name, dict(sizes)["batch"]) for name, sizes in self._engines)
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +180,7 @@ class Pipeline:
             low, high = (Size(*(_multiple(n, factor, up) for n in _pair(size))) for up in (0, 1))
             expected = f"width and height in multiples of {factor}, such as {low} or {high}"
             raise InputError("size", expected, size)
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
         return request.with_values(size=size, seed=seed)
 
     def _latent_shape(self, request: Request) -> tuple[int, int, int]:
@@ -203,7 +209,9 @@ class Pipeline:
                 room = self._tokenizer.length - 2
                 shown = tokens.cut if len(tokens.cut) <= 80 else f"{tokens.cut[:77]}..."
                 notes.append(f"{field}: cut after {room} tokens; left out: {shown!r}")
-            rows.append(self._text_encoder(tokens.ids, engine, request.clip_skip))
+            # As diffusers does: the negative prompt keeps the layers that the prompt leaves out.
+            clip_skip = request.clip_skip if field == "prompt" else 0
+            rows.append(self._text_encoder(tokens.ids, engine, clip_skip))
         return np.concatenate(rows), tuple(notes)
 
 

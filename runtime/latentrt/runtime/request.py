@@ -92,9 +92,9 @@ class Request:
 
     `negative_prompt` None is no negative prompt (for SD 1.x the same as ""); `size` None is the
     checkpoint's own; image i of `num_images` uses `seed + i`, and None draws a seed that the result
-    reports; `clip_skip` leaves out that many of the text encoder's last layers; a float will do
-    for `guidance`. `latents`, float32 [num_images, channels, height, width] of unit variance,
-    replaces the noise of the seed.
+    reports; `clip_skip` leaves out that many of the text encoder's last layers for the prompt, not
+    for the negative prompt, as in diffusers; a float will do for `guidance`. `latents`, float32
+    [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
 
     Raises `InputError` naming the field that cannot be used.
     """

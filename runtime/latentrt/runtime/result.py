@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.publish import write_file
 from latentrt.runtime.image import to_png
 from latentrt.runtime.request import Request, Size
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)

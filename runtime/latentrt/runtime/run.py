@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from latentrt.bundle.errors import Cancelled, NonFinite
+from latentrt.bundle.errors import Cancelled, LatentrtError, NonFinite
 from latentrt.engines.engine import Engine
 from latentrt.runtime.guidance import guide
 from latentrt.runtime.image import to_picture
@@ -23,6 +22,9 @@ from latentrt.runtime.request import Guidance, Request
 from latentrt.runtime.result import Result, Seconds
 from latentrt.runtime.samplers import Denoise, sample
 from latentrt.runtime.schedules import Schedule
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Latent = NDArray[np.float32]
 
@@ -86,6 +88,7 @@ class Run:
         self._vae_seconds = 0.0
         self._cancelled = threading.Event()
         self._result: Result | None = None
+        self._error: BaseException | None = None
         self._steps = self._all_steps()
 
     def __enter__(self) -> Self:
@@ -115,10 +118,17 @@ class Run:
         for _ in self._steps:
             pass
         if self._result is None:
-            raise Cancelled("the run was cancelled")
+            raise self._error or Cancelled("the run was cancelled")
         return self._result
 
     def _all_steps(self) -> Generator[Step, None, None]:
+        try:
+            yield from self._pictures()
+        except LatentrtError as error:
+            self._error = error
+            raise
+
+    def _pictures(self) -> Generator[Step, None, None]:
         request = self._plan.request
         latents: list[Latent] = []
         starts: list[Latent] = []

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError, InputError, NonFinite
@@ -32,6 +31,8 @@ class PromptTokenizer:
     """CLIP's tokenizer as the bundle has it. Thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
+        from tokenizers import Tokenizer
+
         try:
             self._tokenizer = Tokenizer.from_file(str(bundle.listed("tokenizer/tokenizer.json")))
             special = json.loads(bundle.listed("tokenizer/special_tokens.json").read_text("utf-8"))

@@ -165,9 +165,12 @@ def _open(paths: tuple[Path, ...], folder: str) -> Tensors:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    places: object = _read_json(index).get("weight_map")
+    if not isinstance(places, dict):
+        raise CheckpointError(index, "has no weight_map")
+    names = sorted({str(name) for name in cast("dict[str, object]", places).values()})
     for name in names:
-        if "/" in name or "\\" in name or not name.endswith(".safetensors"):
+        if set(name) & set("/\\:\0") or not name.endswith(".safetensors"):
             raise CheckpointError(index, f"names a shard {name!r} that is not beside it")
     return tuple(index.parent / name for name in names)
 

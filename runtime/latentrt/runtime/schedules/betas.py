@@ -29,13 +29,11 @@ def cumulative_alphas(config: SchedulerConfig, *, floor: float) -> _F32:
     """The share of signal variance left at each training timestep, float32 [num_train_timesteps].
 
     The last one is exactly `floor` where the config asks for zero terminal SNR. Raises InputError
-    for betas outside (0, 1) and for those that leave no signal, or no noise, at some timestep.
+    for betas that do not add noise at every timestep, and for those that leave no signal.
 
     Source: arXiv:2006.11239, section 2; arXiv:2305.08891, Alg. 1 (zero terminal SNR).
     """
     betas = _betas(config)
-    if not ((betas > 0.0) & (betas < 1.0)).all():
-        raise InputError(_key(config), "betas above 0 and below 1", _extremes(betas))
     alphas = _cumulative(np.float32(1.0) - betas)
     if config.flag("rescale_betas_zero_snr"):
         if not alphas[-1] < alphas[0]:

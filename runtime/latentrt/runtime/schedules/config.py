@@ -177,9 +177,11 @@ def as_stable_diffusion(config: Mapping[str, object]) -> dict[str, object]:
     Source: diffusers' `StableDiffusionPipeline.__init__`.
     """
     forced: dict[str, object] = {"steps_offset": 1, "clip_sample": False}
-    # A key that is listed as defaulted is as good as absent, and these no longer are.
-    defaulted = [key for key in _defaulted(config) if key not in forced]
-    return {**config, **forced, "_use_default_values": defaulted}
+    if "_use_default_values" in config:
+        # A key that is listed there is as good as absent, and these no longer are.
+        listed = [key for key in _defaulted(config) if key not in forced]
+        forced["_use_default_values"] = listed
+    return {**config, **forced}
 
 
 def _source(config: Mapping[str, object]) -> str | None:

@@ -62,10 +62,8 @@ def respaced_sigmas(config: SchedulerConfig, low: float, high: float, steps: int
     Source: arXiv:2206.00364, eq. 5 (karras).
     """
     config.refuse("use_beta_sigmas")
-    karras, exponential = (
-        config.flag("use_karras_sigmas"),
-        config.flag("use_exponential_sigmas"),
-    )
+    karras = config.flag("use_karras_sigmas")
+    exponential = config.flag("use_exponential_sigmas")
     if karras and exponential:
         key = "scheduler config 'use_exponential_sigmas'"
         raise InputError(key, "false where use_karras_sigmas is true", True)
@@ -92,5 +90,7 @@ def timesteps_of(sigmas: _F64, table: _F32) -> _F64:
     wanted = np.log(np.maximum(sigmas, 1e-10))
     below = np.clip(np.searchsorted(logs, wanted, side="right") - 1, 0, len(logs) - 2)
     low, high = logs[below], logs[below + 1]
-    weight = np.clip((low - wanted) / (low - high), 0.0, 1.0)
+    # Far from the data two logarithms may round to the same: the later timestep then.
+    ratio = np.divide(low - wanted, low - high, out=np.ones_like(wanted), where=low != high)
+    weight = np.clip(ratio, 0.0, 1.0)
     return (1.0 - weight) * below + weight * (below + 1)

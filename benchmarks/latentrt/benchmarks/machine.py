@@ -1,0 +1,65 @@
+"""What a measurement was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+_PACKAGES: Final = ("latentrt", "numpy", "onnxruntime", "openvino", "torch", "diffusers")
+_FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Processor, the flags that decide its speed, the cores to be had, and versions."""
+
+    processor: str
+    flags: tuple[str, ...]
+    cores: int
+    system: str
+    python: str
+    packages: dict[str, str]
+
+    @staticmethod
+    def here() -> Machine:
+        """This one."""
+        info = _cpu_info()
+        flags = set(info.get("flags", "").split())
+        return Machine(
+            processor=info.get("model name", platform.processor() or "unknown"),
+            flags=tuple(f for f in _FLAGS if f in flags),
+            cores=_cores(),
+            system=f"{platform.system()} {platform.machine()}",
+            python=platform.python_version(),
+            packages={name: v for name in _PACKAGES if (v := _version(name))},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _cpu_info() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    first = path.read_text().split("\n\n")[0]
+    pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

@@ -1,0 +1,389 @@
+"""Publishing: whole or not at all, whoever else is at it and whatever goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from latentrt.bundle.errors import BundleError, InputError
+from latentrt.bundle.publish import publishing, write_file
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder in which nothing but what is published should be."""
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+def nothing() -> None:
+    pass
+
+
+def publish(
+    destination: Path,
+    content: str,
+    *,
+    force: bool = False,
+    meanwhile: Callable[[], None] = nothing,
+) -> None:
+    with publishing(destination, force=force) as folder:
+        (folder / "below").mkdir()
+        (folder / "below" / "file").write_text(content)
+        meanwhile()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def content(destination: Path) -> str:
+    assert names(destination) == ["below"]
+    assert names(destination / "below") == ["file"]
+    return (destination / "below" / "file").read_text()
+
+
+class Interrupted(BaseException):
+    """Like KeyboardInterrupt: not an Exception."""
+
+
+def test_destination_appears_when_the_block_ends_and_not_before(place: Path) -> None:
+    with publishing(place / "new") as folder:
+        (folder / "a").write_text("half")
+        assert not (place / "new").exists()
+        assert folder.parent == place  # the same filesystem, so that a rename will do
+        (folder / "b").write_text("whole")
+    assert names(place) == ["new"]
+    assert names(place / "new") == ["a", "b"]
+
+
+def test_parents_are_made(place: Path) -> None:
+    publish(place / "a" / "b" / "new", "x")
+    assert content(place / "a" / "b" / "new") == "x"
+
+
+def test_a_relative_destination_does_not_move_with_the_process(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    with publishing(Path("new")) as folder:
+        (folder / "a").write_text("x")
+        os.chdir("/")
+    assert names(place) == ["new"]
+
+
+@pytest.mark.parametrize("error", [ValueError, Interrupted])
+def test_an_error_inside_the_block_leaves_nothing(place: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        assert len(names(place)) == 1
+        raise error("oh")
+
+    with pytest.raises(error, match="oh"):
+        publish(place / "new", "half", meanwhile=fail)
+    assert names(place) == []
+
+
+def test_an_error_inside_the_block_leaves_what_was_to_be_replaced(place: Path) -> None:
+    def fail() -> None:
+        raise ValueError("oh")
+
+    publish(place / "it", "old")
+    with pytest.raises(ValueError, match="oh"):
+        publish(place / "it", "half", force=True, meanwhile=fail)
+    assert names(place) == ["it"]
+    assert content(place / "it") == "old"
+
+
+def test_an_existing_destination_is_refused_before_any_work(place: Path) -> None:
+    def work() -> None:
+        pytest.fail("began to work")
+
+    publish(place / "it", "old")
+    with pytest.raises(InputError, match=r"does not exist \(or --force\), got .*it") as caught:
+        publish(place / "it", "new", meanwhile=work)
+    assert caught.value.field == "destination"
+    assert names(place) == ["it"]
+    assert content(place / "it") == "old"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_is_never_replaced(place: Path, force: bool) -> None:
+    (place / "it").write_text("file")
+    with pytest.raises(InputError, match="destination: expected a"):
+        publish(place / "it", "new", force=force)
+    assert (place / "it").read_text() == "file"
+    assert names(place) == ["it"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_link_to_nothing_is_not_replaced(place: Path, force: bool) -> None:
+    (place / "it").symlink_to("nothing")
+    with pytest.raises(InputError, match="destination: expected a"):
+        publish(place / "it", "new", force=force)
+    assert names(place) == ["it"]
+
+
+def test_a_destination_that_appears_meanwhile_is_left_alone(place: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        publish(place / "it", "mine", meanwhile=(place / "it").mkdir)
+    assert names(place) == ["it"]
+    assert names(place / "it") == []
+
+
+def test_force_replaces_everything_there_was(place: Path) -> None:
+    with publishing(place / "it") as folder:
+        (folder / "obsolete").write_text("old")
+    publish(place / "it", "new", force=True)
+    assert content(place / "it") == "new"
+    assert names(place) == ["it"]
+
+
+def test_force_makes_what_does_not_exist(place: Path) -> None:
+    publish(place / "it", "new", force=True)
+    assert content(place / "it") == "new"
+
+
+def test_force_on_a_link_replaces_the_link_and_spares_what_it_led_to(place: Path) -> None:
+    publish(place / "target", "old")
+    (place / "it").symlink_to("target")
+    publish(place / "it", "new", force=True)
+    assert content(place / "it") == "new"
+    assert content(place / "target") == "old"
+    assert names(place) == ["it", "target"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failing_rename_leaves_the_old_content(
+    place: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    publish(place / "it", "old")
+    rename, calls = os.rename, 0
+
+    def refuse(source: Path, target: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise PermissionError(errno.EACCES, "in use", str(source))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(PermissionError, match="in use"):
+        publish(place / "it", "new", force=True)
+    assert content(place / "it") == "old"
+    assert names(place) == ["it"]
+
+
+def test_published_files_and_folders_follow_the_umask(place: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        publish(place / "it", "x")
+        write_file(place / "file", b"x")
+    finally:
+        os.umask(before)
+    assert (place / "it").stat().st_mode & 0o777 == 0o750
+    assert (place / "it" / "below").stat().st_mode & 0o777 == 0o750
+    assert (place / "file").stat().st_mode & 0o777 == 0o640
+
+
+# Others, dead and alive.
+
+# Publishes "new" at argv[1] with force, and is killed just before its `argv[2]`th rename (0: while
+# it writes) or, if that is past the last one, ends.
+PUBLISHER = """
+import os, signal, sys
+from pathlib import Path
+from latentrt.bundle.publish import publishing
+
+destination, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+rename, calls = os.rename, 0
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def killing(source, target):
+    global calls
+    calls += 1
+    if calls == kill_at:
+        kill()
+    rename(source, target)
+
+os.rename = killing
+with publishing(destination, force=True) as folder:
+    (folder / "below").mkdir()
+    (folder / "below" / "file").write_text("new")
+    if kill_at == 0:
+        kill()
+"""
+
+
+@pytest.mark.parametrize("kill_at", [0, 1])
+@pytest.mark.parametrize("name", ["it", "a b.c", "[ab]*?"])
+def test_a_killed_publisher_leaves_no_destination_and_the_next_cleans_up(
+    place: Path, kill_at: int, name: str
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", PUBLISHER, place / name, str(kill_at)])
+    assert killed.returncode == -signal.SIGKILL
+    assert len(names(place)) == 1
+    assert names(place)[0].startswith(f".{name}.partial-")
+    publish(place / name, "next")
+    assert names(place) == [name]
+    assert content(place / name) == "next"
+
+
+@pytest.mark.parametrize(("kill_at", "left"), [(0, "old"), (1, "old"), (2, None)])
+def test_a_killed_replacement_leaves_the_old_whole_or_none(
+    place: Path, kill_at: int, left: str | None
+) -> None:
+    publish(place / "it", "old")
+    killed = subprocess.run([sys.executable, "-c", PUBLISHER, place / "it", str(kill_at)])
+    assert killed.returncode == -signal.SIGKILL
+    if left is None:  # between the two renames
+        assert not (place / "it").exists()
+    else:
+        assert content(place / "it") == left
+    assert any(name.startswith(".it.") for name in names(place))
+    publish(place / "it", "next", force=True)
+    assert names(place) == ["it"]
+    assert content(place / "it") == "next"
+
+
+def test_leftovers_of_other_destinations_are_left_alone(place: Path) -> None:
+    others = [".its.partial-1", ".i.partial-1", "it.partial-1", ".it.other", ".it"]
+    for name in others:
+        (place / name).mkdir()
+    (place / ".it.partial-abc").mkdir()
+    (place / ".it.replaced-abc").mkdir()
+    publish(place / "it", "x")
+    assert names(place) == sorted([*others, "it"])
+
+
+# Says that it is inside, then waits for a line before it publishes.
+WAITING = """
+import sys
+from pathlib import Path
+from latentrt.bundle.publish import publishing
+
+with publishing(Path(sys.argv[1])) as folder:
+    (folder / "below").mkdir()
+    (folder / "below" / "file").write_text("first")
+    print("inside", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_second_of_two_publishers_is_told_so_and_the_first_is_not_disturbed(
+    place: Path,
+) -> None:
+    first = subprocess.Popen(
+        [sys.executable, "-c", WAITING, place / "it"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "inside\n"
+        for force in (False, True):
+            with pytest.raises(BundleError, match="it: is being written by another process"):
+                publish(place / "it", "second", force=force)
+        publish(place / "another", "x")
+        first.communicate("go on\n")
+    assert first.returncode == 0
+    assert content(place / "it") == "first"
+    assert names(place) == ["another", "it"]
+    publish(place / "it", "second", force=True)
+    assert content(place / "it") == "second"
+
+
+def test_one_process_cannot_publish_the_same_twice_at_once(place: Path) -> None:
+    (place / "link").symlink_to(place, target_is_directory=True)
+    with (
+        publishing(place / "it"),
+        pytest.raises(BundleError, match="another process"),
+        publishing(place / "link" / "it"),
+    ):
+        pass
+    assert names(place) == ["it", "link"]
+
+
+# Places that cannot be written.
+
+
+def test_a_parent_that_is_a_file_is_named(place: Path) -> None:
+    (place / "file").write_text("x")
+    for destination in (place / "file" / "it", place / "file" / "deeper" / "it"):
+        with pytest.raises(InputError, match=r"a place that can be written, got .*file/") as caught:
+            publish(destination, "x")
+        assert caught.value.field == "destination"
+    assert (place / "file").read_text() == "x"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+@pytest.mark.parametrize("destination", ["/proc/it", "/proc/folder/it"])
+def test_a_place_where_nobody_may_write_is_named(destination: str) -> None:
+    with pytest.raises(InputError, match=f"a place that can be written, got {destination}"):
+        publish(Path(destination), "x")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_file_where_nobody_may_write_is_named() -> None:
+    with pytest.raises(InputError, match="a place that can be written, got /proc/file"):
+        write_file(Path("/proc/file"), b"x")
+
+
+# One file.
+
+
+def test_write_file_replaces_the_content(place: Path) -> None:
+    write_file(place / "file", b"old")
+    write_file(place / "file", b"new\0\n")
+    assert (place / "file").read_bytes() == b"new\0\n"
+    assert names(place) == ["file"]
+
+
+def test_write_file_names_a_missing_folder(place: Path) -> None:
+    with pytest.raises(InputError, match=r"got .*missing/file"):
+        write_file(place / "missing" / "file", b"x")
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_write_file_keeps_the_old_content_when_writing_fails(
+    place: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    write_file(place / "file", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, failing, full)
+    with pytest.raises(InputError, match=r"file \(No space left on device\)"):
+        write_file(place / "file", b"new")
+    assert (place / "file").read_bytes() == b"old"
+    assert names(place) == ["file"]
+
+
+def test_write_file_keeps_the_old_content_when_the_disk_takes_only_half(place: Path) -> None:
+    resource = pytest.importorskip("resource")
+    write_file(place / "file", b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(InputError, match=r"file \(File too large\)"):
+            write_file(place / "file", bytes(2 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (place / "file").read_bytes() == b"old"
+    assert names(place) == ["file"]

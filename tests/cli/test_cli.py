@@ -1,0 +1,266 @@
+"""The command line as a user meets it: results, one clear line for an error, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentrt.cli.main import main
+
+LATENTRT = [sys.executable, "-c", "from latentrt.cli.main import main; main()"]
+
+
+class Outcome:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
+        status: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        assert isinstance(status, int)
+        return Outcome(status, captured.out, captured.err)
+
+    return call
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_generate_writes_a_png_and_prints_its_path_last(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "out.png"
+    done = run("generate", bundle("heads"), "a red circle", "-o", out, "--steps", 2, "--seed", 1)
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-1] == str(out)
+    assert pixels(out).shape == (64, 64, 3)
+    assert os.listdir(out.parent) == ["out.png"]
+
+
+def test_generate_from_a_png_gives_the_same_picture_bit_for_bit(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    options = ("--steps", 3, "--size", "136x72", "--guidance-scale", 3, "--sampler", "ddim")
+    done = run(
+        "generate", bundle("heads"), "a red circle", "-o", first, *options, "--eta", 0.5,
+        "--negative-prompt", "a star", "--num-images", 2,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    source = tmp_path / "first-1.png"
+    assert run("generate", bundle("heads"), "--from", source, "-o", again).status == 0
+    assert np.array_equal(pixels(again), pixels(source))
+    assert not np.array_equal(pixels(again), pixels(tmp_path / "first-0.png"))
+
+
+def test_saved_latents_start_the_same_picture(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first, again, noise = (tmp_path / n for n in ("a.png", "b.png", "noise.npy"))
+    common = ("generate", bundle("heads"), "a red circle", "--steps", 2)
+    assert run(*common, "-o", first, "--save-latents", noise, "--seed", 4).status == 0
+    assert np.load(noise).shape == (1, 4, 8, 8)
+    assert run(*common, "-o", again, "--latents", noise, "--seed", 9).status == 0
+    assert np.array_equal(pixels(first), pixels(again))
+    # The picture names its latents by hash, and is made again only with them.
+    lost = run("generate", bundle("heads"), "--from", again, "-o", first)
+    assert (lost.status, "latents" in lost.err) == (2, True)
+    found = run("generate", bundle("heads"), "--from", again, "-o", first, "--latents", noise)
+    assert found.status == 0
+
+
+def test_json_is_one_object_and_nothing_else(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.png"
+    done = run(
+        "generate", bundle("heads"), "red " * 100, "-o", out, "--steps", 1, "--seed", 3, "--json"
+    )
+    value = json.loads(done.out)
+    assert value["files"] == [str(out)]
+    assert value["request"]["seed"] == 3
+    assert value["notes"][0].startswith("prompt: cut after 75 tokens")
+    assert set(value["seconds"]) == {"compile", "text", "unet", "vae", "total"}
+    for command in (("inspect", bundle("heads")), ("doctor",), ("compare", bundle("heads"))):
+        done = run(*command, "--json")
+        assert done.status == 0
+        json.loads(done.out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--steps", 0), "steps: expected an integer of at least 1, got 0"),
+        (("--size", "100x100"), "multiples of 8, such as 96x96 or 104x104, got 100x100"),
+        (("--size", "big"), "size: expected WIDTHxHEIGHT such as 512x512, got 'big'"),
+        (("--guidance-scale", "nan"), "guidance scale: expected a finite number"),
+        (("--guidance-scale", "x"), "guidance-scale"),
+        (("--sampler", "eular"), "sampler: expected one of"),
+        (("--schedule", "caras"), "schedule: expected one of"),
+        (("--steps", 5000), "steps: expected an integer from 1 to 1000"),
+        (("--seed", -1), "seed: expected"),
+        (("--engine", "cuda"), "engine: expected one of auto, onnxruntime, openvino"),
+        (("--precision", "int3"), "int3"),
+        (("--latents", "/nowhere.npy"), "/nowhere.npy: is not a readable .npy"),
+        (("--threads", 0), "threads: expected at least 1"),
+        (("--from", "/nowhere.png"), "prompt: expected none beside --from"),
+        (("--no-such-option",), "--no-such-option"),
+    ],
+)
+def test_bad_options_give_one_line_status_2_and_no_file(
+    run: Callable[..., Outcome],
+    bundle: Callable[[str], Path],
+    tmp_path: Path,
+    options: tuple[object, ...],
+    message: str,
+) -> None:
+    out = tmp_path / "out.png"
+    done = run("generate", bundle("heads"), "a red circle", "-o", out, *options)
+    assert done.status in ((1, 2) if "int3" in options else (2,))
+    errors = [line for line in done.err.splitlines() if line.startswith("latentrt: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["/proc/out.png", "file/out.png", "."])
+def test_an_output_that_cannot_be_written_is_said_before_the_work(
+    run: Callable[..., Outcome],
+    bundle: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("in the way")
+    done = run("generate", bundle("heads"), "a", "-o", target)
+    assert done.status == 2
+    assert done.err.startswith("latentrt: output: expected a")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_missing_or_half_bundle_is_named(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    missing = run("generate", tmp_path / "none", "a", "-o", tmp_path / "o.png")
+    assert (missing.status, "no such bundle folder" in missing.err) == (2, True)
+    half = tmp_path / "half"
+    shutil.copytree(bundle("heads"), half)
+    (half / "weights" / "vae.safetensors").unlink()
+    broken = run("generate", half, "a", "-o", tmp_path / "o.png")
+    assert broken.status == 2
+    assert "vae.safetensors: is listed in the manifest but missing" in broken.err
+
+
+def test_export_refuses_what_is_no_checkpoint_and_leaves_nothing(
+    run: Callable[..., Outcome], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    nothing = run("export", tmp_path / "none", tmp_path / "bundle")
+    assert (nothing.status, "no such checkpoint folder" in nothing.err) == (2, True)
+    unknown = run("export", "random:sd99", tmp_path / "bundle")
+    assert (unknown.status, "random:sd15" in unknown.err) == (2, True)
+    cut = tmp_path / "cut"
+    shutil.copytree(checkpoint("heads"), cut)
+    weights = cut / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    truncated = run("export", cut, tmp_path / "bundle")
+    assert (truncated.status, "truncated" in truncated.err) == (2, True)
+    dtype = run("export", cut, tmp_path / "bundle", "--dtype", "fp8")
+    assert (dtype.status, "dtype: expected one of fp32, fp16" in dtype.err) == (2, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut"]
+
+
+def test_inspect_describes_bundles_and_checkpoints(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
+) -> None:
+    described = json.loads(run("inspect", bundle("lists"), "--verify", "--json").out)
+    assert described["prediction_type"] == "v_prediction"
+    assert described["size"] == "64x64"
+    assert described["components"]["unet"]["inputs"]["timestep"] == "(batch) float32"
+    described = json.loads(run("inspect", checkpoint("lists"), "--json").out)
+    assert described["components"]["unet"]["class"] == "UNet2DConditionModel"
+    assert "unet" in run("inspect", bundle("heads")).out
+
+
+def test_compare_passes_on_the_goldens_and_fails_on_changed_weights(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    good = json.loads(run("compare", bundle("heads"), "--engine", "onnxruntime", "--json").out)
+    assert good["passed"]
+    assert good["first_bad_step"] is None
+    assert [r["name"] for r in good["steps"]] == [f"step {i}" for i in range(4)]
+    assert good["picture_psnr"] is None or good["picture_psnr"] > 55
+    assert all(math.isfinite(r["relative"]) for r in (*good["components"], *good["steps"]))
+
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(bundle("heads"), spoiled)
+    swap_two_rows(spoiled / "weights" / "unet.safetensors", "conv_in.weight")
+    forge_hash(spoiled, "weights/unet.safetensors")
+    done = run("compare", spoiled, "--engine", "onnxruntime")
+    assert done.status == 3
+    assert "first step out of tolerance: 0" in done.out
+    unet = next(line for line in done.out.splitlines() if line.split()[:1] == ["unet"])
+    assert "FAILED" in unet
+    text = next(line for line in done.out.splitlines() if line.split()[:1] == ["text_encoder"])
+    assert "FAILED" not in text
+
+
+def swap_two_rows(path: Path, name: str) -> None:
+    raw = bytearray(path.read_bytes())
+    length = int.from_bytes(raw[:8], "little")
+    entry = json.loads(raw[8 : 8 + length])[name]
+    begin, end = (8 + length + n for n in entry["data_offsets"])
+    row = (end - begin) // entry["shape"][0]
+    a, b = raw[begin : begin + row], raw[begin + row : begin + 2 * row]
+    raw[begin : begin + 2 * row] = b + a
+    path.write_bytes(raw)
+
+
+def forge_hash(folder: Path, name: str) -> None:
+    import hashlib
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    manifest["files"][name]["sha256"] = digest
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_an_interrupt_is_status_130(
+    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("latentrt.cli.doctor.diagnose", interrupt)
+    assert run("doctor").status == 130
+
+
+def test_help_lists_every_command_and_each_has_its_own() -> None:
+    done = subprocess.run([*LATENTRT, "--help"], capture_output=True, text=True, check=True)
+    for command in ("export", "generate", "inspect", "compare", "doctor"):
+        assert command in done.stdout
+        own = subprocess.run([*LATENTRT, command, "-h"], capture_output=True, text=True, check=True)
+        assert "Usage:" in own.stdout

@@ -1,0 +1,208 @@
+"""Runs: steps, previews, cancelling, several images, threads, and failing components."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from latentrt.bundle.errors import Cancelled, FileError, InputError, NonFinite, Unavailable
+from latentrt.bundle.spec import TensorSpec
+from latentrt.engines.engine import Arrays
+from latentrt.engines.function import FunctionEngine
+from latentrt.runtime import Pipeline, Request, Sampling, Size
+from latentrt.runtime.image import read_request
+
+REQUEST = Request("a red circle", seed=5, sampling=Sampling("euler", steps=4))
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle: Callable[[str], Path]) -> Pipeline:
+    return Pipeline.open(bundle("heads"), engine="onnxruntime")
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_steps_come_in_order_and_the_last_preview_is_the_picture(pipeline: Pipeline) -> None:
+    with pipeline.run(REQUEST) as run:
+        steps = list(run)
+        result = run.result()
+    assert [s.index for s in steps] == [0, 1, 2, 3]
+    assert {s.total for s in steps} == {4}
+    sigmas = [s.sigma for s in steps]
+    assert sigmas == sorted(sigmas, reverse=True)
+    # Euler steps to sigma 0 from the last estimate, so that estimate is the picture.
+    difference = np.asarray(steps[-1].preview(), int) - np.asarray(result.images[0], int)
+    assert np.abs(difference).max() <= 1
+    assert not same(steps[0].preview(), result.images[0])
+
+
+def test_a_run_gives_what_a_call_gives(pipeline: Pipeline) -> None:
+    with pipeline.run(REQUEST) as run:
+        next(iter(run))
+        partly = run.result()
+    assert np.array_equal(partly.latents, pipeline(REQUEST).latents)
+
+
+def test_cancelling_ends_a_run_before_its_next_step(pipeline: Pipeline) -> None:
+    run = pipeline.run(REQUEST)
+    steps = iter(run)
+    next(steps)
+    run.cancel()
+    with pytest.raises(Cancelled):
+        next(steps)
+    with pytest.raises(Cancelled):
+        run.result()
+
+
+def test_leaving_the_block_cancels(pipeline: Pipeline) -> None:
+    with pipeline.run(REQUEST) as run:
+        next(iter(run))
+    with pytest.raises(Cancelled):
+        run.result()
+
+
+def test_an_image_of_many_equals_its_seed_run_alone(pipeline: Pipeline) -> None:
+    many = pipeline(REQUEST.with_values(num_images=3))
+    assert len(many.images) == 3
+    for i, picture in enumerate(many.images):
+        assert same(picture, pipeline(REQUEST.with_values(seed=5 + i)).images[0])
+
+
+def test_a_drawn_seed_is_reported_and_draws_the_same_again(pipeline: Pipeline) -> None:
+    result = pipeline(REQUEST.with_values(seed=None))
+    assert result.request.seed is not None
+    again = pipeline(REQUEST.with_values(seed=result.request.seed))
+    assert np.array_equal(result.latents, again.latents)
+    assert pipeline(REQUEST.with_values(seed=None)).request.seed != result.request.seed
+
+
+def test_given_latents_replace_the_seeds_noise(pipeline: Pipeline) -> None:
+    first = pipeline(REQUEST)
+    again = pipeline(REQUEST.with_values(latents=first.noise, seed=99))
+    assert np.array_equal(again.latents, first.latents)
+
+
+def test_latents_of_another_size_are_refused(pipeline: Pipeline) -> None:
+    latents = np.zeros((1, 4, 9, 8), np.float32)
+    with pytest.raises(InputError, match=r"latents: expected \(n, 4, 8, 8\)"):
+        pipeline(REQUEST.with_values(latents=latents))
+
+
+def test_sizes_are_refused_with_the_nearest_that_would_do(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match=r"multiples of 8, such as 96x96 or 104x104, got 100x100"):
+        pipeline(REQUEST.with_values(size=Size(100, 100)))
+    with pytest.raises(InputError, match=r"such as 8x64 or 8x64, got 3x64"):
+        pipeline(REQUEST.with_values(size=Size(3, 64)))
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_saved_png_makes_its_picture_again_bit_for_bit(
+    pipeline: Pipeline, tmp_path: Path, images: int
+) -> None:
+    request = REQUEST.with_values(
+        num_images=images, prompt='naïve "quotes"\nand lines 部屋', size=Size(72, 56)
+    )
+    result = pipeline(request)
+    for path, picture in zip(result.save(tmp_path / "out.png"), result.images, strict=True):
+        with Image.open(path) as stored:
+            assert same(stored, picture)
+            text = stored.text["parameters"]  # pyright: ignore[reportAttributeAccessIssue]
+        assert text.startswith('naïve "quotes"\nand lines 部屋\nSteps: 4, Sampler: Euler, ')
+        assert "CFG scale: 7.5, Seed: " in text
+        assert ", Size: 72x56, Model: heads, Version: latentrt " in text
+        assert same(pipeline(read_request(path)).images[0], picture)
+
+
+def test_a_png_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "plain.png"
+    Image.new("RGB", (8, 8)).save(path)
+    with pytest.raises(FileError, match="holds no latentrt request"):
+        read_request(path)
+    path.write_bytes(b"not a picture")
+    with pytest.raises(FileError, match="is not a readable PNG"):
+        read_request(path)
+
+
+def test_eight_threads_share_a_pipeline(pipeline: Pipeline) -> None:
+    expected = [pipeline(REQUEST.with_values(seed=s)).latents for s in range(8)]
+    found: dict[int, NDArray[np.float32]] = {}
+
+    def work(seed: int) -> None:
+        found[seed] = pipeline(REQUEST.with_values(seed=seed)).latents
+
+    threads = [threading.Thread(target=work, args=(s,)) for s in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(8):
+        assert np.array_equal(found[seed], expected[seed])
+
+
+def test_a_closed_pipeline_says_so(bundle: Callable[[str], Path]) -> None:
+    with Pipeline.open(bundle("heads"), engine="onnxruntime") as closed:
+        run = closed.run(REQUEST)
+    with pytest.raises(Unavailable, match="closed"):
+        closed(REQUEST)
+    with pytest.raises(Unavailable, match="closed"):
+        run.result()
+
+
+def test_a_component_may_have_another_backend(bundle: Callable[[str], Path]) -> None:
+    with Pipeline.open(
+        bundle("heads"), engine="onnxruntime", components={"vae_decoder": "openvino"}
+    ) as mixed:
+        assert mixed.engines["unet"] == "onnxruntime"
+        assert mixed.engines["vae_decoder"] == "openvino"
+        assert mixed(REQUEST).images[0].size == (64, 64)
+    with pytest.raises(InputError, match="components: expected names among"):
+        Pipeline.open(bundle("heads"), components={"vea": "openvino"})
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_decoder"])
+def test_a_component_that_returns_nan_is_named(
+    bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    with Pipeline.open(bundle("heads"), engine="onnxruntime") as pipeline:
+        engine = pipeline.engine
+
+        def broken(name: str, sizes: Any) -> Any:
+            real = engine(name, sizes)
+            if name != component:
+                return real
+
+            def spoiled(inputs: Arrays) -> dict[str, NDArray[Any]]:
+                outputs = real(inputs)
+                next(iter(outputs.values())).flat[7] = np.nan
+                return outputs
+
+            return FunctionEngine(name, real.inputs, real.outputs, spoiled)
+
+        monkeypatch.setattr(pipeline, "engine", broken)
+        at = " at step 0" if component == "unet" else ""
+        message = f"{component} returned .* not finite{at}$"
+        if component == "text_encoder":
+            with pytest.raises(NonFinite, match=message):
+                pipeline.run(REQUEST)
+            return
+        run = pipeline.run(REQUEST)
+        for _ in range(2):  # asked again, a run that failed fails the same way
+            with pytest.raises(NonFinite, match=message):
+                run.result()
+
+
+def test_a_function_engine_checks_what_it_is_given() -> None:
+    spec = TensorSpec("sample", (2, 4), "float16")
+    engine = FunctionEngine("unet", (spec,), (spec,), lambda inputs: {"sample": inputs["sample"]})
+    with pytest.raises(InputError) as caught:
+        engine({"sample": np.zeros((1, 4), np.float32)})
+    assert str(caught.value) == "unet input 'sample': expected (2, 4) float16, got (1, 4) float32"
