@@ -31,7 +31,7 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 	$(BIN)/python tests/check_wheel.py
 
 bench: $(STAMP) ## Measure the runtime
-	$(BIN)/python -m latentrt.benchmarks.runtime
+	$(BIN)/python -m latentrt.benchmarks.runtime --json benchmarks/results/runtime.json
 
 format: $(STAMP) ## Format, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -27,7 +27,7 @@ PROMPTS = (
     "a large red square at the bottom and a small black star at the top on a white background",
     "a large green ring on a black background",
 )
-COLUMNS, SIDE, MARGIN, CAPTION = 4, 192, 12, 52
+COLUMNS, SIDE, MARGIN, CAPTION = 4, 192, 12, 66
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def test_pictures_show_what_was_asked(bundle: Callable[[str], Path]) -> None:
                 for p, s in zip(prompts, seeds, strict=True)
             ]
 
-        report = evaluate(generate, evaluation_scenes(50))
+        report = evaluate(generate, evaluation_scenes(100))
     shares = report.shares["all"]
     # The floor below which the checkpoint is not fit to ship; models/shapes/README.md has the
     # shares of all 200 prompts.

@@ -43,10 +43,10 @@ def main() -> None:
         return pictures
 
     report = evaluate(generate, evaluation_scenes(args.count))
-    print(report)
     if args.json:
         settings = {"bundle": args.bundle.name, "steps": args.steps, "guidance": args.guidance}
-        args.json.write_text(json.dumps(settings | report.record(), indent=2) + "\n")
+        args.json.write_text(json.dumps(settings | report.record(), indent=1) + "\n")
+    print(report)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ class Bars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._console.is_terminal and not self._quiet:
+            self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Tell how far a stage is."""
