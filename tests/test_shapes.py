@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from latentrt.benchmarks.adherence import evaluate, evaluation_scenes, seen
+from latentrt.benchmarks.compare import compare
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,17 @@ def test_weights_are_fp16_under_canonical_names(folder: str) -> None:
     assert dtypes == {"F16"}
     if folder == "text_encoder":
         assert all(name.startswith("text_model.") for name in names)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_every_component_and_step_matches_pytorch(
+    bundle: Callable[[str], Path], engine: str
+) -> None:
+    with Pipeline.open(bundle("shapes"), engine=engine) as pipeline:
+        comparison = compare(pipeline)
+    assert comparison.passed, comparison
+    # Rounding leaves some 120 dB; 55 is the promise.
+    assert comparison.picture_psnr > 55
 
 
 def test_make_run_draws_a_large_red_circle_on_a_blue_background(
