@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,23 @@ def test_tokens_of_any_text_are_those_of_transformers(
     tokens = ours(prompt)
     assert tokens.ids.tolist() == reference_ids(theirs, prompt)
     assert prompt.endswith(tokens.cut)
+
+
+def test_padding_is_the_tokenizers_own_and_the_end_is_marked_before_it(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    # OpenCLIP's tokenizers pad with "!", CLIP's own with the end token.
+    opened = Bundle.open(bundle("heads"))
+    theirs = CLIPTokenizer.from_pretrained(checkpoint("heads") / "tokenizer", pad_token="!")
+    shutil.copytree(opened.path / "tokenizer", tmp_path / "tokenizer")
+    special = tmp_path / "tokenizer" / "special_tokens.json"
+    special.write_text(
+        json.dumps({**json.loads(special.read_text()), "pad_token_id": theirs.pad_token_id})
+    )
+    ours = PromptTokenizer(replace(opened, path=tmp_path))
+    assert theirs.pad_token_id != theirs.eos_token_id
+    for prompt in ("", "a red circle", "red " * 80):
+        assert ours(prompt).ids.tolist() == reference_ids(theirs, prompt)
 
 
 def test_what_was_cut_is_the_end_of_the_prompt(

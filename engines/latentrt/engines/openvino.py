@@ -60,8 +60,7 @@ class OpenVinoEngine:
         except queue.Empty:
             request = model.create_infer_request()
         try:
-            contiguous = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-            results = request.infer(contiguous, share_inputs=True, share_outputs=True)
+            results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
             return {spec.name: np.array(results[spec.name]) for spec in self.outputs}
         finally:
             self._idle.put(request)
