@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from latentrt.bundle.errors import InputError
@@ -65,6 +65,7 @@ def test_a_float_will_do_for_guidance() -> None:
     assert Request("a", guidance=3).guidance == Guidance(3.0)
 
 
+@settings(deadline=None)
 @given(
     prompt=st.text(),
     negative=st.none() | st.text(),
