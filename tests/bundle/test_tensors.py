@@ -247,9 +247,17 @@ DAMAGE: dict[str, tuple[bytes, str]] = {
 }
 
 
+# The library takes the last of two entries, lets an entry be a list of its fields' values, and has
+# no bound on the number of tensors.
+OURS_ALONE = {"duplicate key", "entry is a list", "too many tensors"}
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_refused_by_name_and_problem(tmp_path: Path, damage: str) -> None:
     content, problem = DAMAGE[damage]
+    if damage not in OURS_ALONE:
+        with pytest.raises(safetensors.SafetensorError):
+            safetensors.torch.load(content)
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(content)
     with pytest.raises(WeightsError) as caught:
@@ -257,17 +265,6 @@ def test_a_damaged_file_is_refused_by_name_and_problem(tmp_path: Path, damage: s
     assert caught.value.path == path
     assert str(caught.value).startswith(f"{path}: ")
     assert problem in caught.value.problem
-
-
-# The library takes the last of two entries, lets an entry be a list of its fields' values, and has
-# no bound on the number of tensors.
-OURS_ALONE = {"duplicate key", "entry is a list", "too many tensors"}
-
-
-@pytest.mark.parametrize("damage", sorted(set(DAMAGE) - OURS_ALONE))
-def test_the_library_refuses_the_same_damage(damage: str) -> None:
-    with pytest.raises(safetensors.SafetensorError):
-        safetensors.torch.load(DAMAGE[damage][0])
 
 
 def test_as_many_tensors_as_allowed_are_read(tmp_path: Path) -> None:
