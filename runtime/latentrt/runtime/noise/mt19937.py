@@ -1,34 +1,28 @@
-"""Gaussian noise: PyTorch's numbers for a seed, without PyTorch."""
+"""PyTorch's normal numbers on the CPU, without PyTorch."""
 
 from __future__ import annotations
 
 import math
-import operator
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import InputError
+from latentrt.runtime.noise.seed import seed_bits
+from latentrt.runtime.noise.stream import Noise
 
-__all__ = ["Noise", "TorchNoise"]
+__all__ = ["TorchNoise"]
 
 _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 
 _BLOCK: Final = 16
 """PyTorch's vector kernel turns 8 radii and the 8 angles after them into 16 normals."""
+_SLICE: Final = 16384
+"""Numbers worked on at a time, so that the intermediate arrays stay in the cache."""
 
 
-class Noise(Protocol):
-    """A stream of independent standard normal numbers."""
-
-    def normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The next numbers of the stream, float32 of the given shape, in C order."""
-        ...
-
-
-class TorchNoise:
+class TorchNoise(Noise):
     """The stream of `torch.randn` on the CPU with `torch.Generator().manual_seed(seed)`.
 
     Bit for bit what PyTorch's AVX2 and AVX-512 kernels draw, call by call: as there, a call for 16
@@ -46,7 +40,7 @@ class TorchNoise:
 
     def __init__(self, seed: int) -> None:
         # RandomState seeds MT19937 as PyTorch does, and its stream is frozen for good (NEP 19).
-        self._words = np.random.RandomState(_low_word(seed))
+        self._words = np.random.RandomState(seed_bits(seed) & 0xFFFFFFFF)
         self._spare: float | None = None
 
     def normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -57,7 +51,9 @@ class TorchNoise:
         uniform = self._uniform(count)
         whole = count - count % _BLOCK
         out = np.empty(count, np.float32)
-        out[:whole] = _box_muller(uniform[:whole])
+        for start in range(0, whole, _SLICE):
+            part = slice(start, min(start + _SLICE, whole))
+            out[part] = _box_muller(uniform[part])
         if whole < count:
             # The tail is not the next block: the last 16 numbers are all drawn once more.
             out[-_BLOCK:] = _box_muller(self._uniform(_BLOCK))
@@ -80,20 +76,6 @@ class TorchNoise:
         r = math.sqrt(-2.0 * math.log1p(-radius))
         self._spare = r * math.sin(2.0 * math.pi * angle)
         return r * math.cos(2.0 * math.pi * angle)
-
-
-def _low_word(seed: int) -> int:
-    """The 32 bits of a seed that reach MT19937, if PyTorch takes that seed at all."""
-    expected = "an integer from -2**63 to 2**64 - 1"
-    if isinstance(seed, bool):
-        raise InputError("seed", expected, seed)
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise InputError("seed", expected, repr(seed)) from None
-    if not -(2**63) <= number < 2**64:
-        raise InputError("seed", expected, number)
-    return number & 0xFFFFFFFF
 
 
 def _box_muller(uniform: _F32) -> _F32:
