@@ -7,19 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from hypothesis import settings
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from latentrt.bundle.bundle import Bundle
+from latentrt.engines import onnxruntime
+from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.export import trace
+from latentrt.export.components import Component
 from latentrt.export.export import export
+from latentrt.export.modules import Config
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +51,19 @@ _BLOCKS = {
     "norm_num_groups": 8,
     "cross_attention_dim": 32,
 }
+_VAE: dict[str, Any] = dict(
+    block_out_channels=(8, 16, 16, 16),
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    layers_per_block=1,
+    norm_num_groups=8,
+    latent_channels=4,
+    sample_size=64,
+)
+# Fields of a VAE's config that no layer reads.
+_INERT = ("sample_size", "scaling_factor", "force_upcast", "_use_default_values")
+# What OpenCLIP's configs say, whatever the tokenizer's ids are.
+_OLD_IDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # SD 1.x: one number of heads, 1x1 convolutions around attention, epsilon.
     "heads": {
@@ -56,7 +79,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             **_SD, set_alpha_to_one=False, steps_offset=1, clip_sample=False
         ),
     },
-    # SD 2.x: heads as a list, linear projections, attention at two widths, v-prediction.
+    # SD 2.x: OpenCLIP, padded with "!" and pooled by the old rule; heads as a list, linear
+    # projections, attention at two widths, v-prediction.
     "lists": {
         "unet": {
             **_BLOCKS,
@@ -65,11 +89,55 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
             "attention_head_dim": [2, 4, 6],
             "use_linear_projection": True,
+            "upcast_attention": True,
         },
-        "text": {"hidden_act": "gelu"},
+        "text": {"hidden_act": "gelu", "num_hidden_layers": 4, **_OLD_IDS},
+        "pad_token": "!",
         "scheduler": EulerDiscreteScheduler(
             **_SD, prediction_type="v_prediction", timestep_spacing="trailing", steps_offset=1
         ),
+    },
+    # SDXL: two text encoders, pooled text and sizes, blocks of several transformers.
+    "xl": {
+        "pipeline": StableDiffusionXLPipeline,
+        "unet": {
+            **_BLOCKS,
+            "block_out_channels": (16, 32),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "attention_head_dim": [2, 4],
+            "transformer_layers_per_block": [1, 2],
+            "use_linear_projection": True,
+            "cross_attention_dim": 72,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 24 + 6 * 8,
+        },
+        "text": {"hidden_act": "quick_gelu", "num_hidden_layers": 4},
+        "text_2": {
+            "hidden_act": "gelu",
+            "num_hidden_layers": 5,
+            "hidden_size": 40,
+            "projection_dim": 24,
+            **_OLD_IDS,
+        },
+        "pad_token_2": "!",
+        "vae": {"scaling_factor": 0.13025, "force_upcast": True},
+        "scheduler": EulerDiscreteScheduler(**_SD, timestep_spacing="leading", steps_offset=1),
+    },
+    # LCM: "heads", distilled so that it takes the guidance scale itself.
+    "lcm": {
+        "pipeline": LatentConsistencyModelPipeline,
+        "unet": {
+            **_BLOCKS,
+            "block_out_channels": (16, 32),
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "attention_head_dim": 4,
+            "time_cond_proj_dim": 32,
+        },
+        "text": {"hidden_act": "quick_gelu"},
+        "scheduler": LCMScheduler(**_SD),
     },
 }
 
@@ -78,46 +146,46 @@ def make_checkpoint(folder: Path, configuration: str, seed: int = 0) -> Path:
     """Write a tiny random diffusers folder whose VAE has factor 8."""
     torch.manual_seed(seed)
     chosen = CONFIGURATIONS[configuration]
-    tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models" / "shapes" / "tokenizer")
-    end = len(tokenizer) - 1
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            projection_dim=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            bos_token_id=end - 1,
-            eos_token_id=end,
-            pad_token_id=end,
-            **chosen["text"],
-        )
-    )
-    shape: dict[str, Any] = dict(
-        block_out_channels=(8, 16, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        norm_num_groups=8,
-        latent_channels=4,
-        sample_size=64,
-    )
-    vae = AutoencoderKL(**shape)
-    unet = UNet2DConditionModel(**chosen["unet"])
-    for module in (text, vae, unet):
-        _enliven(module)
-    StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=chosen["scheduler"],
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    parts: dict[str, Any] = {
+        "text_encoder": CLIPTextModel(_text_config(chosen["text"])),
+        "tokenizer": _tokenizer(chosen.get("pad_token", "<|endoftext|>")),
+        "vae": AutoencoderKL(**_VAE, **chosen.get("vae", {})),
+        "unet": UNet2DConditionModel(**chosen["unet"]),
+    }
+    pipeline: Any = chosen.get("pipeline", StableDiffusionPipeline)
+    if "text_2" in chosen:
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(chosen["text_2"]))
+        parts["tokenizer_2"] = _tokenizer(chosen["pad_token_2"])
+    else:
+        parts |= dict.fromkeys(("safety_checker", "feature_extractor"))
+        parts["requires_safety_checker"] = False
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            _enliven(part)
+    pipeline(**parts, scheduler=chosen["scheduler"]).save_pretrained(folder)
     return folder
+
+
+def _tokenizer(pad_token: str) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(
+        ROOT / "models" / "shapes" / "tokenizer", pad_token=pad_token
+    )
+
+
+def _text_config(changes: dict[str, Any]) -> CLIPTextConfig:
+    size = len(_tokenizer("<|endoftext|>"))
+    shape: dict[str, Any] = dict(
+        vocab_size=size,
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        bos_token_id=size - 2,
+        eos_token_id=size - 1,
+        pad_token_id=size - 1,
+    )
+    return CLIPTextConfig(**{**shape, **changes})
 
 
 def _enliven(module: torch.nn.Module) -> None:
@@ -150,13 +218,52 @@ def bundle(
 ) -> Callable[[str], Path]:
     """The bundle of a tiny checkpoint or of "shapes", exported once a session."""
     made: dict[str, Path] = {}
+    traced = _tracing_once()
 
     def get(configuration: str) -> Path:
         if configuration not in made:
             folder = tmp_path_factory.mktemp("bundle") / configuration
-            export(checkpoint(configuration), folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(trace, "trace", traced)
+                export(checkpoint(configuration), folder)
             made[configuration] = folder
         return made[configuration]
+
+    return get
+
+
+def _tracing_once() -> Callable[[Component, Config, str], ir.Model]:
+    # A trace takes seconds, and several configurations have the same VAE.
+    trace_anew = trace.trace
+    traced: dict[str, ir.Model] = {}
+
+    def get(component: Component, config: Config, dtype: str) -> ir.Model:
+        decisive = {k: v for k, v in config.items() if k not in _INERT}
+        key = json.dumps([component.name, decisive, dtype], sort_keys=True, default=str)
+        if key not in traced:
+            traced[key] = trace_anew(component, config, dtype)
+        return traced[key].clone()
+
+    return get
+
+
+def text_engines(opened: Bundle) -> Callable[[str], Engine]:
+    """ONNX Runtime's engines of a bundle's text encoders, for one prompt of 77 tokens."""
+    made: dict[str, Engine] = {}
+
+    def get(component: str) -> Engine:
+        if component not in made:
+            record = opened.manifest.components[component]
+            blueprint = Blueprint(
+                component=component,
+                graph=opened.graph(component),
+                weights=opened.weights(component),
+                inputs=record.inputs,
+                outputs=record.outputs,
+                sizes={"batch": 1, "sequence": 77},
+            )
+            made[component] = onnxruntime.compile(blueprint, Options(threads=1))
+        return made[component]
 
     return get
 

@@ -267,11 +267,12 @@ def test_a_malformed_manifest_is_refused(folder: Path, damage: str) -> None:
     refused(folder, folder / "manifest.json", "")
 
 
-@pytest.mark.parametrize("schema", [0, 2, "1", None])
+@pytest.mark.parametrize("schema", [0, 1, 3, "2", None])
 def test_another_schema_version_is_refused_with_both_versions(folder: Path, schema: object) -> None:
     edit(folder, lambda m: m.update(schema=schema))
     path = folder / "manifest.json"
-    refused(folder, path, f"schema {schema}; this version reads schema 1")
+    problem = f"schema {schema}; this version reads schema 2: export the checkpoint again"
+    refused(folder, path, problem)
 
 
 FIELDS = (
@@ -285,6 +286,9 @@ FIELDS = (
     "vae_shift",
     "sample_size",
     "prediction_type",
+    "force_zeros_for_empty_prompt",
+    "latents_mean",
+    "latents_std",
     "inferred",
     "versions",
     "components",
@@ -338,6 +342,10 @@ WRONG: dict[str, Change] = {
     "three sample sizes": lambda m: m.update(sample_size=[8, 8, 8]),
     "a factor is text": lambda m: m.update(vae_factor="eight"),
     "a factor is infinite": lambda m: m.update(vae_factor=float("inf")),
+    "a choice is a number": lambda m: m.update(force_zeros_for_empty_prompt=1),
+    "a mean is a number": lambda m: m.update(latents_mean=0.5),
+    "a mean is of three channels": lambda m: m.update(latents_mean=[0.0] * 3),
+    "a deviation is text": lambda m: m.update(latents_std=["a", "b", "c", "d"]),
     "versions is a list": lambda m: m.update(versions=["1"]),
     "inferred is a number": lambda m: m.update(inferred=1),
 }
@@ -380,6 +388,26 @@ def test_the_scheduler_config_is_the_checkpoints(
 ) -> None:
     path = checkpoint("heads") / "scheduler" / "scheduler_config.json"
     assert Bundle.open(folder).scheduler_config() == json.loads(path.read_text())
+
+
+def test_a_vaes_statistics_are_numbers_by_channel(folder: Path) -> None:
+    assert Bundle.open(folder).manifest.latents_mean is None
+    edit(folder, lambda m: m.update(latents_mean=[1, -2.5, 0, 3], latents_std=[1, 2, 3, 4]))
+    manifest = Bundle.open(folder).manifest
+    assert (manifest.latents_mean, manifest.latents_std) == ((1, -2.5, 0, 3), (1, 2, 3, 4))
+    assert manifest.to_json()["latents_mean"] == [1, -2.5, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("family", "forces"),
+    [("stable-diffusion", True), ("stable-diffusion-xl", False), ("latent-consistency", False)],
+)
+def test_only_stable_diffusions_pipeline_forces_the_scheduler(
+    folder: Path, family: str, forces: bool
+) -> None:
+    # `steps_offset` and `clip_sample`, in the constructor of diffusers' class of that name.
+    edit(folder, lambda m: m.update(family=family))
+    assert Bundle.open(folder).manifest.forces_scheduler is forces
 
 
 def test_a_bundle_whose_scheduler_config_is_not_listed_says_so(folder: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime import Guidance, Request, Sampling, Size
+from latentrt.runtime.noise import GENERATORS
 
 BAD: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": 3},
@@ -21,6 +22,9 @@ BAD: dict[str, dict[str, Any]] = {
     "seed": {"seed": -1},
     "clip_skip": {"clip_skip": -1},
     "latents": {"latents": np.zeros((1, 4, 8), np.float32)},
+    "composed": {"composed": [("b", math.nan)]},
+    "generator": {"generator": "xorshift"},
+    "crop": {"crop": (0, -1)},
 }
 
 
@@ -39,6 +43,8 @@ def test_a_bad_field_is_named(field: str) -> None:
         (lambda: Sampling(steps=True), "steps"),
         (lambda: Sampling(steps=2.5), "steps"),  # pyright: ignore[reportArgumentType]
         (lambda: Sampling(eta=1.5), "eta"),
+        (lambda: Sampling(timesteps=("a",)), "timesteps"),  # pyright: ignore[reportArgumentType]
+        (lambda: Sampling(sigmas=(1.0, math.nan)), "sigmas"),
         (lambda: Guidance(math.nan), "guidance scale"),
         (lambda: Guidance(math.inf), "guidance scale"),
         (lambda: Guidance(-1), "guidance scale"),
@@ -73,9 +79,14 @@ def test_a_float_will_do_for_guidance() -> None:
     images=st.integers(1, 1024),
     seed=st.none() | st.integers(0, 2**62),
     steps=st.integers(1, 1000),
-    scale=st.floats(0, 100),
+    scale=st.floats(0, 100) | st.floats(1, 9),
     rescale=st.floats(0, 1),
     skip=st.integers(0, 12),
+    interval=st.none() | st.tuples(st.floats(0, 1), st.floats(2, 100)),
+    sigmas=st.none() | st.lists(st.floats(0, 80), min_size=1).map(tuple),
+    composed=st.lists(st.tuples(st.text(), st.floats(-9, 9))).map(tuple),
+    generator=st.sampled_from(GENERATORS),
+    crop=st.tuples(st.integers(0, 99), st.integers(0, 99)),
 )
 def test_json_and_back_loses_nothing(
     prompt: str,
@@ -87,6 +98,11 @@ def test_json_and_back_loses_nothing(
     scale: float,
     rescale: float,
     skip: int,
+    interval: tuple[float, float] | None,
+    sigmas: tuple[float, ...] | None,
+    composed: tuple[tuple[str, float], ...],
+    generator: str,
+    crop: tuple[int, int],
 ) -> None:
     request = Request(
         prompt,
@@ -94,9 +110,16 @@ def test_json_and_back_loses_nothing(
         size=size,
         num_images=images,
         seed=seed,
-        sampling=Sampling("ddim", schedule="trailing", steps=steps, eta=0.5),
-        guidance=Guidance(scale, rescale=rescale),
+        sampling=Sampling(
+            "ddim", schedule="trailing", steps=steps, eta=0.5, sigmas=sigmas, brownian=True
+        ),
+        guidance=Guidance(scale, rescale=rescale, interval=interval),
         clip_skip=skip,
+        composed=composed if scale > 1 else (),
+        generator=generator,
+        original_size=size,
+        crop=crop,
+        target_size=Size(7, 9),
     )
     again = Request.from_json(json.loads(json.dumps(request.to_json())))
     for field in Request.__dataclass_fields__:
@@ -119,3 +142,13 @@ def test_a_request_with_latents_comes_back_only_with_those_latents() -> None:
 def test_malformed_json_is_an_input_error(value: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Request.from_json(value)
+
+
+def test_a_scale_function_is_named_in_json_and_has_to_be_given_again() -> None:
+    def rising(sigma: float) -> float:
+        return 1.0 + sigma
+
+    stored = Request("a", guidance=Guidance(rising)).to_json()
+    assert json.loads(json.dumps(stored))["guidance"]["scale"] == "function rising"
+    with pytest.raises(InputError, match="guidance scale"):
+        Request.from_json(stored)

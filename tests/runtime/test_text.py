@@ -1,35 +1,48 @@
-"""Tokens and hidden states against transformers."""
+"""Tokens, hidden states and pooled states against transformers."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CLIPTextModel, CLIPTokenizer
+from tests.conftest import text_engines
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.errors import BundleError, NonFinite
 from latentrt.bundle.golden import Difference
-from latentrt.runtime import Guidance, Pipeline, Request, Sampling
-from latentrt.runtime.text import PromptTokenizer, TextEncoder
+from latentrt.runtime import Pipeline, Request, Sampling
+from latentrt.runtime.text import PromptTokenizer, TextEncoder, TextStates
 
 LENGTH = 77
+# A few layers of fp32 rounding; 2e-7 to 4e-7 measured.
+ROUNDING = 5e-6
+
+Tokenizers = tuple[PromptTokenizer, CLIPTokenizer]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+    scope="module",
+    params=[("heads", "tokenizer"), ("lists", "tokenizer"), ("xl", "tokenizer_2")],
+    ids=["heads", "lists", "xl"],
+)
 def tokenizers(
-    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
-) -> tuple[PromptTokenizer, CLIPTokenizer]:
-    ours = PromptTokenizer(Bundle.open(bundle("heads")))
-    return ours, CLIPTokenizer.from_pretrained(checkpoint("heads") / "tokenizer")
+    request: pytest.FixtureRequest,
+    bundle: Callable[[str], Path],
+    checkpoint: Callable[[str], Path],
+) -> Tokenizers:
+    """Ours and the library's: one that pads with its end token, two that pad with "!"."""
+    configuration, folder = request.param
+    ours = PromptTokenizer(Bundle.open(bundle(configuration)), folder)
+    return ours, CLIPTokenizer.from_pretrained(checkpoint(configuration) / folder)
 
 
 def reference_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
@@ -44,23 +57,20 @@ def reference_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
         "a large red circle on a blue background",
         "A LARGE   Red\tcircle\n",
         "naïve café, 2½ 部屋 🙂 it's (word:1.3) <|endoftext|> more",
+        "wait! red!! ! !!!",
         "red " * 75,
         "red " * 76,
         "zebra " * 200,
     ],
 )
-def test_tokens_are_those_of_transformers(
-    tokenizers: tuple[PromptTokenizer, CLIPTokenizer], prompt: str
-) -> None:
+def test_tokens_are_those_of_transformers(tokenizers: Tokenizers, prompt: str) -> None:
     ours, theirs = tokenizers
     assert ours(prompt).ids.tolist() == reference_ids(theirs, prompt)
 
 
 @given(st.text(max_size=300))
 @settings(max_examples=200, deadline=None)
-def test_tokens_of_any_text_are_those_of_transformers(
-    tokenizers: tuple[PromptTokenizer, CLIPTokenizer], prompt: str
-) -> None:
+def test_tokens_of_any_text_are_those_of_transformers(tokenizers: Tokenizers, prompt: str) -> None:
     ours, theirs = tokenizers
     tokens = ours(prompt)
     assert tokens.ids.tolist() == reference_ids(theirs, prompt)
@@ -68,25 +78,16 @@ def test_tokens_of_any_text_are_those_of_transformers(
 
 
 def test_padding_is_the_tokenizers_own_and_the_end_is_marked_before_it(
-    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
+    tokenizers: Tokenizers,
 ) -> None:
-    # OpenCLIP's tokenizers pad with "!", CLIP's own with the end token.
-    opened = Bundle.open(bundle("heads"))
-    theirs = CLIPTokenizer.from_pretrained(checkpoint("heads") / "tokenizer", pad_token="!")
-    shutil.copytree(opened.path / "tokenizer", tmp_path / "tokenizer")
-    special = tmp_path / "tokenizer" / "special_tokens.json"
-    special.write_text(
-        json.dumps({**json.loads(special.read_text()), "pad_token_id": theirs.pad_token_id})
-    )
-    ours = PromptTokenizer(replace(opened, path=tmp_path))
-    assert theirs.pad_token_id != theirs.eos_token_id
-    for prompt in ("", "a red circle", "red " * 80):
-        assert ours(prompt).ids.tolist() == reference_ids(theirs, prompt)
+    ours, theirs = tokenizers
+    ids = ours("a red circle").ids.tolist()
+    end = ids.index(theirs.eos_token_id)
+    assert 1 < end < LENGTH - 1
+    assert ids[end + 1 :] == [theirs.pad_token_id] * (LENGTH - end - 1)
 
 
-def test_what_was_cut_is_the_end_of_the_prompt(
-    tokenizers: tuple[PromptTokenizer, CLIPTokenizer],
-) -> None:
+def test_what_was_cut_is_the_end_of_the_prompt(tokenizers: Tokenizers) -> None:
     ours, _ = tokenizers
     assert ours("red " * 75).cut == ""
     assert ours("red " * 75 + "Green circle").cut == "Green circle"
@@ -106,29 +107,142 @@ def test_ten_thousand_words_work_and_the_result_says_what_was_cut(
     assert first.notes == ()
 
 
-@pytest.mark.parametrize("clip_skip", [0, 1])
-@pytest.mark.parametrize("configuration", ["heads", "lists"])
+@pytest.mark.parametrize("damage", ["{}", "[", '{"bos_token_id": "x"}'])
+def test_a_malformed_tokenizer_is_named(
+    bundle: Callable[[str], Path], tmp_path: Path, damage: str
+) -> None:
+    opened = Bundle.open(bundle("xl"))
+    shutil.copytree(opened.path / "tokenizer_2", tmp_path / "tokenizer_2")
+    (tmp_path / "tokenizer_2" / "special_tokens.json").write_text(damage)
+    with pytest.raises(BundleError, match="tokenizer_2: is malformed"):
+        PromptTokenizer(replace(opened, path=tmp_path), "tokenizer_2")
+
+
+# Hidden states.
+
+
+def library_model(checkpoint: Path, component: str, **config: Any) -> Any:
+    kinds: dict[str, Any] = {
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": CLIPTextModelWithProjection,
+    }
+    return kinds[component].from_pretrained(checkpoint / component, **config).eval()
+
+
+STATES = [
+    ("heads", "text_encoder", (0, 1)),
+    ("lists", "text_encoder", (0, 1, 3)),
+    ("xl", "text_encoder", (0, 1, 3)),
+    ("xl", "text_encoder_2", (0, 1, 4)),
+]
+
+
+@pytest.mark.parametrize(("configuration", "component", "skips"), STATES)
 def test_hidden_states_are_those_of_transformers(
     bundle: Callable[[str], Path],
     checkpoint: Callable[[str], Path],
     configuration: str,
-    clip_skip: int,
+    component: str,
+    skips: tuple[int, ...],
 ) -> None:
-    model = CLIPTextModel.from_pretrained(checkpoint(configuration) / "text_encoder").eval()
+    model = library_model(checkpoint(configuration), component)
     opened = Bundle.open(bundle(configuration))
-    ids = PromptTokenizer(opened)("a small green star").ids
+    folder = component.replace("text_encoder", "tokenizer")
+    ids = PromptTokenizer(opened, folder)("a small green star").ids
+    encoder = TextEncoder(opened, component)
+    states = encoder(ids, text_engines(opened)(component))
     with torch.inference_mode():
         output = model(torch.from_numpy(ids[None]), output_hidden_states=True)
-        expected = model.final_layer_norm(output.hidden_states[-1 - clip_skip]).numpy()
-    with Pipeline.open(bundle(configuration), engine="onnxruntime") as pipeline:
-        engine = pipeline.engine("text_encoder", {"batch": 1, "sequence": LENGTH})
-        actual = TextEncoder(opened)(ids, engine, clip_skip)
-    # Two LayerNorms and two layers of fp32 rounding; 2e-7 measured.
-    assert Difference.between(actual, expected).relative < 5e-6
+        for skipped in skips:
+            plain = output.hidden_states[-1 - skipped]
+            actual = encoder.plain(states, skipped)
+            assert actual.dtype == np.float32
+            assert Difference.between(actual, plain[0].numpy()).relative < ROUNDING
+            if component == "text_encoder":  # the other's are never taken after the norm
+                normalised = model.final_layer_norm(plain)[0].numpy()
+                actual = encoder.normalised(states, skipped)
+                assert Difference.between(actual, normalised).relative < ROUNDING
 
 
-def test_clip_skip_of_every_layer_is_refused(bundle: Callable[[str], Path]) -> None:
-    with Pipeline.open(bundle("heads"), engine="onnxruntime") as pipeline:
-        request = Request("a", clip_skip=2, guidance=Guidance(1))
-        with pytest.raises(InputError, match="clip_skip: expected less than the text encoder's 2"):
-            pipeline(request)
+# Pooling.
+
+
+def pooled(
+    bundle: Path, checkpoint: Path, ids: list[int], **config: Any
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """What our encoder and transformers' make of the same tokens; `config` is changed for both."""
+    opened = Bundle.open(bundle)
+    record = opened.manifest.components["text_encoder_2"]
+    changed = replace(record, config={**record.config, **config})
+    manifest = replace(
+        opened.manifest,
+        components={**opened.manifest.components, "text_encoder_2": changed},
+    )
+    tokens = np.array(ids, np.int64)
+    encoder = TextEncoder(replace(opened, manifest=manifest), "text_encoder_2")
+    actual = encoder.pooled(encoder(tokens, text_engines(opened)("text_encoder_2")))
+    model = library_model(checkpoint, "text_encoder_2", **config)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(tokens[None])).text_embeds[0].numpy()
+    return actual, expected
+
+
+@pytest.mark.parametrize("end", [5, 40, 76])
+@pytest.mark.parametrize("rule", ["largest", "first"])
+def test_the_pooled_state_is_that_of_transformers_by_either_rule(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], rule: str, end: int
+) -> None:
+    # An id that is the end by one rule only: 300 is the largest, 7 what the config calls the end.
+    ids = [20] * LENGTH
+    ids[end] = 300 if rule == "largest" else 7
+    ids[2] = 200 if rule == "largest" else 300
+    config = {"eos_token_id": 2 if rule == "largest" else 7}
+    actual, expected = pooled(bundle("xl"), checkpoint("xl"), ids, **config)
+    assert actual.shape == (24,)
+    assert actual.dtype == np.float32
+    assert Difference.between(actual, expected).relative < ROUNDING
+
+
+def test_the_first_of_several_end_tokens_is_the_end(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
+) -> None:
+    # CLIP's own tokenizer pads with its end token.
+    ids = [20] * 10 + [301] * 67
+    for config in ({"eos_token_id": 2}, {"eos_token_id": 301}):
+        actual, expected = pooled(bundle("xl"), checkpoint("xl"), ids, **config)
+        assert Difference.between(actual, expected).relative < ROUNDING
+
+
+def states_of(value: float, dtype: type[np.floating[Any]]) -> TextStates:
+    """Outputs of one value each, as an engine might return them."""
+    names = ("last_hidden_state", "hidden_states.3", "hidden_states.4")
+    outputs = {name: np.full((1, LENGTH, 40), value, dtype) for name in names}
+    return TextStates(np.zeros(LENGTH, np.int64), outputs)
+
+
+def test_states_in_16_bits_are_given_in_32(bundle: Callable[[str], Path]) -> None:
+    encoder = TextEncoder(Bundle.open(bundle("xl")), "text_encoder_2")
+    states = states_of(0.5, np.float16)
+    for array in (
+        encoder.plain(states, 1),
+        encoder.normalised(states, 0),
+        encoder.normalised(states, 1),
+        encoder.pooled(states),
+    ):
+        assert array.dtype == np.float32
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_states_that_are_not_finite_are_named_after_their_encoder(
+    bundle: Callable[[str], Path], value: float
+) -> None:
+    encoder = TextEncoder(Bundle.open(bundle("xl")), "text_encoder_2")
+    states = states_of(value, np.float32)
+    problem = "^text_encoder_2 returned a value that is not finite"
+    for skipped in (0, 1):
+        with pytest.raises(NonFinite, match=problem):
+            encoder.normalised(states, skipped)
+    with pytest.raises(NonFinite, match=problem):
+        encoder.plain(states, 1)
+    with pytest.raises(NonFinite, match=problem):
+        encoder.pooled(states)

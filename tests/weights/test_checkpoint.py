@@ -43,6 +43,12 @@ def check_equal(found: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) 
         np.testing.assert_array_equal(found[name], tensor.numpy(), strict=True)
 
 
+@pytest.fixture
+def folder_xl(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
+    """One of SDXL."""
+    return Path(shutil.copytree(checkpoint("xl"), tmp_path / "it"))
+
+
 def refused(path: Path, problem: str, call: Callable[[], object]) -> None:
     """Check that a call is refused because of that path and problem."""
     with pytest.raises(CheckpointError) as caught:
@@ -71,6 +77,21 @@ def test_a_text_encoders_names_bear_the_prefix_however_it_was_stored(
     check_equal(found, canonical)
     said = "" if prefixed else "text encoder without the prefix 'text_model.'"
     assert found.renamed == said
+
+
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_a_second_text_encoders_projection_is_beside_what_bears_the_prefix(
+    folder_xl: Path, prefixed: bool
+) -> None:
+    # transformers 5 writes the prefix here, where it leaves it out in a CLIPTextModel.
+    path = folder_xl / "text_encoder_2" / "model.safetensors"
+    canonical = stored(path)
+    assert canonical.pop("text_projection.weight").shape == (24, 40)
+    assert all(name.startswith("text_model.") for name in canonical)
+    projection = {"text_projection.weight": torch.ones(24, 40)}
+    bare = {name.removeprefix("text_model."): t for name, t in canonical.items()}
+    safetensors.torch.save_file({**projection, **(canonical if prefixed else bare)}, path)
+    check_equal(Checkpoint.open(folder_xl).tensors("text_encoder_2"), {**projection, **canonical})
 
 
 def test_only_a_text_encoders_names_are_prefixed(folder: Path) -> None:
@@ -111,6 +132,7 @@ def test_a_vae_with_old_attention_names_is_read_as_diffusers_reads_it(folder: Pa
         ("down_blocks.0.attentions.0.query.weight", "unet"),
         ("encoder.layers.0.mlp.fc1.weight", "vae"),
         ("text_projection.weight", "text_encoder"),
+        ("text_projection.weight", "text_encoder_2"),
         ("logit_scale", "text_encoder"),
     ],
 )
@@ -118,9 +140,12 @@ def test_other_names_stay_as_they_are(name: str, component: str) -> None:
     assert canonical_name(name, component) == (name, "")
 
 
+@pytest.mark.parametrize("component", ["text_encoder", "text_encoder_2"])
 @pytest.mark.parametrize("prefix", ["", "text_model."])
-def test_position_ids_are_known_to_be_harmless_under_either_name(prefix: str) -> None:
-    name, _ = canonical_name(f"{prefix}embeddings.position_ids", "text_encoder")
+def test_position_ids_are_known_to_be_harmless_under_either_name(
+    prefix: str, component: str
+) -> None:
+    name, _ = canonical_name(f"{prefix}embeddings.position_ids", component)
     assert name in HARMLESS
 
 
@@ -337,6 +362,17 @@ def test_a_config_is_the_files(folder: Path, component: str) -> None:
     assert Checkpoint.open(folder).config(component) == expected
 
 
+@pytest.mark.parametrize(
+    ("component", "file"),
+    [("text_encoder_2", "config.json"), ("tokenizer_2", "tokenizer_config.json")],
+)
+def test_a_second_components_config_is_its_own(folder_xl: Path, component: str, file: str) -> None:
+    expected = json.loads((folder_xl / component / file).read_text())
+    first = component.removesuffix("_2")
+    opened = Checkpoint.open(folder_xl)
+    assert opened.config(component) == expected != opened.config(first)
+
+
 def test_a_checkpoint_is_called_what_its_folder_is(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +390,15 @@ def test_a_tokenizer_is_its_files_byte_for_byte(folder: Path) -> None:
     found = Checkpoint.open(folder).tokenizer()
     names = {"tokenizer.json", "tokenizer_config.json", "vocab.json"}
     assert found == {n: (folder / "tokenizer" / n).read_bytes() for n in names}
+
+
+def test_a_second_tokenizers_files_are_its_own(folder_xl: Path) -> None:
+    found = Checkpoint.open(folder_xl).tokenizer("tokenizer_2")
+    where = folder_xl / "tokenizer_2"
+    assert found == {
+        n: (where / n).read_bytes() for n in ("tokenizer.json", "tokenizer_config.json")
+    }
+    assert found != Checkpoint.open(folder_xl).tokenizer("tokenizer")
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,14 @@ from typing import Any, Final, cast
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.spec import TensorSpec
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 FILE_NAME: Final = "manifest.json"
 GOLDEN: Final = "golden.safetensors"
+
+STABLE_DIFFUSION: Final = "stable-diffusion"
+STABLE_DIFFUSION_XL: Final = "stable-diffusion-xl"
+LATENT_CONSISTENCY: Final = "latent-consistency"
+"""Families: whose pipeline in diffusers is the reference. What a model takes, its graphs say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,11 @@ class ComponentRecord:
 class Manifest:
     """`manifest.json`, read and checked.
 
-    `vae_factor` is pixels per latent along an axis; `vae_scaling` and `vae_shift` turn a VAE latent
-    z into the model's, (z - shift) * scaling; `sample_size` is the default (height, width) of a
-    latent.
+    `family` is one of the names above; `vae_factor` is pixels per latent along an axis;
+    `vae_scaling` and `vae_shift` turn a VAE latent z into the model's, (z - shift) * scaling, or,
+    where the VAE states a mean and a standard deviation for each channel, (z - latents_mean) /
+    latents_std * scaling; `sample_size` is the default (height, width) of a latent.
+    `force_zeros_for_empty_prompt` says that no negative prompt is zeros, not the empty prompt.
     `inferred` says what the checkpoint did not state, and why it was taken so.
     """
 
@@ -58,6 +65,9 @@ class Manifest:
     vae_shift: float
     sample_size: tuple[int, int]
     prediction_type: str
+    force_zeros_for_empty_prompt: bool
+    latents_mean: tuple[float, ...] | None
+    latents_std: tuple[float, ...] | None
     components: Mapping[str, ComponentRecord]
     files: Mapping[str, FileRecord]
     inferred: tuple[str, ...] = ()
@@ -68,6 +78,11 @@ class Manifest:
     def has_goldens(self) -> bool:
         """Whether reference tensors were stored at export."""
         return GOLDEN in self.files
+
+    @property
+    def forces_scheduler(self) -> bool:
+        """Whether the reference sets `steps_offset` and `clip_sample` whatever the config says."""
+        return self.family == STABLE_DIFFUSION
 
     def to_json(self) -> dict[str, Any]:
         """As the JSON object that `from_json` reads."""
@@ -82,6 +97,9 @@ class Manifest:
             "vae_shift": self.vae_shift,
             "sample_size": list(self.sample_size),
             "prediction_type": self.prediction_type,
+            "force_zeros_for_empty_prompt": self.force_zeros_for_empty_prompt,
+            "latents_mean": _listed(self.latents_mean),
+            "latents_std": _listed(self.latents_std),
             "inferred": list(self.inferred),
             "versions": dict(self.versions or {}),
             "components": {
@@ -104,18 +122,23 @@ class Manifest:
     def from_json(value: Any) -> Manifest:
         """Raises what indexing and converting raise (see `read_manifest`) if malformed."""
         if value["schema"] != SCHEMA:
-            raise ValueError(f"schema {value['schema']}; this version reads schema {SCHEMA}")
+            problem = f"schema {value['schema']}; this version reads schema {SCHEMA}"
+            raise ValueError(f"{problem}: export the checkpoint again")
         height, width = value["sample_size"]
+        channels = int(value["latent_channels"])
         return Manifest(
             family=str(value["family"]),
             source=str(value["source"]),
             dtype=str(value["dtype"]),
-            latent_channels=int(value["latent_channels"]),
+            latent_channels=channels,
             vae_factor=int(value["vae_factor"]),
             vae_scaling=float(value["vae_scaling"]),
             vae_shift=float(value["vae_shift"]),
             sample_size=(int(height), int(width)),
             prediction_type=str(value["prediction_type"]),
+            force_zeros_for_empty_prompt=_flag(value["force_zeros_for_empty_prompt"]),
+            latents_mean=_by_channel(value["latents_mean"], channels),
+            latents_std=_by_channel(value["latents_std"], channels),
             inferred=tuple(str(s) for s in value["inferred"]),
             versions={str(k): str(v) for k, v in value["versions"].items()},
             components={str(k): _component(v) for k, v in value["components"].items()},
@@ -139,6 +162,25 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(path, f"cannot be read: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise BundleError(path, f"is malformed: {error}") from error
+
+
+def _listed(numbers: tuple[float, ...] | None) -> list[float] | None:
+    return None if numbers is None else list(numbers)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _by_channel(value: Any, channels: int) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    numbers = tuple(float(number) for number in value)
+    if len(numbers) != channels:
+        raise ValueError(f"{len(numbers)} numbers for {channels} latent channels")
+    return numbers
 
 
 def _component(value: Any) -> ComponentRecord:

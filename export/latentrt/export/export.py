@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import CLIPTokenizer
 
 from latentrt.bundle.bundle import record_files
 from latentrt.bundle.errors import CheckpointError, InputError
@@ -21,14 +19,17 @@ from latentrt.bundle.manifest import FILE_NAME, GOLDEN, ComponentRecord, Manifes
 from latentrt.bundle.publish import publishing
 from latentrt.bundle.tensors import Entry, Layout, save_tensors, write_tensors
 from latentrt.export import trace
-from latentrt.export.modules import COMPONENTS, vae_factor
-from latentrt.export.reference import GoldenInputs, goldens
-from latentrt.export.source import Part, Source, open_parts
+from latentrt.export.components import Component, components
+from latentrt.export.family import Family, family_of, forces_zeros, tokenizer_of
+from latentrt.export.latent_space import LatentSpace
+from latentrt.export.parts import Part, open_parts
+from latentrt.export.reference import GoldenInputs, Goldens
+from latentrt.export.source import Source
 from latentrt.export.synthetic import PREFIX, SyntheticCheckpoint
+from latentrt.export.tokenizer import Tokenizer, open_tokenizers
 from latentrt.weights.checkpoint import Checkpoint
 
 DTYPES: Final = {"fp32": "float32", "fp16": "float16"}
-FAMILY: Final = "stable-diffusion"
 _VERSIONED: Final = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 
@@ -47,10 +48,19 @@ class _Job:
     """One export on its way: what is read, where it goes, how it is stored."""
 
     source: Source
+    family: Family
     parts: Mapping[str, Part]
+    tokenizers: Mapping[str, Tokenizer]
+    latent_space: LatentSpace
+    zeros: bool
     folder: Path
     dtype: str
     progress: Progress
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The graphs to make."""
+        return components(self.parts)
 
 
 def export(
@@ -75,13 +85,25 @@ def export(
     with publishing(Path(destination), force=force) as folder:
         progress("check", 0, 1)
         source = open_source(checkpoint)
-        job = _Job(source, open_parts(source), folder, DTYPES[dtype], progress)
-        tokenizer = _copy_texts(job)
+        family = family_of(source)
+        parts = open_parts(source, family)
+        job = _Job(
+            source=source,
+            family=family,
+            parts=parts,
+            tokenizers=open_tokenizers(source, family, parts, folder),
+            latent_space=LatentSpace.of(f"{source.name}/vae", family, parts["vae"].config),
+            zeros=forces_zeros(source, family),
+            folder=folder,
+            dtype=DTYPES[dtype],
+            progress=progress,
+        )
+        _copy_texts(job)
         progress("check", 1, 1)
         entries = _write_weights(job)
         _trace_graphs(job, entries)
         if golden:
-            _write_goldens(job, tokenizer)
+            _write_goldens(job)
         _write_manifest(job)
 
 
@@ -99,30 +121,12 @@ def open_source(checkpoint: str | Path) -> Source:
     return Checkpoint.open(Path(checkpoint))
 
 
-def _copy_texts(job: _Job) -> CLIPTokenizer:
+def _copy_texts(job: _Job) -> None:
     scheduler = job.folder / "scheduler" / "scheduler_config.json"
     scheduler.parent.mkdir()
     scheduler.write_text(json.dumps(dict(job.source.config("scheduler")), indent=2) + "\n")
-    files = job.source.tokenizer()
-    target = job.folder / "tokenizer"
-    target.mkdir()
-    with tempfile.TemporaryDirectory(dir=job.folder) as scratch:
-        for name, content in files.items():
-            (Path(scratch) / name).write_bytes(content)
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(scratch)
-        except Exception as error:  # whatever a library says of files it cannot read
-            raise CheckpointError(f"{job.source.name}/tokenizer", f"unreadable: {error}") from error
-    longest = job.parts["text_encoder"].config["max_position_embeddings"]
-    special: dict[str, Any] = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "model_max_length": min(int(tokenizer.model_max_length), int(longest)),
-    }
-    (target / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str())
-    (target / "special_tokens.json").write_text(json.dumps(special, indent=2) + "\n")
-    return tokenizer
+    for encoder, tokenizer in job.tokenizers.items():
+        tokenizer.save(job.folder / tokenizer_of(encoder))
 
 
 def _write_weights(job: _Job) -> dict[str, Mapping[str, Entry]]:
@@ -173,42 +177,38 @@ def _finite(array: NDArray[Any]) -> bool:
 
 
 def _trace_graphs(job: _Job, entries: Mapping[str, Mapping[str, Entry]]) -> None:
-    job.progress("graphs", 0, len(COMPONENTS))
-    for done, component in enumerate(COMPONENTS, start=1):
+    total = len(job.components)
+    job.progress("graphs", 0, total)
+    for done, component in enumerate(job.components, start=1):
         model = trace.trace(component, job.parts[component.folder].config, job.dtype)
         file = f"weights/{component.folder}.safetensors"
         trace.attach(model, entries[component.folder], file)
         trace.save(model, job.folder / f"{component.name}.onnx")
-        job.progress("graphs", done, len(COMPONENTS))
+        job.progress("graphs", done, total)
 
 
-def _write_goldens(job: _Job, tokenizer: CLIPTokenizer) -> None:
+def _write_goldens(job: _Job) -> None:
     done = 0
 
     def advance() -> None:
         nonlocal done
         done += 1
-        job.progress("goldens", done, 4)
+        job.progress("goldens", done, len(job.components))
 
-    job.progress("goldens", 0, 4)
-    length = json.loads((job.folder / "tokenizer" / "special_tokens.json").read_text())
-    ids = tokenizer(
-        [RUN_PROMPT, ""],
-        padding="max_length",
-        truncation=True,
-        max_length=length["model_max_length"],
-    ).input_ids
-    prompt, empty = np.array(ids, dtype=np.int64)[:, None]
-    vae = job.parts["vae"].config
+    job.progress("goldens", 0, len(job.components))
+    sample_size = _sample_size(job)
+    height, width = (n * job.latent_space.factor for n in sample_size)
     inputs = GoldenInputs(
-        input_ids=prompt,
-        negative_input_ids=empty,
+        input_ids={name: t(RUN_PROMPT) for name, t in job.tokenizers.items()},
+        negative_input_ids={name: t("") for name, t in job.tokenizers.items()},
+        zeros=job.zeros,
         scheduler_config=job.source.config("scheduler"),
-        sample_size=_sample_size(job),
-        vae_scaling=float(vae["scaling_factor"]),
-        vae_shift=float(vae.get("shift_factor") or 0.0),
+        forced=job.family.forced,
+        sample_size=sample_size,
+        size=(height, width),
+        unscale=job.latent_space.unscale,
     )
-    save_tensors(job.folder / GOLDEN, goldens(job.parts, inputs, advance))
+    save_tensors(job.folder / GOLDEN, Goldens(job.parts, inputs, advance).tensors())
 
 
 def _sample_size(job: _Job) -> tuple[int, int]:
@@ -219,7 +219,7 @@ def _sample_size(job: _Job) -> tuple[int, int]:
 
 def _write_manifest(job: _Job) -> None:
     job.progress("manifest", 0, 1)
-    vae = job.parts["vae"].config
+    latents = job.latent_space
     scheduler = job.source.config("scheduler")
     inferred = [
         f"{folder}: {part.tensors.renamed}"
@@ -229,16 +229,19 @@ def _write_manifest(job: _Job) -> None:
     if "prediction_type" not in scheduler:
         inferred.append("prediction_type: epsilon, the default of a scheduler that states none")
     manifest = Manifest(
-        family=FAMILY,
+        family=job.family.name,
         source=job.source.name,
         dtype=job.dtype,
-        latent_channels=int(vae["latent_channels"]),
-        vae_factor=vae_factor(vae),
-        vae_scaling=float(vae["scaling_factor"]),
-        vae_shift=float(vae.get("shift_factor") or 0.0),
+        latent_channels=latents.channels,
+        vae_factor=latents.factor,
+        vae_scaling=latents.scaling,
+        vae_shift=latents.shift,
+        latents_mean=latents.mean,
+        latents_std=latents.std,
         sample_size=_sample_size(job),
         prediction_type=str(scheduler.get("prediction_type", "epsilon")),
-        components={c.name: _record(job, c.name) for c in COMPONENTS},
+        force_zeros_for_empty_prompt=job.zeros,
+        components={c.name: _record(job, c) for c in job.components},
         files=record_files(job.folder),
         inferred=tuple(inferred),
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
@@ -248,11 +251,10 @@ def _write_manifest(job: _Job) -> None:
     job.progress("manifest", 1, 1)
 
 
-def _record(job: _Job, name: str) -> ComponentRecord:
-    component = next(c for c in COMPONENTS if c.name == name)
+def _record(job: _Job, component: Component) -> ComponentRecord:
     part = job.parts[component.folder]
     return ComponentRecord(
-        graph=f"{name}.onnx",
+        graph=f"{component.name}.onnx",
         weights=f"weights/{component.folder}.safetensors",
         fingerprint=part.fingerprint,
         inputs=component.inputs(part.config, job.dtype),

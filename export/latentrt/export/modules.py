@@ -2,7 +2,7 @@
 
 Each is the library's own module with a forward of named tensors in, named tensors out; nothing of
 the architecture is written again. Parameter names are the checkpoint's canonical ones (diffusers'
-for U-Net and VAE, `text_model.` before the text encoder's), so that an initialiser of a graph and a
+for U-Net and VAE, `text_model.` before a text encoder's), so that an initialiser of a graph and a
 tensor of a weights file have the same name.
 """
 
@@ -15,8 +15,6 @@ from typing import Any, Final, cast
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
-
-from latentrt.bundle.spec import TensorSpec
 
 Config = Mapping[str, Any]
 
@@ -41,13 +39,41 @@ class TextEncoder(nn.Module):
         return (self.text_model.final_layer_norm(hidden), *states)
 
 
+class TextEncoderWithProjection(TextEncoder):
+    """The same with the projection of the pooled state, which the runtime applies by itself."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        filled: Any = self.text_model.config
+        self.text_projection = nn.Linear(filled.hidden_size, filled.projection_dim, bias=False)
+
+
 class UNet(UNet2DConditionModel):
-    """Noise predictor: latents, timesteps and text to the raw model output."""
+    """Noise predictor: latents, timesteps and conditioning to the raw model output.
+
+    SDXL's takes the pooled text and six sizes as well, a distilled one its guidance scale.
+    """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        text_embeds: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        timestep_cond: Tensor | None = None,
     ) -> Tensor:
-        return super().forward(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+        # Sizes are embedded in float32, and joining text to them promotes it, which ONNX does not.
+        pooled = None if text_embeds is None else text_embeds.float()
+        added = {"text_embeds": pooled, "time_ids": time_ids}
+        return super().forward(
+            sample,
+            timestep,
+            encoder_hidden_states,
+            timestep_cond=timestep_cond,
+            added_cond_kwargs=cast("dict[str, Tensor]", added),
+            return_dict=False,
+        )[0]
 
 
 class Vae(AutoencoderKL):
@@ -72,7 +98,8 @@ def _from_config(kind: Any, config: Config) -> Any:
     return kind.from_config({k: v for k, v in config.items() if k != "_class_name"})
 
 
-def _unet(config: Config) -> nn.Module:
+def unet(config: Config) -> nn.Module:
+    """The U-Net of a config."""
     return _from_config(UNet, config)
 
 
@@ -80,13 +107,15 @@ def _vae(config: Config) -> nn.Module:
     return _from_config(Vae, config)
 
 
-def _vae_decoder(config: Config) -> nn.Module:
+def vae_decoder(config: Config) -> nn.Module:
+    """The half of a VAE that makes pictures."""
     module = _from_config(VaeDecoder, config)
     del module.encoder, module.quant_conv
     return module
 
 
-def _vae_encoder(config: Config) -> nn.Module:
+def vae_encoder(config: Config) -> nn.Module:
+    """The half of a VAE that reads pictures."""
     module = _from_config(VaeEncoder, config)
     del module.decoder, module.post_quant_conv
     return module
@@ -104,88 +133,17 @@ class Whole:
     filled: Callable[[Any], Config]
 
 
+def _text_config(module: Any) -> Config:
+    return module.text_model.config.to_dict()
+
+
+def _model_config(module: Any) -> Config:
+    return dict(module.config)
+
+
 WHOLE: Final[Mapping[str, Whole]] = {
-    "text_encoder": Whole(
-        "CLIPTextModel", TextEncoder, lambda module: module.text_model.config.to_dict()
-    ),
-    "unet": Whole("UNet2DConditionModel", _unet, lambda module: dict(module.config)),
-    "vae": Whole("AutoencoderKL", _vae, lambda module: dict(module.config)),
+    "text_encoder": Whole("CLIPTextModel", TextEncoder, _text_config),
+    "text_encoder_2": Whole("CLIPTextModelWithProjection", TextEncoderWithProjection, _text_config),
+    "unet": Whole("UNet2DConditionModel", unet, _model_config),
+    "vae": Whole("AutoencoderKL", _vae, _model_config),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One graph: which folder of the checkpoint it is of, its module, and its named arrays.
-
-    `inputs` and `outputs` give the arrays for a config at a floating-point dtype ("float32" or
-    "float16").
-    """
-
-    name: str
-    folder: str
-    make: Callable[[Config], nn.Module]
-    inputs: Callable[[Config, str], tuple[TensorSpec, ...]]
-    outputs: Callable[[Config, str], tuple[TensorSpec, ...]]
-
-
-def _text_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    return (TensorSpec("inputs_embeds", ("batch", "sequence", config["hidden_size"]), dtype),)
-
-
-def _text_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    dims = ("batch", "sequence", config["hidden_size"])
-    layers = range(config["num_hidden_layers"] + 1)
-    names = ("last_hidden_state", *(f"hidden_states.{i}" for i in layers))
-    return tuple(TensorSpec(name, dims, dtype) for name in names)
-
-
-def _unet_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    text = ("batch", "sequence", config["cross_attention_dim"])
-    return (
-        TensorSpec("sample", ("batch", config["in_channels"], "height", "width"), dtype),
-        TensorSpec("timestep", ("batch",), "float32"),
-        TensorSpec("encoder_hidden_states", text, dtype),
-    )
-
-
-def _unet_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    dims = ("batch", config["out_channels"], "height", "width")
-    return (TensorSpec("model_output", dims, dtype),)
-
-
-def vae_factor(config: Config) -> int:
-    """Pixels per latent along each axis."""
-    return 2 ** (len(config["block_out_channels"]) - 1)
-
-
-def _decoder_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    dims = ("batch", config["latent_channels"], "height", "width")
-    return (TensorSpec("latents", dims, dtype),)
-
-
-def _decoder_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    factor = vae_factor(config)
-    dims = ("batch", config["out_channels"], f"height*{factor}", f"width*{factor}")
-    return (TensorSpec("images", dims, dtype),)
-
-
-def _encoder_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    dims = ("batch", config["in_channels"], "image_height", "image_width")
-    return (TensorSpec("images", dims, dtype),)
-
-
-def _encoder_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
-    factor = vae_factor(config)
-    dims = ("batch", 2 * config["latent_channels"])
-    return (
-        TensorSpec("moments", (*dims, f"image_height/{factor}", f"image_width/{factor}"), dtype),
-    )
-
-
-COMPONENTS: Final = (
-    Component("text_encoder", "text_encoder", TextEncoder, _text_inputs, _text_outputs),
-    Component("unet", "unet", _unet, _unet_inputs, _unet_outputs),
-    Component("vae_decoder", "vae", _vae_decoder, _decoder_inputs, _decoder_outputs),
-    Component("vae_encoder", "vae", _vae_encoder, _encoder_inputs, _encoder_outputs),
-)
-"""The graphs of an SD 1.x checkpoint, in the order they are made."""

@@ -12,60 +12,173 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, LatentConsistencyModelPipeline
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from latentrt.bundle.golden import RUN_GUIDANCE_SCALE, RUN_STEPS
-from latentrt.export.modules import COMPONENTS, Component
-from latentrt.export.source import Part
+from latentrt.export.components import Component, components
+from latentrt.export.modules import WHOLE, Config
+from latentrt.export.parts import Part
 
 SEED = 20_260_101
+TOKENS = "text_model.embeddings.token_embedding.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class GoldenInputs:
-    """What a golden run needs beside the weights: tokens [1, n] of the prompt and of no prompt."""
+    """What a golden run needs beside the weights.
 
-    input_ids: NDArray[np.int64]
-    negative_input_ids: NDArray[np.int64]
+    `input_ids` and `negative_input_ids`, by text encoder, are the tokens [1, n] of the prompt and
+    of the empty one; `zeros` says that no negative prompt is zeros instead; `size` is the picture's
+    (height, width), `sample_size` its latent's; `unscale` turns latents into the VAE's; `forced` is
+    what the reference's pipeline sets in `scheduler_config`.
+    """
+
+    input_ids: Mapping[str, NDArray[np.int64]]
+    negative_input_ids: Mapping[str, NDArray[np.int64]]
+    zeros: bool
     scheduler_config: Mapping[str, Any]
+    forced: Mapping[str, Any]
     sample_size: tuple[int, int]
-    vae_scaling: float
-    vae_shift: float
+    size: tuple[int, int]
+    unscale: Callable[[Tensor], Tensor]
 
 
-def goldens(
-    parts: Mapping[str, Part],
-    inputs: GoldenInputs,
-    advance: Callable[[], None],
-) -> dict[str, NDArray[Any]]:
-    """Every golden tensor by name (see `latentrt.bundle.golden`); `advance` is called 4 times."""
-    generator = torch.Generator().manual_seed(SEED)
-    result: dict[str, NDArray[Any]] = {}
-    texts = _text(parts["text_encoder"], inputs, result)
-    advance()
-    latents = _denoise(parts["unet"], inputs, texts, generator, result)
-    advance()
-    latents = latents / inputs.vae_scaling + inputs.vae_shift
-    images = _evaluate(component("vae_decoder"), parts["vae"], {"latents": latents}, result)[0]
-    result["run/images"] = images.numpy()
-    advance()
-    _evaluate(component("vae_encoder"), parts["vae"], {"images": images.clamp(-1, 1)}, result)
-    advance()
-    return result
+class Goldens:
+    """Every golden tensor by name (see `latentrt.bundle.golden`), as they come to be.
 
+    `advance` is called once a component.
+    """
 
-def component(name: str) -> Component:
-    """The component of that name."""
-    return next(c for c in COMPONENTS if c.name == name)
+    def __init__(
+        self, parts: Mapping[str, Part], inputs: GoldenInputs, advance: Callable[[], None]
+    ) -> None:
+        self._parts = parts
+        self._inputs = inputs
+        self._advance = advance
+        self._components = {c.name: c for c in components(parts)}
+        self._tensors: dict[str, NDArray[Any]] = {}
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Evaluate every component, one after another."""
+        rows = self._conditioning()
+        for name, row in rows.items():
+            self._keep(f"run/{name}", row)
+        latents = self._denoise(rows, torch.Generator().manual_seed(SEED))
+        latents = self._inputs.unscale(latents)
+        images = self._evaluate("vae_decoder", {"latents": latents})[0]
+        self._keep("run/images", images)
+        self._evaluate("vae_encoder", {"images": images.clamp(-1, 1)})
+        return self._tensors
+
+    def _conditioning(self) -> dict[str, Tensor]:
+        """The U-Net's inputs that stay the same, the negative prompt's row first.
+
+        A U-Net that takes its guidance scale as an input has no negative row.
+        """
+        encoders = [name for name in self._components if name.startswith("text_encoder")]
+        states = {name: self._encode(name) for name in encoders}
+        unet = self._parts["unet"].config
+        if unet["addition_embed_type"] is None:
+            rows = {"encoder_hidden_states": states["text_encoder"][0]}
+        else:
+            # Without the final LayerNorm: the states before the last layer.
+            rows = {
+                "encoder_hidden_states": torch.cat([states[n][-2] for n in encoders], dim=-1),
+                "text_embeds": self._pooled(encoders[-1]),
+            }
+            if self._inputs.zeros:
+                rows = {n: torch.cat([torch.zeros_like(r[:1]), r[1:]]) for n, r in rows.items()}
+            height, width = self._inputs.size
+            rows["time_ids"] = torch.tensor([[height, width, 0, 0, height, width]] * 2).float()
+        if unet["time_cond_proj_dim"] is not None:
+            rows = {name: row[1:] for name, row in rows.items()}
+            rows["timestep_cond"] = _embedded(RUN_GUIDANCE_SCALE, unet["time_cond_proj_dim"])
+        return rows
+
+    def _ids(self, name: str) -> NDArray[np.int64]:
+        return np.concatenate([self._inputs.negative_input_ids[name], self._inputs.input_ids[name]])
+
+    def _encode(self, name: str) -> tuple[Tensor, ...]:
+        suffix = name.removeprefix("text_encoder")
+        self._tensors[f"run/input_ids{suffix}"] = self._inputs.input_ids[name]
+        self._tensors[f"run/negative_input_ids{suffix}"] = self._inputs.negative_input_ids[name]
+        table = self._parts[name].tensors[TOKENS]
+        embeds = torch.from_numpy(np.array(table[self._ids(name)], dtype=np.float32))
+        return self._evaluate(name, {"inputs_embeds": embeds})
+
+    def _pooled(self, name: str) -> Tensor:
+        # By the library's own forward, which finds the end of the text by itself.
+        part = self._parts[name]
+        ids = torch.from_numpy(self._ids(name))
+        with loaded(WHOLE[name].make, part) as module, torch.inference_mode():
+            whole = cast("Any", module)
+            positions = torch.arange(ids.shape[1])[None]
+            output = whole.text_model(input_ids=ids, position_ids=positions)
+            return whole.text_projection(output.pooler_output)
+
+    def _denoise(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        config, forced = self._inputs.scheduler_config, self._inputs.forced
+        scheduler: Any = EulerDiscreteScheduler.from_config(dict(config), **forced)
+        scheduler.set_timesteps(RUN_STEPS)
+        kind, part = self._components["unet"], self._parts["unet"]
+        shape = (1, part.config["in_channels"], *self._inputs.sample_size)
+        noise = torch.randn(shape, generator=generator)
+        self._keep("run/latents", noise)
+        self._keep("run/timesteps", scheduler.timesteps.to(torch.float32))
+        self._keep("run/sigmas", scheduler.sigmas.to(torch.float32))
+        self._keep("run/guidance_scale", torch.tensor([RUN_GUIDANCE_SCALE]))
+        count = len(rows["encoder_hidden_states"])
+        latents = noise * scheduler.init_noise_sigma
+        with loaded(kind.make, part) as module:
+            for i, timestep in enumerate(scheduler.timesteps):
+                sample = scheduler.scale_model_input(latents, timestep)
+                inputs = {
+                    "sample": sample.expand(count, -1, -1, -1).contiguous(),
+                    "timestep": timestep.to(torch.float32).expand(count).contiguous(),
+                    **rows,
+                }
+                # The one recorded evaluation is the second: neither all noise nor all picture.
+                output = self._call(kind, module, inputs, keep=i == 1)[0]
+                if count == 2:
+                    uncond, cond = output.chunk(2)
+                    output = uncond + RUN_GUIDANCE_SCALE * (cond - uncond)
+                latents = scheduler.step(output, timestep, latents).prev_sample
+                self._keep(f"run/steps/{i}/latents", latents)
+        self._advance()
+        return latents
+
+    def _evaluate(self, name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        kind = self._components[name]
+        with loaded(kind.make, self._parts[kind.folder]) as module:
+            outputs = self._call(kind, module, inputs, keep=True)
+        self._advance()
+        return outputs
+
+    def _call(
+        self, kind: Component, module: nn.Module, inputs: Mapping[str, Tensor], *, keep: bool
+    ) -> tuple[Tensor, ...]:
+        with torch.inference_mode():
+            outputs = module(**inputs)
+        outputs = cast("tuple[Tensor, ...]", outputs if isinstance(outputs, tuple) else (outputs,))
+        if keep:
+            specs = kind.outputs(self._parts[kind.folder].config, "float32")
+            for name, tensor in inputs.items():
+                self._keep(f"{kind.name}/inputs/{name}", tensor)
+            for spec, tensor in zip(specs, outputs, strict=True):
+                self._keep(f"{kind.name}/outputs/{spec.name}", tensor)
+        return outputs
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        self._tensors[name] = tensor.numpy().copy()
 
 
 @contextmanager
-def loaded(kind: Component, part: Part) -> Generator[nn.Module]:
-    """The component's module with a checkpoint's weights, fp32, in evaluation mode."""
+def loaded(make: Callable[[Config], nn.Module], part: Part) -> Generator[nn.Module]:
+    """A module with a checkpoint's weights, fp32, in evaluation mode."""
     with torch.device("meta"):
-        module = kind.make(part.config).eval().requires_grad_(False)
+        module = make(part.config).eval().requires_grad_(False)
     names = list(module.state_dict())
     arrays = (np.array(part.tensors[name], dtype=np.float32) for name in names)
     state = {name: torch.from_numpy(a) for name, a in zip(names, arrays, strict=True)}
@@ -73,67 +186,7 @@ def loaded(kind: Component, part: Part) -> Generator[nn.Module]:
     yield module
 
 
-def _evaluate(
-    kind: Component, part: Part, inputs: Mapping[str, Tensor], result: dict[str, NDArray[Any]]
-) -> tuple[Tensor, ...]:
-    with loaded(kind, part) as module:
-        return _record(kind, part, module, inputs, result)
-
-
-def _record(
-    kind: Component,
-    part: Part,
-    module: nn.Module,
-    inputs: Mapping[str, Tensor],
-    result: dict[str, NDArray[Any]],
-) -> tuple[Tensor, ...]:
-    with torch.inference_mode():
-        outputs = module(**inputs)
-    outputs = cast("tuple[Tensor, ...]", outputs if isinstance(outputs, tuple) else (outputs,))
-    for name, tensor in inputs.items():
-        result[f"{kind.name}/inputs/{name}"] = tensor.numpy().copy()
-    for spec, tensor in zip(kind.outputs(part.config, "float32"), outputs, strict=True):
-        result[f"{kind.name}/outputs/{spec.name}"] = tensor.numpy().copy()
-    return outputs
-
-
-def _text(part: Part, inputs: GoldenInputs, result: dict[str, NDArray[Any]]) -> Tensor:
-    table = part.tensors["text_model.embeddings.token_embedding.weight"]
-    ids = np.concatenate([inputs.negative_input_ids, inputs.input_ids])
-    result["run/input_ids"] = inputs.input_ids
-    result["run/negative_input_ids"] = inputs.negative_input_ids
-    embeds = torch.from_numpy(np.array(table[ids], dtype=np.float32))
-    return _evaluate(component("text_encoder"), part, {"inputs_embeds": embeds}, result)[0]
-
-
-def _denoise(
-    part: Part,
-    inputs: GoldenInputs,
-    texts: Tensor,
-    generator: torch.Generator,
-    result: dict[str, NDArray[Any]],
-) -> Tensor:
-    scheduler: Any = EulerDiscreteScheduler.from_config(dict(inputs.scheduler_config))
-    scheduler.set_timesteps(RUN_STEPS)
-    noise = torch.randn((1, part.config["in_channels"], *inputs.sample_size), generator=generator)
-    result["run/latents"] = noise.numpy().copy()
-    result["run/timesteps"] = scheduler.timesteps.to(torch.float32).numpy()
-    result["run/sigmas"] = scheduler.sigmas.to(torch.float32).numpy()
-    result["run/guidance_scale"] = np.array([RUN_GUIDANCE_SCALE], dtype=np.float32)
-    kind = component("unet")
-    latents = noise * scheduler.init_noise_sigma
-    with loaded(kind, part) as module:
-        for i, timestep in enumerate(scheduler.timesteps):
-            sample = scheduler.scale_model_input(latents, timestep).expand(2, -1, -1, -1)
-            rows = {
-                "sample": sample.contiguous(),
-                "timestep": timestep.to(torch.float32).expand(2).contiguous(),
-                "encoder_hidden_states": texts,
-            }
-            # The one recorded evaluation is the run's second: neither all noise nor all picture.
-            kept = result if i == 1 else {}
-            uncond, cond = _record(kind, part, module, rows, kept)[0].chunk(2)
-            guided = uncond + RUN_GUIDANCE_SCALE * (cond - uncond)
-            latents = scheduler.step(guided, timestep, latents).prev_sample
-            result[f"run/steps/{i}/latents"] = latents.numpy().copy()
-    return latents
+def _embedded(guidance_scale: float, width: int) -> Tensor:
+    # The pipeline's own; it uses nothing of the pipeline.
+    embed = LatentConsistencyModelPipeline.get_guidance_scale_embedding
+    return embed(cast("Any", None), torch.tensor([guidance_scale - 1]), embedding_dim=width)

@@ -1,4 +1,4 @@
-"""Real architectures with random weights: `random:sd15`.
+"""Real architectures with random weights: `random:sd15`, `random:sd21`, `random:sdxl`.
 
 For measuring and testing at real size where no checkpoint is at hand. Every tensor is drawn from a
 seed of its own (its name's), so tensors can be made one at a time, in any order, by anyone. Weights
@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -23,65 +22,10 @@ from tokenizers import pre_tokenizers
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.tensors import Entry
+from latentrt.export.architectures import ARCHITECTURES
 from latentrt.export.modules import WHOLE, Config
 
 PREFIX: Final = "random:"
-
-_SD15: Final[Mapping[str, Config]] = {
-    "text_encoder": {
-        "architectures": ["CLIPTextModel"],
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "projection_dim": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-        "pad_token_id": 49407,
-    },
-    "unet": {
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": 64,
-        "in_channels": 4,
-        "out_channels": 4,
-        "block_out_channels": [320, 640, 1280, 1280],
-        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-        "layers_per_block": 2,
-        "attention_head_dim": 8,
-        "cross_attention_dim": 768,
-    },
-    "vae": {
-        "_class_name": "AutoencoderKL",
-        "sample_size": 512,
-        "in_channels": 3,
-        "out_channels": 3,
-        "latent_channels": 4,
-        "block_out_channels": [128, 256, 512, 512],
-        "down_block_types": ["DownEncoderBlock2D"] * 4,
-        "up_block_types": ["UpDecoderBlock2D"] * 4,
-        "layers_per_block": 2,
-        "scaling_factor": 0.18215,
-    },
-    "scheduler": {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": "epsilon",
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "clip_sample": False,
-    },
-}
-"""The configs of Stable Diffusion 1.5 as published, with DDIM in place of PNDM."""
-
-ARCHITECTURES: Final[Mapping[str, Mapping[str, Config]]] = MappingProxyType({"sd15": _SD15})
 
 _BRANCH_ENDS: Final = (
     "conv2.weight",
@@ -112,7 +56,7 @@ class SyntheticCheckpoint:
     @property
     def index(self) -> Mapping[str, Any]:
         """`model_index.json`."""
-        return {"_class_name": "StableDiffusionPipeline"}
+        return self.configs["model_index"]
 
     def config(self, folder: str) -> Config:
         """The config of a component."""
@@ -125,7 +69,7 @@ class SyntheticCheckpoint:
         shapes = {name: tuple(t.shape) for name, t in module.state_dict().items()}
         return SyntheticTensors(shapes, f"{self.seed}/{folder}")
 
-    def tokenizer(self) -> dict[str, bytes]:
+    def tokenizer(self, folder: str) -> dict[str, bytes]:
         """A vocabulary of the right size that spells every word in bytes.
 
         CLIP's merges are not at hand; unused ids are left out, BOS and EOS have their places.
@@ -134,15 +78,15 @@ class SyntheticCheckpoint:
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())
         words = [*letters, *(a + "</w>" for a in letters)]
         vocabulary = {word: i for i, word in enumerate(words)}
-        vocabulary["<|startoftext|>"] = text["bos_token_id"]
-        vocabulary["<|endoftext|>"] = text["eos_token_id"]
+        vocabulary["<|startoftext|>"] = text["vocab_size"] - 2
+        vocabulary["<|endoftext|>"] = text["vocab_size"] - 1
         config = {
             "tokenizer_class": "CLIPTokenizer",
             "bos_token": "<|startoftext|>",
             "eos_token": "<|endoftext|>",
-            "pad_token": "<|endoftext|>",
             "unk_token": "<|endoftext|>",
             "model_max_length": text["max_position_embeddings"],
+            **self.configs[folder],
         }
         return {
             "vocab.json": json.dumps(vocabulary).encode(),

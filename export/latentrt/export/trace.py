@@ -24,7 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latentrt.bundle.spec import TensorSpec
 from latentrt.bundle.tensors import Entry
-from latentrt.export.modules import Component, Config
+from latentrt.export.components import Component
+from latentrt.export.modules import Config
 
 OPSET: Final = 23
 EXAMPLE: Final = {

@@ -1,24 +1,115 @@
-"""Classifier-free guidance on model outputs."""
+"""Classifier-free guidance: how far to go from what is not wanted to what is."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.runtime.request import Guidance
+from latentrt.bundle.errors import InputError
+from latentrt.runtime.checks import finite_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance (arXiv:2207.12598).
+
+    `scale` is how far to go from the negative prompt's output to the prompt's, as in diffusers, or
+    a function that gives it for a noise level (sigma, at data scale 1); at 1 or less only the
+    prompt is evaluated. `rescale`, from 0 to 1, pulls the result's standard deviation back to the
+    prompt's own (arXiv:2305.08891, section 3.4). `interval` (low, high) guides only where
+    low < sigma <= high (arXiv:2404.07724).
+    """
+
+    scale: float | Callable[[float], float] = 7.5
+    rescale: float = 0.0
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.scale):
+            _check_scale(self.scale)
+        if not 0 <= self.rescale <= 1:
+            raise InputError("guidance rescale", "a number from 0 to 1", self.rescale)
+        if self.interval is not None:
+            # JSON has lists.
+            low, high = finite_numbers("guidance interval", self.interval, 2)
+            if not 0 <= low < high:
+                raise InputError("guidance interval", "low below high", self.interval)
+            object.__setattr__(self, "interval", (low, high))
+
+    @property
+    def active(self) -> bool:
+        """Whether the negative prompt may be evaluated at all."""
+        return callable(self.scale) or self.scale > 1
+
+    def scale_at(self, sigma: float) -> float:
+        """The scale at a noise level, 1 wherever only the prompt is to be evaluated.
+
+        Raises `InputError` if a function gives what is no scale.
+        """
+        if self.interval is not None and not self.interval[0] < sigma <= self.interval[1]:
+            return 1.0
+        scale = float(self.scale(sigma)) if callable(self.scale) else self.scale
+        _check_scale(scale)
+        return max(scale, 1.0)
+
+    @property
+    def scale_text(self) -> str:
+        """The scale as text; of a function its name."""
+        if callable(self.scale):
+            return f"function {getattr(self.scale, '__name__', '')}".rstrip()
+        return f"{self.scale:g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; of a function only its name, which `from_json` refuses."""
+        return {
+            "scale": self.scale_text if callable(self.scale) else self.scale,
+            "rescale": self.rescale,
+            "interval": None if self.interval is None else list(self.interval),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Guidance:
+        """From `to_json`; raises `InputError` for a scale that was a function."""
+        if isinstance(value["scale"], str):
+            raise InputError("guidance scale", "a number", value["scale"])
+        return Guidance(**value)
 
 
 def guide(
-    negative: NDArray[np.float32], positive: NDArray[np.float32], guidance: Guidance
+    negative: NDArray[np.float32],
+    prompts: Sequence[NDArray[np.float32]],
+    weights: Sequence[float],
+    *,
+    scale: float,
+    rescale: float = 0.0,
 ) -> NDArray[np.float32]:
-    """One guided model output from the two rows of a sample, each float32 [c, h, w].
+    """One guided model output from those of a negative prompt and of weighted prompts.
 
-    Source: arXiv:2207.12598, eq. 6 (in diffusers' convention: 1 is no guidance);
-    rescaling, arXiv:2305.08891, eq. 15 and 16, with the unbiased deviation diffusers takes.
+    All are float32 [c, h, w]: negative + scale * sum of weight * (prompt - negative). `rescale`
+    pulls the standard deviation back to that of the same at scale 1.
+
+    Source: arXiv:2207.12598, eq. 6 (in diffusers' convention: 1 is no guidance); arXiv:2206.01714,
+    eq. 11 (several prompts); arXiv:2305.08891, eq. 15 and 16, with the unbiased deviation that
+    diffusers takes.
     """
-    step: NDArray[np.float32] = (positive - negative) * guidance.scale
+    direction: NDArray[np.float32] = (prompts[0] - negative) * weights[0]
+    for prompt, weight in zip(prompts[1:], weights[1:], strict=True):
+        direction += (prompt - negative) * weight
+    step: NDArray[np.float32] = direction * scale
     guided: NDArray[np.float32] = negative + step
-    if guidance.rescale == 0:
+    if rescale == 0:
         return guided
-    ratio = float(positive.std(ddof=1)) / float(guided.std(ddof=1))
-    return guided * (guidance.rescale * ratio + (1 - guidance.rescale))
+    # One prompt at scale 1 is the prompt's own output, to the last bit.
+    unguided: NDArray[np.float32] = prompts[0] if len(prompts) == 1 else np.add(negative, direction)
+    ratio = float(unguided.std(ddof=1)) / float(guided.std(ddof=1))
+    return guided * (rescale * ratio + (1 - rescale))
+
+
+def _check_scale(scale: float) -> None:
+    if not math.isfinite(scale) or scale < 0:
+        raise InputError("guidance scale", "a finite number of at least 0", scale)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,77 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
+from latentrt.runtime.checks import is_integer
+from latentrt.runtime.guidance import Guidance
+from latentrt.runtime.noise import GENERATORS
+from latentrt.runtime.sampling import Sampling
+from latentrt.runtime.size import Size
 
 MAX_IMAGES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Width and height of a picture in pixels."""
-
-    width: int
-    height: int
-
-    def __post_init__(self) -> None:
-        for name, value in (("width", self.width), ("height", self.height)):
-            if not _is_integer(value) or not 1 <= value <= 16384:
-                raise InputError(f"size {name}", "an integer from 1 to 16384", repr(value))
-
-    @staticmethod
-    def parse(text: str) -> Size:
-        """From e.g. "768x512", width first; raises `InputError` for anything else."""
-        match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
-        if match is None:
-            raise InputError("size", "WIDTHxHEIGHT such as 512x512", repr(text))
-        return Size(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Which sampler, over which noise levels, in how many steps.
-
-    `sampler` is a short name ("euler") or a diffusers class name, None the checkpoint's own;
-    `schedule` overrides the spacing of its noise levels ("karras", "trailing", ...); `eta` is
-    DDIM's share of fresh noise, from 0 to 1.
-    """
-
-    sampler: str | None = None
-    schedule: str | None = None
-    steps: int = 20
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not _is_integer(self.steps) or self.steps < 1:
-            raise InputError("steps", "an integer of at least 1", repr(self.steps))
-        if not 0 <= self.eta <= 1:
-            raise InputError("eta", "a number from 0 to 1", self.eta)
-
-
-@dataclass(frozen=True, slots=True)
-class Guidance:
-    """Classifier-free guidance (arXiv:2207.12598).
-
-    `scale` is how far to go from the negative prompt's output to the prompt's, as in diffusers; at
-    1 or less only the prompt is evaluated. `rescale`, from 0 to 1, pulls the result's standard
-    deviation back to the prompt's own (arXiv:2305.08891, section 3.4).
-    """
-
-    scale: float = 7.5
-    rescale: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.scale) or self.scale < 0:
-            raise InputError("guidance scale", "a finite number of at least 0", self.scale)
-        if not 0 <= self.rescale <= 1:
-            raise InputError("guidance rescale", "a number from 0 to 1", self.rescale)
-
-    @property
-    def active(self) -> bool:
-        """Whether the negative prompt is evaluated at all."""
-        return self.scale > 1
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -92,9 +27,14 @@ class Request:
 
     `negative_prompt` None is no negative prompt (for SD 1.x the same as ""); `size` None is the
     checkpoint's own; image i of `num_images` uses `seed + i`, and None draws a seed that the result
-    reports; `clip_skip` leaves out that many of the text encoder's last layers for the prompt, not
-    for the negative prompt, as in diffusers; a float will do for `guidance`. `latents`, float32
-    [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
+    reports; `generator` is whose numbers a seed gives: "torch" (PyTorch's on the CPU), "torch-cuda"
+    or "numpy". `composed` are further prompts, each with the weight it pulls with beside the
+    prompt's 1 (arXiv:2206.01714); a negative weight pushes away. `clip_skip` leaves out that many
+    of the text encoder's last layers for the prompt, not for the negative prompt, as in diffusers;
+    a float will do for `guidance`. `latents`, float32 [num_images, channels, height, width] of unit
+    variance, replaces the noise of the seed.
+    `original_size`, `crop` (top, left) and `target_size` are what SDXL is told of the picture's
+    making; the sizes are the picture's own where they are None.
 
     Raises `InputError` naming the field that cannot be used.
     """
@@ -108,6 +48,11 @@ class Request:
     guidance: Guidance
     clip_skip: int
     latents: NDArray[np.float32] | None
+    composed: tuple[tuple[str, float], ...]
+    generator: str
+    original_size: Size | None
+    crop: tuple[int, int]
+    target_size: Size | None
 
     def __init__(
         self,
@@ -121,6 +66,11 @@ class Request:
         guidance: Guidance | float | None = None,
         clip_skip: int = 0,
         latents: NDArray[np.float32] | None = None,
+        composed: Sequence[tuple[str, float]] = (),
+        generator: str = "torch",
+        original_size: Size | None = None,
+        crop: tuple[int, int] = (0, 0),
+        target_size: Size | None = None,
     ) -> None:
         if isinstance(guidance, (int, float)):
             guidance = Guidance(float(guidance))
@@ -134,16 +84,25 @@ class Request:
         put(self, "guidance", guidance or Guidance())
         put(self, "clip_skip", clip_skip)
         put(self, "latents", latents)
+        put(self, "composed", _composed(composed))
+        put(self, "generator", generator)
+        put(self, "original_size", original_size)
+        put(self, "crop", _crop(crop))
+        put(self, "target_size", target_size)
         if negative_prompt is not None:
             _text("negative_prompt", negative_prompt)
-        if not _is_integer(num_images) or not 1 <= num_images <= MAX_IMAGES:
+        if not is_integer(num_images) or not 1 <= num_images <= MAX_IMAGES:
             raise InputError("num_images", f"an integer from 1 to {MAX_IMAGES}", repr(num_images))
-        if seed is not None and (not _is_integer(seed) or not 0 <= seed < 2**63 - MAX_IMAGES):
+        if seed is not None and (not is_integer(seed) or not 0 <= seed < 2**63 - MAX_IMAGES):
             raise InputError("seed", "an integer from 0 to 2**63 - 1025", repr(seed))
-        if not _is_integer(clip_skip) or clip_skip < 0:
+        if not is_integer(clip_skip) or clip_skip < 0:
             raise InputError("clip_skip", "an integer of at least 0", repr(clip_skip))
         if latents is not None:
             _check_latents(latents, num_images)
+        if generator not in GENERATORS:
+            raise InputError("generator", f"one of {', '.join(GENERATORS)}", repr(generator))
+        if self.composed and not self.guidance.active:
+            raise InputError("guidance scale", "above 1 with composed prompts", self.guidance.scale)
 
     def with_values(self, **values: Any) -> Request:
         """The same request with other fields."""
@@ -155,13 +114,18 @@ class Request:
         return {
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
-            "size": None if self.size is None else str(self.size),
+            "size": _text_of(self.size),
             "num_images": self.num_images,
             "seed": self.seed,
             "sampling": asdict(self.sampling),
-            "guidance": asdict(self.guidance),
+            "guidance": self.guidance.to_json(),
             "clip_skip": self.clip_skip,
             "latents": latents,
+            "composed": [list(pair) for pair in self.composed],
+            "generator": self.generator,
+            "original_size": _text_of(self.original_size),
+            "crop": list(self.crop),
+            "target_size": _text_of(self.target_size),
         }
 
     @staticmethod
@@ -175,15 +139,22 @@ class Request:
             return Request(
                 value["prompt"],
                 negative_prompt=value["negative_prompt"],
-                size=None if value["size"] is None else Size.parse(value["size"]),
+                size=_parsed(value["size"]),
                 num_images=value["num_images"],
                 seed=value["seed"],
                 sampling=Sampling(**value["sampling"]),
-                guidance=Guidance(**value["guidance"]),
+                guidance=Guidance.from_json(value["guidance"]),
                 clip_skip=value["clip_skip"],
                 latents=latents,
+                composed=[(str(prompt), weight) for prompt, weight in value["composed"]],
+                generator=value["generator"],
+                original_size=_parsed(value["original_size"]),
+                crop=value["crop"],
+                target_size=_parsed(value["target_size"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError("request", "the JSON of a request", f"{error!r}") from error
 
 
@@ -199,8 +170,25 @@ def _text(field: str, value: object) -> str:
     return value
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _text_of(size: Size | None) -> str | None:
+    return None if size is None else str(size)
+
+
+def _parsed(text: str | None) -> Size | None:
+    return None if text is None else Size.parse(text)
+
+
+def _composed(pairs: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    for pair in pairs:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not math.isfinite(pair[1]):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("composed", "pairs of a prompt and a finite weight", repr(pair))
+    return tuple((prompt, float(weight)) for prompt, weight in pairs)
+
+
+def _crop(crop: Sequence[int]) -> tuple[int, int]:
+    if len(crop) != 2 or not all(is_integer(n) and 0 <= n <= 16384 for n in crop):
+        raise InputError("crop", "(top, left), integers from 0 to 16384", repr(crop))
+    return crop[0], crop[1]
 
 
 def _check_latents(latents: NDArray[np.float32], num_images: int) -> None:

@@ -117,8 +117,9 @@ class Checkpoint:
 
     def config(self, folder: str) -> Mapping[str, Any]:
         """`config.json` (or the scheduler's, the tokenizer's) of a component."""
+        kind = folder.removesuffix("_2")
         names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-        path = self.path / folder / names.get(folder, "config.json")
+        path = self.path / folder / names.get(kind, "config.json")
         if not path.is_file():
             raise CheckpointError(path, "is missing")
         return _read_json(path)
@@ -141,9 +142,9 @@ class Checkpoint:
             raise CheckpointError(pickles[0], _CONVERT)
         raise CheckpointError(where / f"{stem}.safetensors", "is missing")
 
-    def tokenizer(self) -> dict[str, bytes]:
-        """The tokenizer's files by name, as they are."""
-        where = self.path / "tokenizer"
+    def tokenizer(self, folder: str = "tokenizer") -> dict[str, bytes]:
+        """The files of a tokenizer by name, as they are."""
+        where = self.path / folder
         names = (
             "tokenizer.json",
             "vocab.json",

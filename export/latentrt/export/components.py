@@ -1,0 +1,117 @@
+"""The graphs of a checkpoint: which folder each is of, its module, and its named arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from torch import nn
+
+from latentrt.bundle.spec import TensorSpec
+from latentrt.export.modules import Config, TextEncoder, unet, vae_decoder, vae_encoder
+
+SIZES: Final = 6
+"""SDXL's `time_ids`: height and width of the original, top and left of the crop, of the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One graph: which folder of the checkpoint it is of, its module, and its named arrays.
+
+    `inputs` and `outputs` give the arrays for a config at a floating-point dtype ("float32" or
+    "float16").
+    """
+
+    name: str
+    folder: str
+    make: Callable[[Config], nn.Module]
+    inputs: Callable[[Config, str], tuple[TensorSpec, ...]]
+    outputs: Callable[[Config, str], tuple[TensorSpec, ...]]
+
+
+def components(folders: Collection[str]) -> tuple[Component, ...]:
+    """The graphs of a checkpoint that has these folders, in the order they are made."""
+    return tuple(component for component in _ALL if component.folder in folders)
+
+
+def pooled_width(config: Config) -> int | None:
+    """Width of the pooled text that a U-Net takes beside six sizes, None if it takes neither.
+
+    It projects both at once, each size in as many numbers as a timestep: the width is what is left.
+    """
+    if config["addition_embed_type"] is None:
+        return None
+    width = config["projection_class_embeddings_input_dim"]
+    return int(width) - SIZES * int(config["addition_time_embed_dim"])
+
+
+def vae_factor(config: Config) -> int:
+    """Pixels per latent along each axis."""
+    return 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def _text_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    return (TensorSpec("inputs_embeds", ("batch", "sequence", config["hidden_size"]), dtype),)
+
+
+def _text_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    dims = ("batch", "sequence", config["hidden_size"])
+    layers = range(config["num_hidden_layers"] + 1)
+    names = ("last_hidden_state", *(f"hidden_states.{i}" for i in layers))
+    return tuple(TensorSpec(name, dims, dtype) for name in names)
+
+
+def _unet_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    text = ("batch", "sequence", config["cross_attention_dim"])
+    specs = [
+        TensorSpec("sample", ("batch", config["in_channels"], "height", "width"), dtype),
+        TensorSpec("timestep", ("batch",), "float32"),
+        TensorSpec("encoder_hidden_states", text, dtype),
+    ]
+    pooled = pooled_width(config)
+    if pooled is not None:
+        specs.append(TensorSpec("text_embeds", ("batch", pooled), dtype))
+        # Sizes beyond 2048 are no float16 numbers.
+        specs.append(TensorSpec("time_ids", ("batch", SIZES), "float32"))
+    if config["time_cond_proj_dim"] is not None:
+        specs.append(TensorSpec("timestep_cond", ("batch", config["time_cond_proj_dim"]), dtype))
+    return tuple(specs)
+
+
+def _unet_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    dims = ("batch", config["out_channels"], "height", "width")
+    return (TensorSpec("model_output", dims, dtype),)
+
+
+def _decoder_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    dims = ("batch", config["latent_channels"], "height", "width")
+    return (TensorSpec("latents", dims, dtype),)
+
+
+def _decoder_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    factor = vae_factor(config)
+    dims = ("batch", config["out_channels"], f"height*{factor}", f"width*{factor}")
+    return (TensorSpec("images", dims, dtype),)
+
+
+def _encoder_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    dims = ("batch", config["in_channels"], "image_height", "image_width")
+    return (TensorSpec("images", dims, dtype),)
+
+
+def _encoder_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
+    factor = vae_factor(config)
+    dims = ("batch", 2 * config["latent_channels"])
+    return (
+        TensorSpec("moments", (*dims, f"image_height/{factor}", f"image_width/{factor}"), dtype),
+    )
+
+
+_ALL: Final = (
+    Component("text_encoder", "text_encoder", TextEncoder, _text_inputs, _text_outputs),
+    Component("text_encoder_2", "text_encoder_2", TextEncoder, _text_inputs, _text_outputs),
+    Component("unet", "unet", unet, _unet_inputs, _unet_outputs),
+    Component("vae_decoder", "vae", vae_decoder, _decoder_inputs, _decoder_outputs),
+    Component("vae_encoder", "vae", vae_encoder, _encoder_inputs, _encoder_outputs),
+)

@@ -1,0 +1,64 @@
+"""What a VAE's config says of its latents: their size, and the numbers that scale them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from latentrt.bundle.errors import CheckpointError
+from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
+from latentrt.export.components import vae_factor
+from latentrt.export.family import Family
+from latentrt.export.modules import Config
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSpace:
+    """The latents of a VAE, in the words of `latentrt.bundle.manifest.Manifest`."""
+
+    channels: int
+    factor: int
+    scaling: float
+    shift: float
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    @staticmethod
+    def of(where: str, family: Family, config: Config) -> LatentSpace:
+        """Read a config; raises `CheckpointError` for statistics that are not one a channel."""
+        channels = int(config["latent_channels"])
+        stated = [config.get("latents_mean"), config.get("latents_std")]
+        mean, std = None, None
+        # Both or none, and in no other pipeline than SDXL's, as in diffusers.
+        if family.name == STABLE_DIFFUSION_XL and None not in stated:
+            mean, std = (
+                _by_channel(where, field, value, channels)
+                for field, value in zip(("latents_mean", "latents_std"), stated, strict=True)
+            )
+        return LatentSpace(
+            channels=channels,
+            factor=vae_factor(config),
+            scaling=float(config["scaling_factor"]),
+            shift=float(config.get("shift_factor") or 0.0),
+            mean=mean,
+            std=std,
+        )
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """The model's latents [n, c, h, w] as the VAE has them."""
+        if self.mean is None or self.std is None:
+            return latents / self.scaling + self.shift
+        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
+        return latents * std / self.scaling + mean
+
+
+def _by_channel(where: str, field: str, value: object, channels: int) -> tuple[float, ...]:
+    numbers = cast("list[Any]", value) if isinstance(value, list | tuple) else []
+    finite = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+    if len(numbers) != channels or not finite:
+        raise CheckpointError(where, f"{field} is {value!r}, expected {channels} numbers")
+    return tuple(float(n) for n in numbers)

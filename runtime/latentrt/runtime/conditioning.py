@@ -1,0 +1,205 @@
+"""What the U-Net is told beside latents and timesteps: prompts, sizes, a guidance scale.
+
+A row of a model call is a set of named arrays, whatever the family; which of them there are, the
+U-Net's graph says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import BundleError, InputError
+from latentrt.engines.engine import Engine
+from latentrt.runtime.request import Request
+from latentrt.runtime.size import Size
+from latentrt.runtime.text import PromptTokenizer, TextEncoder
+
+Row = Mapping[str, NDArray[np.float32]]
+Engines = Callable[[str], Engine]
+"""Gives the engine of a text encoder by name, for batch 1 at the tokenizer's length."""
+
+_KNOWN: Final = frozenset(
+    {"sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids", "timestep_cond"}
+)
+_SHOWN: Final = 80
+"""Characters of a prompt's lost end that a note has room for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditioning:
+    """The rows of a request, arrays float32 without batch axis.
+
+    `prompts` has one row for the prompt and one for each further one; `negative` is None where no
+    such row is ever evaluated; `notes` say what was cut from a prompt.
+    """
+
+    prompts: tuple[Row, ...]
+    negative: Row | None
+    notes: tuple[str, ...]
+
+
+class Conditioner:
+    """Requests to conditioning, as a bundle's model takes it. Thread-safe."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        manifest = bundle.manifest
+        self._inputs = {spec.name: spec for spec in manifest.components["unet"].inputs}
+        unknown = sorted(set(self._inputs) - _KNOWN)
+        if unknown:
+            raise BundleError(bundle.path, f"has a U-Net with an input {unknown[0]!r}")
+        self._prompts = _PromptEncoder(bundle, pooled="text_embeds" in self._inputs)
+        self._zeros = manifest.force_zeros_for_empty_prompt
+
+    @property
+    def length(self) -> int:
+        """Tokens of a prompt, and so the text encoders' `sequence`."""
+        return self._prompts.length
+
+    @property
+    def guided(self) -> bool:
+        """Whether the U-Net is to be guided; if not, it takes the guidance scale as an input."""
+        return "timestep_cond" not in self._inputs
+
+    def check(self, request: Request) -> None:
+        """Raise `InputError` naming a field that this bundle's model cannot use."""
+        most = self._prompts.most_skipped
+        if request.clip_skip > most:
+            expected = f"at most {most}: the text encoder's layers, less those always left out"
+            raise InputError("clip_skip", expected, request.clip_skip)
+        if "time_ids" not in self._inputs:
+            given = {
+                "original_size": request.original_size is not None,
+                "crop": tuple(request.crop) != (0, 0),
+                "target_size": request.target_size is not None,
+            }
+            for field, is_given in given.items():
+                if is_given:
+                    got = getattr(request, field)
+                    raise InputError(field, "none: this model takes no sizes", got)
+        if not self.guided:
+            if callable(request.guidance.scale):
+                expected = "one number: this model takes the scale as an input"
+                raise InputError("guidance scale", expected, "a function of sigma")
+            if request.composed:
+                expected = "none: this model is not guided"
+                raise InputError("composed", expected, f"{len(request.composed)} prompts")
+
+    def __call__(self, request: Request, engine: Engines) -> Conditioning:
+        """Encode the prompts of a request whose size is resolved; `check` accepts it."""
+        notes: list[str] = []
+        same = {**self._sizes(request), **self._scale(request)}
+        prompts = {"prompt": request.prompt}
+        prompts |= {f"composed[{i}]": text for i, (text, _) in enumerate(request.composed)}
+        rows = tuple(
+            {**self._prompts(field, text, engine, request.clip_skip, notes), **same}
+            for field, text in prompts.items()
+        )
+        negative: Row | None = None
+        if self.guided and request.guidance.active:
+            if request.negative_prompt is None and self._zeros:
+                negative = {n: a if n in same else np.zeros_like(a) for n, a in rows[0].items()}
+            else:
+                # As in diffusers, the negative prompt keeps the layers that the prompt leaves out.
+                text = request.negative_prompt or ""
+                negative = {**self._prompts("negative_prompt", text, engine, 0, notes), **same}
+        return Conditioning(rows, negative, tuple(notes))
+
+    def _sizes(self, request: Request) -> dict[str, NDArray[np.float32]]:
+        """Original height and width, top and left of the crop, target height and width.
+
+        Source: arXiv:2307.01952, section 2.2; diffusers' `StableDiffusionXLPipeline`.
+        """
+        if "time_ids" not in self._inputs:
+            return {}
+        assert request.size is not None
+        original = request.original_size or request.size
+        target = request.target_size or request.size
+        numbers = (*_height_first(original), *request.crop, *_height_first(target))
+        return {"time_ids": np.array(numbers, dtype=np.float32)}
+
+    def _scale(self, request: Request) -> dict[str, NDArray[np.float32]]:
+        if self.guided:
+            return {}
+        width = self._inputs["timestep_cond"].dims[-1]
+        assert isinstance(width, int)
+        scale = request.guidance.scale
+        assert not callable(scale)
+        return {"timestep_cond": embed_scale(scale, width)}
+
+
+def embed_scale(guidance_scale: float, width: int) -> NDArray[np.float32]:
+    """What a distilled U-Net is told of the guidance scale: sines, then cosines, float32 [width].
+
+    Of 1000 (scale - 1) at frequencies from 1 down to 1/10000. Each operation is rounded to float32,
+    as in training: near 10000, a sine's argument has steps of a thousandth.
+
+    Source: arXiv:2310.04378, section 4; diffusers' `get_guidance_scale_embedding`.
+    """
+    half = width // 2
+    step = np.float32(math.log(10000.0)) / np.float32(half - 1)
+    exponents: NDArray[np.float32] = np.arange(half, dtype=np.float32) * -step
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+    angles: NDArray[np.float32] = np.float32(guidance_scale - 1) * np.float32(1000) * frequencies
+    embedding = np.zeros(width, dtype=np.float32)  # an odd width ends in a zero
+    embedding[:half] = np.sin(angles)
+    embedding[half : 2 * half] = np.cos(angles)
+    return embedding
+
+
+class _PromptEncoder:
+    """One prompt through the tokenizer and encoder of a model, or through both of SDXL's.
+
+    SDXL takes the states before the last layer and leaves out the final LayerNorm; SD 1 and 2 take
+    what comes after both.
+    """
+
+    def __init__(self, bundle: Bundle, *, pooled: bool) -> None:
+        names = [n for n in ("text_encoder", "text_encoder_2") if n in bundle.manifest.components]
+        self._encoders = {name: TextEncoder(bundle, name) for name in names}
+        self._tokenizers = {
+            name: PromptTokenizer(bundle, name.replace("text_encoder", "tokenizer"))
+            for name in names
+        }
+        self._pooled = pooled
+        self.length = self._tokenizers["text_encoder"].length
+
+    @property
+    def most_skipped(self) -> int:
+        """The largest clip skip: one layer has to be left, beside the one SDXL leaves out."""
+        fewest = min(encoder.layers for encoder in self._encoders.values())
+        return fewest - (2 if self._pooled else 1)
+
+    def __call__(
+        self, field: str, prompt: str, engine: Engines, clip_skip: int, notes: list[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """The prompt's own arrays; what was cut is added to `notes` under the field's name."""
+        tokens = {name: tokenizer(prompt) for name, tokenizer in self._tokenizers.items()}
+        cut = tokens["text_encoder"].cut
+        if cut:
+            shown = cut if len(cut) <= _SHOWN else f"{cut[: _SHOWN - 3]}..."
+            notes.append(f"{field}: cut after {self.length - 2} tokens; left out: {shown!r}")
+        states = {
+            name: encoder(tokens[name].ids, engine(name))
+            for name, encoder in self._encoders.items()
+        }
+        if not self._pooled:
+            encoder = self._encoders["text_encoder"]
+            hidden = encoder.normalised(states["text_encoder"], clip_skip)
+            return {"encoder_hidden_states": hidden}
+        plain = [e.plain(states[name], clip_skip + 1) for name, e in self._encoders.items()]
+        last = list(self._encoders)[-1]
+        return {
+            "encoder_hidden_states": np.concatenate(plain, axis=-1),
+            "text_embeds": self._encoders[last].pooled(states[last]),
+        }
+
+
+def _height_first(size: Size) -> tuple[int, int]:
+    return size.height, size.width

@@ -1,0 +1,166 @@
+"""Guidance: the sum, its rescaling, and where no negative prompt is evaluated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from numpy.typing import NDArray
+
+from latentrt.bundle.errors import InputError
+from latentrt.bundle.spec import TensorSpec
+from latentrt.engines.engine import Arrays
+from latentrt.engines.function import FunctionEngine
+from latentrt.runtime import Guidance, Request, Sampling
+from latentrt.runtime.conditioning import Conditioning
+from latentrt.runtime.guidance import guide
+from latentrt.runtime.plan import Plan
+from latentrt.runtime.run import DirectRun
+from latentrt.runtime.schedules import build_schedule
+
+SHAPE = (4, 6, 5)
+ROUNDING = 1e-6
+"""Relative: some five operations of single precision, each to 6e-8."""
+
+
+def outputs(count: int) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(3)
+    return [rng.standard_normal(SHAPE, dtype=np.float32) for _ in range(count)]
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
+def test_one_prompt_is_guided_as_in_diffusers(rescale: float) -> None:
+    negative, positive = outputs(2)
+    found = guide(negative, [positive], [1.0], scale=7.5, rescale=rescale)
+    uncond, cond = (torch.from_numpy(a)[None] for a in (negative, positive))
+    expected = rescale_noise_cfg(uncond + 7.5 * (cond - uncond), cond, rescale)[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * np.abs(expected).max())
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.5])
+def test_several_prompts_pull_with_their_weights(rescale: float) -> None:
+    # arXiv:2206.01714, eq. 11, in double precision.
+    negative, *prompts = (a.astype(np.float64) for a in outputs(4))
+    weights = (1.0, 0.4, -0.8)
+    pull = sum(w * (p - negative) for w, p in zip(weights, prompts, strict=True))
+    expected, plain = negative + 5.0 * pull, negative + pull
+    expected *= 1 - rescale + rescale * plain.std(ddof=1) / expected.std(ddof=1)
+    first, *others = outputs(4)
+    found = guide(first, others, weights, scale=5.0, rescale=rescale)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ROUNDING * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("guidance", "expected"),
+    [
+        (Guidance(7.5), {0.1: 7.5, 1.0: 7.5, 10.0: 7.5}),
+        (Guidance(0.5), {0.1: 1.0, 10.0: 1.0}),
+        # arXiv:2404.07724, section 3: above the low end, up to and with the high end.
+        (Guidance(5.0, interval=(1.0, 10.0)), {0.1: 1.0, 1.0: 1.0, 1.1: 5.0, 10.0: 5.0, 11: 1.0}),
+        (Guidance(lambda sigma: 2.0 * sigma), {0.1: 1.0, 1.0: 2.0, 10.0: 20.0}),
+        (Guidance(lambda _: 3.0, interval=(0.0, 1.0)), {0.1: 3.0, 10.0: 1.0}),
+    ],
+)
+def test_the_scale_at_a_noise_level(guidance: Guidance, expected: dict[float, float]) -> None:
+    assert {sigma: guidance.scale_at(sigma) for sigma in expected} == expected
+
+
+@pytest.mark.parametrize("scale", [-1.0, math.nan, math.inf])
+def test_a_function_that_gives_no_scale_is_an_error(scale: float) -> None:
+    with pytest.raises(InputError, match="guidance scale"):
+        Guidance(lambda _: scale).scale_at(1.0)
+
+
+@pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0,)])
+def test_an_interval_that_is_none_is_refused(interval: Any) -> None:
+    with pytest.raises(InputError, match="guidance interval"):
+        Guidance(5.0, interval=interval)
+
+
+CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def rows_and_latent(request: Request, prompts: int = 1) -> tuple[list[int], NDArray[np.float32]]:
+    """How many rows each evaluation of a run had, and what the run ended in."""
+    rows: list[int] = []
+
+    def evaluate(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        rows.append(len(inputs["sample"]))
+        shift = inputs["encoder_hidden_states"][:, :1, :1, None]
+        return {"model_output": np.tanh(inputs["sample"] + shift)}
+
+    def engine(count: int) -> FunctionEngine:
+        text = TensorSpec("encoder_hidden_states", (count, 3, 2))
+        specs = (TensorSpec("sample", (count, *SHAPE)), TensorSpec("timestep", (count,)), text)
+        return FunctionEngine("unet", specs, (), evaluate)
+
+    texts = [np.full((3, 2), 0.3 * i, np.float32) for i in range(prompts + 1)]
+    plan = Plan(
+        request=request,
+        schedule=build_schedule(CONFIG, steps=request.sampling.steps, sampler="euler"),
+        conditioning=Conditioning(
+            tuple({"encoder_hidden_states": text} for text in texts[1:]),
+            {"encoder_hidden_states": texts[0]} if request.guidance.active else None,
+            (),
+        ),
+        unet=engine,
+        decode=lambda latents: np.zeros((len(latents), 3, 8, 8), np.float32),
+        latent_shape=SHAPE,
+        model="",
+        seconds=(0.0, 0.0),
+    )
+    latents = DirectRun(plan).result().latents
+    assert plan.row_counts == set(rows)
+    return rows, latents
+
+
+def drawing(guidance: Guidance | float, **values: Any) -> Request:
+    return Request("a", seed=1, sampling=Sampling("euler", steps=8), guidance=guidance, **values)
+
+
+def test_guidance_is_skipped_outside_its_interval() -> None:
+    rows, _ = rows_and_latent(drawing(Guidance(5.0, interval=(0.5, 5.0))))
+    levels = [e.sigma for e in build_schedule(CONFIG, steps=8, sampler="euler").evaluations]
+    assert rows == [2 if 0.5 < sigma <= 5.0 else 1 for sigma in levels]
+    assert set(rows) == {1, 2}
+
+
+def test_a_scale_of_one_or_less_evaluates_the_prompt_alone() -> None:
+    plain, latent = rows_and_latent(drawing(1.0))
+    assert plain == [1] * 8
+    assert np.array_equal(rows_and_latent(drawing(0.0))[1], latent)
+    # A function may ask for it too, or an interval that no level lies in.
+    rows, same = rows_and_latent(drawing(Guidance(lambda _: 1.0)))
+    assert rows == plain
+    assert np.array_equal(same, latent)
+    rows, same = rows_and_latent(drawing(Guidance(9.0, interval=(100.0, 200.0))))
+    assert rows == plain
+    assert np.array_equal(same, latent)
+
+
+def test_a_constant_function_guides_as_its_number_does() -> None:
+    _, number = rows_and_latent(drawing(4.0))
+    _, function = rows_and_latent(drawing(Guidance(lambda _: 4.0)))
+    assert np.array_equal(number, function)
+
+
+def test_several_prompts_keep_the_negative_row_at_every_level() -> None:
+    request = drawing(Guidance(5.0, interval=(0.5, 5.0)), composed=[("b", 0.5)])
+    rows, _ = rows_and_latent(request, prompts=2)
+    assert rows == [3] * 8
+
+
+def test_a_prompt_of_weight_zero_changes_nothing() -> None:
+    _, one = rows_and_latent(drawing(5.0))
+    _, two = rows_and_latent(drawing(5.0, composed=[("b", 0.0)]), prompts=2)
+    np.testing.assert_allclose(two, one, rtol=0, atol=ROUNDING * 10)
+
+
+def test_composed_prompts_need_guidance() -> None:
+    with pytest.raises(InputError, match="guidance scale: expected above 1 with composed prompts"):
+        Request("a", composed=[("b", 1.0)], guidance=1.0)
