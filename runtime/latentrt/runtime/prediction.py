@@ -12,8 +12,9 @@ from latentrt.bundle.errors import InputError
 
 __all__ = ["PREDICTION_TYPES", "PredictionType", "denoised", "model_input"]
 
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
+PredictionType = Literal["edm", "epsilon", "sample", "v_prediction"]
 PREDICTION_TYPES: Final[tuple[PredictionType, ...]] = ("epsilon", "sample", "v_prediction")
+"""The types that a config may name; "edm" is what an EDM config means by epsilon."""
 
 
 def model_input(latent: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -39,16 +40,17 @@ def denoised(
     guidance, from several outputs) returned; both float32 of one shape, and so is the result.
     Raises InputError for a prediction type that does not exist.
 
-    Source: arXiv:2206.00364, Table 1 (epsilon); arXiv:2202.00512, section 4 and appendix D (v).
+    Source: arXiv:2206.00364, Table 1 (epsilon, edm); arXiv:2202.00512, section 4, appendix D (v).
     """
     if prediction_type == "epsilon":
         noise: NDArray[np.float32] = model_output * sigma
         return latent - noise
-    if prediction_type == "v_prediction":
+    if prediction_type in ("edm", "v_prediction"):
         variance = sigma * sigma + 1.0
         kept: NDArray[np.float32] = latent / variance
-        removed: NDArray[np.float32] = model_output * (sigma / math.sqrt(variance))
-        return kept - removed
+        change: NDArray[np.float32] = model_output * (sigma / math.sqrt(variance))
+        # EDM's output is the velocity with the other sign.
+        return kept + change if prediction_type == "edm" else kept - change
     if prediction_type == "sample":
         return model_output
     raise InputError("prediction_type", f"one of {', '.join(PREDICTION_TYPES)}", prediction_type)

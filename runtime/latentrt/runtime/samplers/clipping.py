@@ -17,8 +17,9 @@ def clip(denoised: Array, clipping: Clipping | None) -> Array:
     """
     if clipping is None:
         return denoised
+    scale = clipping.scale
     if clipping.quantile is None:
-        return np.clip(denoised, -clipping.limit, clipping.limit)
-    reach = float(np.quantile(np.abs(denoised), clipping.quantile))
+        return np.clip(denoised, -clipping.limit / scale, clipping.limit / scale)
+    reach = float(np.quantile(np.abs(denoised), clipping.quantile)) * scale
     reach = min(max(reach, 1.0), clipping.limit)
-    return np.clip(denoised, -reach, reach) / reach
+    return np.clip(denoised, -reach / scale, reach / scale) / reach

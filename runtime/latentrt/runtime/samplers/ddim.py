@@ -7,6 +7,7 @@ import math
 from latentrt.runtime.noise import Noise
 from latentrt.runtime.samplers.clipping import clip
 from latentrt.runtime.samplers.denoise import Array, Denoise, Sampler
+from latentrt.runtime.samplers.level import relabelled
 from latentrt.runtime.schedules.schedule import Schedule
 
 __all__ = ["ddim"]
@@ -23,9 +24,7 @@ def ddim(latent: Array, schedule: Schedule, *, noise: Noise, eta: float = 0.0) -
     """
     level = schedule.evaluations[0].sigma
     for e in schedule.evaluations:
-        if e.sigma != level:
-            # The last step ended beside this timestep: at unit variance its latent is this one's.
-            latent = latent * math.sqrt((e.sigma**2 + 1.0) / (level**2 + 1.0))
+        latent = relabelled(latent, level, e.sigma)
         latent, denoised = yield Denoise(latent, e.sigma, e.timestep)
         # The noise that the unclipped estimate implies: clipping moves x0 alone.
         noise_pred: Array = (latent - denoised) / e.sigma

@@ -35,7 +35,7 @@ def cumulative_alphas(config: SchedulerConfig, *, floor: float) -> _F32:
     """
     betas = _betas(config)
     alphas = _cumulative(np.float32(1.0) - betas)
-    if config.flag("rescale_betas_zero_snr"):
+    if "rescale_betas_zero_snr" in config.values and config.flag("rescale_betas_zero_snr"):
         if not alphas[-1] < alphas[0]:
             key = "scheduler config 'rescale_betas_zero_snr'"
             raise InputError(key, "false where the signal never falls", True)

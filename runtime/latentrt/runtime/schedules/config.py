@@ -8,16 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.schedules.keys import CLASS_DEFAULTS, KNOWN_KEYS, SAMPLER_CLASSES, SOURCES
+from latentrt.runtime.schedules.catalogue import SamplerName, find_sampler
+from latentrt.runtime.schedules.classes import CLASS_DEFAULTS, EDM_CLASSES
+from latentrt.runtime.schedules.keys import KNOWN_KEYS
 
-__all__ = [
-    "SchedulerConfig",
-    "as_stable_diffusion",
-    "find_sampler",
-    "read_config",
-    "sampler_of",
-    "unused_keys",
-]
+__all__ = ["SchedulerConfig", "as_stable_diffusion", "read_config", "unused_keys"]
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -33,8 +28,8 @@ class SchedulerConfig:
     values: Mapping[str, object]
 
     def flag(self, key: str) -> bool:
-        """A boolean; null is false, as it is in diffusers."""
-        value = self.values[key]
+        """A boolean; null is false, as in diffusers, and so is a key the class does not have."""
+        value = self.values.get(key)
         if value is None:
             return False
         if not isinstance(value, bool):
@@ -79,11 +74,12 @@ class SchedulerConfig:
                 return choice
         raise _bad(key, " or ".join(choices), value)
 
-    def refuse(self, *keys: str) -> None:
-        """Raise InputError if one of these is on: what it does is not built."""
-        for key in keys:
-            if self.flag(key):
-                raise _bad(key, f"false: not built for {self.class_name}", True)
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A list of integers of at least 0; null is empty."""
+        values = self.numbers(key) or []
+        if not all(value.is_integer() and value >= 0.0 for value in values):
+            raise _bad(key, "a list of integers of at least 0", self.values[key])
+        return tuple(int(value) for value in values)
 
     def with_values(self, **values: object) -> SchedulerConfig:
         """The same with other values for keys that the class has."""
@@ -105,42 +101,18 @@ def _bad(key: str, expected: str, got: object) -> InputError:
     return InputError(f"scheduler config '{key}'", expected, repr(got))
 
 
-def find_sampler(name: str) -> str:
-    """The short name of the sampler that a short name or a diffusers class name stands for.
+def read_config(config: Mapping[str, object], sampler: str | None = None) -> SchedulerConfig:
+    """The config as the class of a sampler reads it, whichever class it was written for.
 
-    Raises InputError, listing those there are, for any other name.
-    """
-    for short, class_name in SAMPLER_CLASSES.items():
-        if name in (short, class_name):
-            return short
-    known = ", ".join(f"{short} ({SAMPLER_CLASSES[short]})" for short in SAMPLER_CLASSES)
-    raise InputError("sampler", f"one of {known}", repr(name))
-
-
-def sampler_of(config: Mapping[str, object], sampler: str | None) -> str:
-    """The short name of the sampler asked for or, when None, of the one the config names."""
-    source = _source(config)
-    if sampler is not None:
-        return find_sampler(sampler)
-    if source is None:
-        raise _bad("_class_name", "a scheduler class, as no sampler was asked for", None)
-    if source not in SAMPLER_CLASSES.values():
-        built = ", ".join(SAMPLER_CLASSES)
-        raise InputError("sampler", f"one of {built}", f"none, and {source}, which is not built")
-    return find_sampler(source)
-
-
-def read_config(config: Mapping[str, object], sampler: str) -> SchedulerConfig:
-    """The config as the class of `sampler` reads it, whichever class it was written for.
-
-    `sampler` is a short name. Keys that the class has carry over; keys that the file does not have
-    take this class's defaults, not those of the class that it names. Raises InputError for a key
-    that no diffusers scheduler knows, for a class that is not of this kind of diffusion, and for
-    what no sampler here honours.
+    `sampler` is a short name or a diffusers class name; None takes the class that the config names.
+    Keys that the class has carry over, but for those that a short name decides itself; keys that
+    the file does not have take this class's defaults, not those of the class that it names. Raises
+    InputError for a key that no diffusers scheduler knows, for a class that is not of this kind of
+    diffusion, and for what no sampler here honours.
 
     Source: diffusers' `ConfigMixin.from_config`.
     """
-    _source(config)
+    name = _sampler(config, sampler)
     for key, value in config.items():
         if key not in KNOWN_KEYS and not key.startswith("_"):
             raise _bad(key, "a key that a diffusers scheduler knows", value)
@@ -149,22 +121,31 @@ def read_config(config: Mapping[str, object], sampler: str) -> SchedulerConfig:
             raise _bad(key, "false: flow matching is not built", config[key])
     if config.get("variance_type") in ("learned", "learned_range"):
         raise _bad("variance_type", "a fixed one: learned is not built", config["variance_type"])
-    class_name = SAMPLER_CLASSES[sampler]
-    defaults = CLASS_DEFAULTS[class_name]
-    given = _given(config)
-    return SchedulerConfig(
-        class_name, {**defaults, **{k: given[k] for k in defaults if k in given}}
-    )
+    defaults = CLASS_DEFAULTS[name.class_name]
+    given = {**_given(config), **name.decides}
+    values = {**defaults, **{key: given[key] for key in defaults if key in given}}
+    return SchedulerConfig(name.class_name, values)
+
+
+def _sampler(config: Mapping[str, object], sampler: str | None) -> SamplerName:
+    """The sampler asked for, or the config's own, for the kind of model that the config is of."""
+    source = _source(config)
+    if sampler is None and source is None:
+        raise _bad("_class_name", "a scheduler class, as no sampler was asked for", None)
+    name = find_sampler(sampler or str(source))
+    if source is not None and (source in EDM_CLASSES) != (name.class_name in EDM_CLASSES):
+        expected = f"{'an' if source in EDM_CLASSES else 'no'} EDM sampler for a {source}"
+        raise InputError("sampler", expected, repr(sampler))
+    return name
 
 
 def unused_keys(config: Mapping[str, object], sampler: str | None = None) -> tuple[str, ...]:
     """The keys of a config that the sampler's class does not read, sorted; they change nothing.
 
-    `sampler` is a short name or a diffusers class name; None takes the class that the config names,
-    and then all keys are unused if there is no such sampler yet.
+    `sampler` is a short name or a diffusers class name; None takes the class that the config names.
     """
-    class_name = _source(config) if sampler is None else SAMPLER_CLASSES[find_sampler(sampler)]
-    used = {"_class_name", *CLASS_DEFAULTS.get(class_name or "", ())}
+    name = _sampler(config, sampler)
+    used = {"_class_name", *CLASS_DEFAULTS[name.class_name]} - set(name.decides)
     return tuple(sorted(set(config) - used))
 
 
@@ -187,9 +168,9 @@ def as_stable_diffusion(config: Mapping[str, object]) -> dict[str, object]:
 def _source(config: Mapping[str, object]) -> str | None:
     """The class that a config was written for, if it names one; InputError if it cannot be read."""
     source = config.get("_class_name")
-    if source is None or (isinstance(source, str) and source in SOURCES):
+    if source is None or (isinstance(source, str) and source in CLASS_DEFAULTS):
         return source
-    raise _bad("_class_name", f"one of {', '.join(sorted(SOURCES))}", source)
+    raise _bad("_class_name", f"one of {', '.join(sorted(CLASS_DEFAULTS))}", source)
 
 
 def _defaulted(config: Mapping[str, object]) -> list[str]:

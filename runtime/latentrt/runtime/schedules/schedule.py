@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.prediction import PredictionType
 
-__all__ = ["Clipping", "Evaluation", "Multistep", "Schedule"]
+__all__ = ["Clipping", "Evaluation", "Option", "Schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,16 @@ class Evaluation:
     """One call of the model.
 
     `timestep` is what the model is told; `sigma` the noise level of the latent it sees, and
-    `sigma_next` the level the sampler steps to, both standard deviations at data scale 1. The next
-    evaluation's `sigma` may differ from `sigma_next`: DDIM steps to a level that is on no list.
+    `sigma_next` the level that its step ends at, both standard deviations at data scale 1. The next
+    step's `sigma` may differ from `sigma_next`: DDIM steps to a level that is on no list. `stage`
+    counts the evaluations of one step from 0: a sampler of second order has two in a step, the
+    second at a level of its own.
     """
 
     timestep: float
     sigma: float
     sigma_next: float
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +35,19 @@ class Clipping:
     """How the estimate of x0 is kept in range.
 
     Without `quantile`, to [-limit, limit]. With it, by dynamic thresholding: the range is that
-    quantile of the estimate's magnitude, from 1 to `limit`, and the result is divided by it.
+    quantile of the estimate's magnitude, from 1 to `limit`, and the result is divided by it. Ranges
+    are those of the model's own data, which is `scale` times what the sampler sees.
 
     Source: arXiv:2205.11487, section 2.3.
     """
 
     limit: float
     quantile: float | None = None
+    scale: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Multistep:
-    """Which multistep formula a DPM-Solver++ uses, and whether its last step is of first order."""
-
-    order: int
-    solver_type: Literal["heun", "midpoint"]
-    first_order_final: bool
+Option = bool | float | int | str | tuple[float, ...] | tuple[int, ...]
+"""What a config says to a sampler: a keyword argument's value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,9 @@ class Schedule:
     """The evaluations of one run and everything else a sampler has to know.
 
     Noise of unit variance times `init_scale` is the first latent; the sampler's result times
-    `final_scale` is the picture's latent. `sampler` is the short name of the sampler this was made
-    for. Raises InputError if a level is not finite or a level rises: such a schedule adds noise.
+    `final_scale` is the picture's latent. `sampler` is the name of the function this was made for,
+    `options` are its keyword arguments. Raises InputError if a level is not finite or a step's
+    level rises: such a schedule adds noise.
     """
 
     sampler: str
@@ -65,14 +66,16 @@ class Schedule:
     final_scale: float
     prediction_type: PredictionType
     clipping: Clipping | None = None
-    multistep: Multistep | None = None
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
 
     def __post_init__(self) -> None:
+        steps = [e for e in self.evaluations if e.stage == 0]
         for e in self.evaluations:
             if not (math.isfinite(e.timestep) and 0.0 < e.sigma < math.inf):
                 raise InputError("schedule", "finite noise levels above 0", e)
+        for e in steps:
             if not 0.0 <= e.sigma_next <= e.sigma:
                 raise InputError("schedule", "noise levels that never rise", e)
-        for before, after in itertools.pairwise(self.evaluations):
+        for before, after in itertools.pairwise(steps):
             if after.sigma > before.sigma:
                 raise InputError("schedule", "noise levels that never rise", (before, after))
