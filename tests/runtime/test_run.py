@@ -206,3 +206,31 @@ def test_a_function_engine_checks_what_it_is_given() -> None:
     with pytest.raises(InputError) as caught:
         engine({"sample": np.zeros((1, 4), np.float32)})
     assert str(caught.value) == "unet input 'sample': expected (2, 4) float16, got (1, 4) float32"
+
+
+def test_levels_given_outright_are_what_is_visited_and_reported(pipeline: Pipeline) -> None:
+    sampling = Sampling("dpmpp_2m", sigmas=(14.0, 6.0, 2.0, 0.5, 0.0))
+    with pipeline.run(REQUEST.with_values(sampling=sampling)) as run:
+        sigmas = [step.sigma for step in run]
+        result = run.result()
+    assert sigmas == [14.0, 6.0, 2.0, 0.5]
+    assert result.request.sampling.steps == 4
+    # The picture's own request asks for the same again.
+    assert np.array_equal(pipeline(result.request).latents, result.latents)
+
+
+def test_generators_give_other_noise_for_a_seed(pipeline: Pipeline) -> None:
+    starts = [pipeline(REQUEST.with_values(generator=g)).noise for g in ("torch", "numpy")]
+    expected = np.random.default_rng(5).standard_normal(starts[1].shape[1:], dtype=np.float32)
+    assert np.array_equal(starts[1][0], expected)
+    assert not np.array_equal(starts[0], starts[1])
+
+
+def test_an_sde_sampler_on_one_path_is_refined_by_steps(pipeline: Pipeline) -> None:
+    def last(steps: int, brownian: bool) -> NDArray[np.float32]:
+        sampling = Sampling("dpmpp_2m_sde", "karras", steps=steps, brownian=brownian)
+        return pipeline(REQUEST.with_values(sampling=sampling, guidance=1.0)).latents
+
+    # Twice the steps on one path is the same picture, finer; of fresh noise, another picture.
+    apart = {b: np.linalg.norm(last(48, b) - last(24, b)) for b in (True, False)}
+    assert apart[True] < 0.5 * apart[False]

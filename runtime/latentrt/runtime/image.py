@@ -24,7 +24,26 @@ PARAMETERS: Final = "parameters"
 REQUEST: Final = "latentrt"
 """The PNG text key of the request as JSON, from which the picture can be made again."""
 MAX_TEXT: Final = 1 << 20
-_WEB_NAMES: Final = {"ddim": "DDIM", "dpmpp_2m": "DPM++ 2M", "euler": "Euler"}
+_WEB_NAMES: Final = {
+    "ddim": "DDIM",
+    "deis": "DEIS",
+    "dpm2": "DPM2",
+    "dpm2_ancestral": "DPM2 a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "heun": "Heun",
+    "lcm": "LCM",
+    "lms": "LMS",
+    "plms": "PLMS",
+    "unipc": "UniPC",
+}
+"""What web UIs call the samplers that they have too."""
+
+_WEB_GENERATORS: Final = {"numpy": "NumPy", "torch": "CPU", "torch-cuda": "NV"}
 
 
 def to_picture(pixels: NDArray[np.float32]) -> Image.Image:
@@ -46,9 +65,10 @@ def parameters(request: Request, model: str, sampler: str) -> str:
     fields = {
         "Steps": request.sampling.steps,
         "Sampler": _WEB_NAMES.get(sampler, sampler),
-        "Schedule type": (request.sampling.schedule or "").capitalize() or None,
-        "CFG scale": f"{guidance.scale:g}",
+        "Schedule type": (request.sampling.schedule or "").replace("_", " ").title() or None,
+        "CFG scale": guidance.scale_text,
         "Seed": request.seed,
+        "RNG": _WEB_GENERATORS[request.generator],
         "Size": size,
         "Model": model,
         "Clip skip": request.clip_skip + 1 if request.clip_skip else None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -15,14 +16,28 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, Unavailable
+from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
 from latentrt.engines.engine import Blueprint, Engine, Options, choose
-from latentrt.runtime.request import Request, Size
+from latentrt.runtime.batcher import Batcher
+from latentrt.runtime.conditioning import Conditioner
+from latentrt.runtime.latents import for_vae
+from latentrt.runtime.plan import Plan
+from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
-from latentrt.runtime.run import Plan, Run
-from latentrt.runtime.schedules import as_stable_diffusion, build_schedule
-from latentrt.runtime.text import PromptTokenizer, TextEncoder
+from latentrt.runtime.run import DirectRun, Run
+from latentrt.runtime.sampling import Sampling
+from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
+from latentrt.runtime.size import Size
 
 _Key = tuple[str, tuple[tuple[str, int], ...]]
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where an engine is, or will be when the thread that has the lock has compiled it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    engine: Engine | None = None
 
 
 class Pipeline:
@@ -41,12 +56,14 @@ class Pipeline:
             name: choose(components.get(name, engine), options)
             for name in bundle.manifest.components
         }
-        self._engines: dict[_Key, Engine] = {}
+        self._engines: dict[_Key, _Place] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._tokenizer = PromptTokenizer(bundle)
-        self._text_encoder = TextEncoder(bundle)
-        self._scheduler = as_stable_diffusion(bundle.scheduler_config())
+        self._conditioner = Conditioner(bundle)
+        self._xl = bundle.manifest.family == STABLE_DIFFUSION_XL
+        config = bundle.scheduler_config()
+        forced = bundle.manifest.forces_scheduler
+        self._scheduler = as_stable_diffusion(config) if forced else config
 
     @staticmethod
     def open(
@@ -76,7 +93,8 @@ class Pipeline:
     def compiled(self) -> frozenset[tuple[str, int]]:
         """(component, batch size) of every engine compiled so far."""
         with self._lock:
-            return frozenset((name, dict(sizes)["batch"]) for name, sizes in self._engines)
+            made = [key for key, place in self._engines.items() if place.engine is not None]
+            return frozenset((name, dict(sizes)["batch"]) for name, sizes in made)
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +111,12 @@ class Pipeline:
         """Free every engine; runs still going fail at their next step."""
         with self._lock:
             self._closed = True
-            for engine in self._engines.values():
-                engine.close()
+            places = list(self._engines.values())
             self._engines.clear()
+        for place in places:
+            with place.lock:
+                if place.engine is not None:
+                    place.engine.close()
 
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""
@@ -106,38 +127,73 @@ class Pipeline:
 
         Raises `InputError` naming the field that does not fit this bundle, before any step.
         """
+        return DirectRun(self.plan(request))
+
+    def batcher(
+        self,
+        *,
+        max_batch: int = 8,
+        batch_sizes: Sequence[int] | None = None,
+        decode_sizes: Sequence[int] = (1,),
+        queue: int = 256,
+    ) -> Batcher:
+        """Serve many requests at once, their rows sharing U-Net calls at every step.
+
+        U-Nets are compiled for `batch_sizes`, by default the powers of two up to `max_batch`, and
+        VAE decoders for `decode_sizes`. With one size each, such as `batch_sizes=(8,)`, a request
+        gives the same picture bit for bit whatever it shares calls with. `queue` is how many
+        pictures may be on their way before `submit` raises `QueueFull`.
+        """
+        if max_batch < 1:
+            raise InputError("max_batch", "at least 1", max_batch)
+        powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
+        sizes = (*powers, max_batch) if batch_sizes is None else batch_sizes
+        return Batcher(self, batch_sizes=sizes, decode_sizes=decode_sizes, queue=queue)
+
+    def plan(
+        self,
+        request: Request,
+        *,
+        batches: Sequence[int] | None = None,
+        decodes: Sequence[int] = (1,),
+    ) -> Plan:
+        """A request with everything resolved, encoded and compiled.
+
+        The U-Net is compiled for `batches`, or for the numbers of rows that the request has by
+        itself, the VAE decoder for `decodes`. Raises `InputError` naming the field that does not
+        fit this bundle.
+        """
         request = self._resolved(request)
-        self._text_encoder.check_clip_skip(request.clip_skip)
-        schedule = build_schedule(
-            self._scheduler,
-            steps=request.sampling.steps,
-            sampler=request.sampling.sampler,
-            schedule=request.sampling.schedule,
-        )
+        self._conditioner.check(request)
+        schedule = self._schedule(request.sampling)
+        if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
+            visited = sum(e.stage == 0 for e in schedule.evaluations)
+            request = request.with_values(sampling=replace(request.sampling, steps=visited))
         shape = self._latent_shape(request)
-        begun = time.perf_counter()
         sizes = {"height": shape[1], "width": shape[2]}
-        length = self._tokenizer.length
-        text_encoder = self.engine("text_encoder", {"batch": 1, "sequence": length})
-        rows = 2 if request.guidance.active else 1
-        unet = self.engine("unet", {"batch": rows, "sequence": length, **sizes})
-        self.engine("vae_decoder", {"batch": 1, **sizes})
-        compiled = time.perf_counter()
-        text, notes = self._encode(request, text_encoder)
+        length = self._conditioner.length
+        begun = time.perf_counter()
+        encoders = [name for name in self._backends if name.startswith("text_encoder")]
+        text = {name: self.engine(name, {"batch": 1, "sequence": length}) for name in encoders}
+        opened = time.perf_counter()
+        conditioning = self._conditioner(request, text.__getitem__)
         encoded = time.perf_counter()
-        return Run(
-            Plan(
-                request=request,
-                schedule=schedule,
-                text=text,
-                unet=unet,
-                decode=self.decode,
-                latent_shape=shape,
-                model=self.bundle.manifest.source,
-                notes=notes,
-                seconds=(compiled - begun, encoded - compiled),
-            )
+        plan = Plan(
+            request=request,
+            schedule=schedule,
+            conditioning=conditioning,
+            unet=lambda rows: self.engine("unet", {"batch": rows, "sequence": length, **sizes}),
+            decode=self.decode,
+            latent_shape=shape,
+            model=self.bundle.manifest.source,
+            seconds=(0.0, encoded - opened),
         )
+        for rows in sorted(plan.row_counts) if batches is None else batches:
+            plan.unet(rows)
+        for count in decodes:
+            self.engine("vae_decoder", {"batch": count, **sizes})
+        compiling = (opened - begun) + (time.perf_counter() - encoded)
+        return replace(plan, seconds=(compiling, encoded - opened))
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
@@ -146,8 +202,8 @@ class Pipeline:
         sizes = {"batch": count, "height": height, "width": width}
         decoder = self.engine("vae_decoder", sizes)
         spec = decoder.inputs[0]
-        unscaled = latents / np.float32(manifest.vae_scaling) + np.float32(manifest.vae_shift)
-        outputs = decoder({spec.name: unscaled.astype(spec.dtype, copy=False)})
+        theirs = for_vae(latents, manifest)
+        outputs = decoder({spec.name: theirs.astype(spec.dtype, copy=False)})
         return outputs["images"].astype(np.float32, copy=False)
 
     def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
@@ -156,18 +212,41 @@ class Pipeline:
         with self._lock:
             if self._closed:
                 raise Unavailable("the pipeline is closed")
-            if key not in self._engines:
-                record = self.bundle.manifest.components[component]
-                blueprint = Blueprint(
-                    component=component,
-                    graph=self.bundle.graph(component),
-                    weights=self.bundle.weights(component),
-                    inputs=record.inputs,
-                    outputs=record.outputs,
-                    sizes=dict(sizes),
-                )
-                self._engines[key] = self._backends[component][1].compile(blueprint, self.options)
-            return self._engines[key]
+            place = self._engines.setdefault(key, _Place())
+        # Only who wants this very engine waits for it to be compiled.
+        with place.lock:
+            if place.engine is None:
+                place.engine = self._compile(component, sizes)
+            engine = place.engine
+        if self._closed:  # while it was compiled; `close` did not see it
+            engine.close()
+            raise Unavailable("the pipeline is closed")
+        return engine
+
+    def _compile(self, component: str, sizes: Mapping[str, int]) -> Engine:
+        record = self.bundle.manifest.components[component]
+        blueprint = Blueprint(
+            component=component,
+            graph=self.bundle.graph(component),
+            weights=self.bundle.weights(component),
+            inputs=record.inputs,
+            outputs=record.outputs,
+            sizes=dict(sizes),
+        )
+        return self._backends[component][1].compile(blueprint, self.options)
+
+    def _schedule(self, sampling: Sampling) -> Schedule:
+        return build_schedule(
+            self._scheduler,
+            steps=sampling.steps,
+            sampler=sampling.sampler,
+            schedule=sampling.schedule,
+            eta=sampling.eta,
+            rho=sampling.rho,
+            timesteps=sampling.timesteps,
+            sigmas=sampling.sigmas,
+            xl=self._xl,
+        )
 
     def _resolved(self, request: Request) -> Request:
         manifest = self.bundle.manifest
@@ -194,25 +273,6 @@ class Pipeline:
             expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
             raise InputError("latents", expected, request.latents.shape)
         return shape
-
-    def _encode(
-        self, request: Request, engine: Engine
-    ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-        prompts = {"prompt": request.prompt}
-        if request.guidance.active:
-            prompts = {"negative_prompt": request.negative_prompt or "", **prompts}
-        rows: list[NDArray[np.float32]] = []
-        notes: list[str] = []
-        for field, prompt in prompts.items():
-            tokens = self._tokenizer(prompt)
-            if tokens.cut:
-                room = self._tokenizer.length - 2
-                shown = tokens.cut if len(tokens.cut) <= 80 else f"{tokens.cut[:77]}..."
-                notes.append(f"{field}: cut after {room} tokens; left out: {shown!r}")
-            # As diffusers does: the negative prompt keeps the layers that the prompt leaves out.
-            clip_skip = request.clip_skip if field == "prompt" else 0
-            rows.append(self._text_encoder(tokens.ids, engine, clip_skip))
-        return np.concatenate(rows), tuple(notes)
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -1,0 +1,129 @@
+"""A run that a batcher drives, among others."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import TYPE_CHECKING
+
+from latentrt.bundle.errors import Cancelled, DeadlineExceeded
+from latentrt.runtime.plan import Latent, Plan
+from latentrt.runtime.result import Result, Seconds
+from latentrt.runtime.run import Run, assemble, pictures
+from latentrt.runtime.trajectory import Step, Trajectory
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class BatchedRun(Run):
+    """What `Batcher.submit` gives. Its steps go on whether or not somebody iterates.
+
+    Iterating gives the newest step that was not seen yet, so that a slow reader neither holds up
+    the batcher nor fills the memory. `future` is for `asyncio.wrap_future`: cancelling it cancels
+    the run. In its result's `seconds`, `unet` is the time from submission to the last step: calls
+    are shared.
+    """
+
+    def __init__(self, plan: Plan, wake: Callable[[], None], deadline: float | None) -> None:
+        self.plan = plan
+        self.future: Future[Result] = Future()
+        self._wake = wake
+        self._begun = time.perf_counter()
+        self._deadline = None if deadline is None else self._begun + deadline
+        self._done: dict[int, tuple[Trajectory, Image.Image]] = {}
+        self._stepped = self._begun
+        self._newest: Step | None = None
+        self._told = threading.Condition()
+        self.future.add_done_callback(lambda _: self._notify())
+
+    def __iter__(self) -> Iterator[Step]:
+        seen: Step | None = None
+        while True:
+            with self._told:
+                self._told.wait_for(lambda seen=seen: self._newest is not seen or self.ended)
+                step = self._newest
+            if step is None or step is seen:
+                break
+            seen = step
+            yield step
+        self.result()
+
+    def cancel(self) -> None:
+        """End the run; its rows are in no further call, and `result` raises `Cancelled` at once."""
+        self.fail(Cancelled("the run was cancelled"))
+
+    def result(self) -> Result:
+        """The pictures, when they are finished.
+
+        Raises `Cancelled` or `DeadlineExceeded` if the run was ended, `NonFinite` if a component
+        returned NaN or infinity.
+        """
+        try:
+            return self.future.result()
+        except CancelledError:
+            raise Cancelled("the run was cancelled") from None
+
+    # For the batcher.
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its result, or never will."""
+        return self.future.done()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the deadline, below 0 after it; None without one."""
+        return None if self._deadline is None else self._deadline - time.perf_counter()
+
+    def check_deadline(self) -> None:
+        """Fail if the deadline has passed."""
+        left = self.seconds_left
+        if left is not None and left <= 0 and not self.ended:
+            self.fail(DeadlineExceeded("the run took longer than its deadline"))
+
+    def tell(self, step: Step) -> None:
+        """One of its pictures has taken a step."""
+        self._stepped = time.perf_counter()
+        with self._told:
+            self._newest = step
+            self._told.notify_all()
+
+    def finish(self, trajectory: Trajectory, image: Image.Image) -> None:
+        """One of its pictures is decoded; with the last, the run is finished."""
+        self._done[trajectory.image] = (trajectory, image)
+        if len(self._done) < self.plan.request.num_images:
+            return
+        ordered = [self._done[i] for i in sorted(self._done)]
+        now = time.perf_counter()
+        compiling, encoding = self.plan.seconds
+        seconds = Seconds(
+            compile=compiling,
+            text=encoding,
+            unet=self._stepped - self._begun,
+            vae=now - self._stepped,
+            total=compiling + encoding + now - self._begun,
+        )
+        result = assemble(self.plan, [t for t, _ in ordered], [i for _, i in ordered], seconds)
+        self._settle(lambda: self.future.set_result(result))
+
+    def fail(self, error: Exception) -> None:
+        """End with an error, unless it has ended already."""
+        self._settle(lambda: self.future.set_exception(error))
+
+    def preview(self, latent: Latent) -> Image.Image:
+        """One latent as a picture."""
+        return pictures(self.plan, latent[None])[0]
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        # It may have been ended by somebody else a moment before.
+        with contextlib.suppress(InvalidStateError):
+            settle()
+
+    def _notify(self) -> None:
+        with self._told:
+            self._told.notify_all()
+        self._wake()
