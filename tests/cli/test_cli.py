@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from latentrt.cli.main import main
+from latentrt.runtime.schedules import CATALOGUE
 
 LATENTRT = [sys.executable, "-c", "from latentrt.cli.main import main; main()"]
 
@@ -126,6 +127,17 @@ def test_json_is_one_object_and_nothing_else(
         (("--latents", "/nowhere.npy"), "/nowhere.npy: is not a readable .npy"),
         (("--threads", 0), "threads: expected at least 1"),
         (("--from", "/nowhere.png"), "prompt: expected none beside --from"),
+        (("--sampler", "lcm", "--schedule", "karras"), "schedule: expected none with LCMScheduler"),
+        (("--sampler", "edm_euler"), "sampler: expected no EDM sampler"),
+        (("--sampler", "heun", "--eta", 0.5), "eta: expected none with HeunDiscreteScheduler"),
+        (("--schedule", "trailing", "--rho", 5), "rho: expected none but with schedule karras"),
+        (("--sampler", "euler", "--sigmas", "1,2,3"), "sigmas: expected at least two falling"),
+        (("--timesteps", "a,b"), "timesteps: expected numbers with commas between, got 'a,b'"),
+        (("--guidance-interval", "1"), "guidance-interval: expected LOW,HIGH, got '1'"),
+        (("--compose", "a dog"), "compose: expected PROMPT=WEIGHT, got 'a dog'"),
+        (("--crop", "5"), "crop: expected TOP,LEFT in pixels, got '5'"),
+        (("--crop", "5,5"), "crop: expected none: this model takes no sizes"),
+        (("--generator", "dice"), "generator: expected one of torch, torch-cuda, numpy"),
         (("--no-such-option",), "--no-such-option"),
     ],
 )
@@ -260,7 +272,62 @@ def test_an_interrupt_is_status_130(
 
 def test_help_lists_every_command_and_each_has_its_own() -> None:
     done = subprocess.run([*LATENTRT, "--help"], capture_output=True, text=True, check=True)
-    for command in ("export", "generate", "inspect", "compare", "doctor"):
+    for command in ("export", "generate", "inspect", "compare", "samplers", "doctor"):
         assert command in done.stdout
         own = subprocess.run([*LATENTRT, command, "-h"], capture_output=True, text=True, check=True)
         assert "Usage:" in own.stdout
+
+
+def test_options_of_sampling_and_guidance_reach_the_picture(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out, again = tmp_path / "out.png", tmp_path / "again.png"
+    options = (
+        "--sampler", "DPMSolverMultistepScheduler", "--sigmas", "14,3,0.5,0", "--seed", 3,
+        "--guidance-interval", "1,20", "--compose", "a star=0.5", "--compose", "a=b=-1",
+        "--generator", "numpy", "--brownian",
+    )  # fmt: skip
+    done = run("generate", bundle("heads"), "a red circle", "-o", out, *options, "--json")
+    assert done.status == 0, done.err
+    request = json.loads(done.out)["request"]
+    assert request["sampling"]["sigmas"] == [14.0, 3.0, 0.5, 0.0]
+    assert request["sampling"]["brownian"] is True
+    assert request["guidance"]["interval"] == [1.0, 20.0]
+    assert request["composed"] == [["a star", 0.5], ["a=b", -1.0]]
+    assert request["generator"] == "numpy"
+    assert run("generate", bundle("heads"), "--from", out, "-o", again).status == 0
+    assert np.array_equal(pixels(again), pixels(out))
+
+
+def test_sizes_that_sdxl_is_told_change_its_picture(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    common = ("generate", bundle("xl"), "a red circle", "--steps", 2, "--seed", 1)
+    told = {
+        "own": (),
+        "same": ("--original-size", "64x64", "--crop", "0,0", "--target-size", "64x64"),
+        "original": ("--original-size", "512x256"),
+        "crop": ("--crop", "9,0"),
+        "target": ("--target-size", "32x64"),
+    }
+    for name, options in told.items():
+        assert run(*common, "-o", tmp_path / f"{name}.png", *options).status == 0
+    found = {name: pixels(tmp_path / f"{name}.png") for name in told}
+    assert np.array_equal(found["own"], found["same"])
+    for name in ("original", "crop", "target"):
+        assert not np.array_equal(found["own"], found[name])
+
+
+def test_samplers_lists_every_name_that_generate_takes(run: Callable[..., Outcome]) -> None:
+    rows = json.loads(run("samplers", "--json").out)
+    assert [row["name"] for row in rows] == list(CATALOGUE)
+    table = run("samplers")
+    assert table.status == 0
+    for row in rows:
+        (line,) = [each for each in table.out.splitlines() if each.split()[0] == row["name"]]
+        assert row["class"] in line
+        assert all(schedule in line for schedule in row["schedules"])
+
+
+def test_doctor_says_what_never_ran_on_its_hardware(run: Callable[..., Outcome]) -> None:
+    assert "unverified: generator torch-cuda" in run("doctor").out

@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BundleError
-from latentrt.bundle.golden import RUN_STEPS, Difference, psnr
+from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference, psnr
 from latentrt.bundle.tensors import TensorFile
-from latentrt.engines.engine import Engine
-from latentrt.runtime.guidance import guide
+from latentrt.runtime.conditioning import Conditioner, Conditioning
+from latentrt.runtime.conditioning import Row as ConditioningRow
+from latentrt.runtime.guidance import Guidance, guide
 from latentrt.runtime.noise import TorchNoise
 from latentrt.runtime.pipeline import Pipeline
-from latentrt.runtime.prediction import denoised
-from latentrt.runtime.request import Guidance
-from latentrt.runtime.run import Rows
+from latentrt.runtime.prediction import denoised, model_input
+from latentrt.runtime.request import Request
+from latentrt.runtime.rows import Batch
+from latentrt.runtime.rows import Row as Told
 from latentrt.runtime.samplers import sample
 from latentrt.runtime.schedules import as_stable_diffusion, build_schedule
-from latentrt.runtime.text import TOKEN_TABLE
+from latentrt.runtime.size import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class Tolerance:
 
     def of(self, component: str) -> float:
         """The tolerance of a component by name."""
-        by_name = {"text_encoder": self.text_encoder, "unet": self.unet}
-        return by_name.get(component, self.vae)
+        if component.startswith("text_encoder"):
+            return self.text_encoder
+        return self.unet if component == "unet" else self.vae
 
 
 TOLERANCES: Final[Mapping[str, Tolerance]] = {
@@ -70,7 +73,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far one bundle's engines are from PyTorch's fp32."""
+    """How far one bundle's engines are from PyTorch's fp32.
+
+    `components` ends with the prompts: what the U-Net is told, from the text on.
+    """
 
     engines: Mapping[str, str]
     precision: str
@@ -125,11 +131,13 @@ def compare(pipeline: Pipeline) -> Comparison:
         _component(pipeline, golden, name, tolerance.of(name))
         for name in pipeline.bundle.manifest.components
     )
-    latents, steps = _run(pipeline, golden, tolerance.step)
+    conditioning = _conditioning(pipeline, golden)
+    prompts = _prompts(conditioning, golden, tolerance.text_encoder)
+    latents, steps = _run(pipeline, golden, conditioning, tolerance.step)
     return Comparison(
         engines=pipeline.engines,
         precision=precision,
-        components=components,
+        components=(*components, prompts),
         steps=steps,
         picture_psnr=_picture(pipeline, golden, latents),
         least_psnr=tolerance.psnr,
@@ -156,25 +164,59 @@ def _component(pipeline: Pipeline, golden: TensorFile, name: str, tolerance: flo
     return Row(name, max(found, key=lambda d: d.relative), tolerance)
 
 
-def _run(
-    pipeline: Pipeline, golden: TensorFile, tolerance: float
-) -> tuple[NDArray[np.float32], tuple[Row, ...]]:
-    """The golden run again with our own text encoder, sampler and engine; errors accumulate."""
-    start = golden["run/latents"]
-    text = _text(pipeline, golden)
-    sizes = {"height": start.shape[2], "width": start.shape[3]}
-    unet = pipeline.engine("unet", {"batch": 2, "sequence": text.shape[1], **sizes})
-    schedule = build_schedule(
-        as_stable_diffusion(pipeline.bundle.scheduler_config()), steps=RUN_STEPS, sampler="euler"
+def _conditioning(pipeline: Pipeline, golden: TensorFile) -> Conditioning:
+    """The golden run's prompts as the runtime encodes them, from the text on."""
+    height, width = (
+        n * pipeline.bundle.manifest.vae_factor for n in golden["run/latents"].shape[2:]
     )
-    guidance = Guidance(float(golden["run/guidance_scale"][0]))
-    rows = Rows(unet, text)
+    request = Request(
+        RUN_PROMPT,
+        size=Size(width, height),
+        guidance=Guidance(float(golden["run/guidance_scale"][0])),
+    )
+    conditioner = Conditioner(pipeline.bundle)
+    sizes = {"batch": 1, "sequence": conditioner.length}
+    return conditioner(request, lambda name: pipeline.engine(name, sizes))
+
+
+def _prompts(conditioning: Conditioning, golden: TensorFile, tolerance: float) -> Row:
+    """The text that the U-Net is told against the golden run's, the negative prompt's row first."""
+    rows = _rows(conditioning)
+    found = [
+        Difference.between(np.stack([row[name] for row in rows]), golden[f"run/{name}"])
+        for name in ("encoder_hidden_states", "text_embeds")
+        if name in rows[0]
+    ]
+    return Row("prompts", max(found, key=lambda d: d.relative), tolerance)
+
+
+def _rows(conditioning: Conditioning) -> tuple[ConditioningRow, ...]:
+    negative = conditioning.negative
+    return conditioning.prompts if negative is None else (negative, *conditioning.prompts)
+
+
+def _run(
+    pipeline: Pipeline, golden: TensorFile, conditioning: Conditioning, tolerance: float
+) -> tuple[NDArray[np.float32], tuple[Row, ...]]:
+    """The golden run again with our own prompts, sampler and engine; errors accumulate."""
+    manifest, config = pipeline.bundle.manifest, pipeline.bundle.scheduler_config()
+    if manifest.forces_scheduler:
+        config = as_stable_diffusion(config)
+    schedule = build_schedule(config, steps=RUN_STEPS, sampler="euler")
+    start = golden["run/latents"]
+    rows = _rows(conditioning)
+    sizes = {"batch": len(rows), "height": start.shape[2], "width": start.shape[3]}
+    length = rows[0]["encoder_hidden_states"].shape[0]
+    batch = Batch(pipeline.engine("unet", {**sizes, "sequence": length}))
+    scale = float(golden["run/guidance_scale"][0])
     sampler = sample(start[0] * np.float32(schedule.init_scale), schedule, noise=TorchNoise(0))
     asked = next(sampler)
     results: list[Row] = []
     while True:
-        negative, positive = rows.evaluate(asked)
-        output = guide(negative, positive, guidance)
+        scaled = model_input(asked.latent, asked.sigma)
+        outputs = batch.evaluate([Told(scaled, asked.timestep, row) for row in rows])
+        guided = len(rows) > 1
+        output = guide(outputs[0], [outputs[1]], (1.0,), scale=scale) if guided else outputs[0]
         estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
         try:
             following = sampler.send((asked.latent, estimate))
@@ -187,14 +229,6 @@ def _run(
         if following is None:
             return latent[None] * np.float32(schedule.final_scale), tuple(results)
         asked = following
-
-
-def _text(pipeline: Pipeline, golden: TensorFile) -> NDArray[np.float32]:
-    table = TensorFile(pipeline.bundle.weights("text_encoder"))[TOKEN_TABLE]
-    ids = np.concatenate([golden["run/negative_input_ids"], golden["run/input_ids"]])
-    engine: Engine = pipeline.engine("text_encoder", {"batch": 2, "sequence": ids.shape[1]})
-    embeds = table[ids].astype(engine.inputs[0].dtype)
-    return engine({"inputs_embeds": embeds})["last_hidden_state"].astype(np.float32)
 
 
 def _picture(pipeline: Pipeline, golden: TensorFile, latents: NDArray[np.float32]) -> float:

@@ -2,8 +2,8 @@
 
     python -m latentrt.benchmarks.runtime [--json FILE]
 
-Aims: an import under 0.2 s; a step at 64 x 64 latents under 0.5 ms, with guidance, drawing of noise
-and engine calls apart.
+Aims: an import under 0.2 s; a step at 64 x 64 latents under 0.5 ms, with guidance, the first noise
+and engine calls apart; a sampler's own part of it under 1 ms at 128 x 128, all noise apart.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,17 +27,19 @@ from latentrt.bundle.publish import write_file
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
-from latentrt.runtime.request import Guidance, Request, Sampling
-from latentrt.runtime.run import Plan, Run
-from latentrt.runtime.samplers import SAMPLERS
-from latentrt.runtime.schedules import build_schedule
+from latentrt.runtime import Batcher, Request, Sampling
+from latentrt.runtime.conditioning import Conditioning
+from latentrt.runtime.plan import Plan
+from latentrt.runtime.run import DirectRun
+from latentrt.runtime.samplers import sample
+from latentrt.runtime.schedules import CATALOGUE, build_schedule, find_sampler
 
 IMPORT_AIM: Final = 0.2
 STEP_AIM: Final = 0.5e-3
+SAMPLER_AIM: Final = 1e-3
 LATENTS: Final = ((64, 64), (128, 128))
 _STEPS: Final = 50
-_SCHEDULER: Final[Mapping[str, object]] = {
-    "_class_name": "EulerDiscreteScheduler",
+_BETAS: Final[Mapping[str, object]] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
@@ -72,6 +74,53 @@ def import_seconds(repeats: int) -> Spread:
     return Spread.of(found[1:])
 
 
+class _Prepared:
+    """A stream whose numbers are there already: drawing them is no part of a sampler's work."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._numbers = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+    def normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The same numbers at every call."""
+        return self._numbers.reshape(shape)
+
+    def increment(
+        self, shape: tuple[int, ...], sigma: float, sigma_next: float
+    ) -> NDArray[np.float32]:
+        """The same numbers for every pair of levels."""
+        del sigma, sigma_next
+        return self._numbers.reshape(shape)
+
+
+def sampler_seconds(sampler: str, height: int, width: int, repeats: int) -> Spread:
+    """A sampler's own time per evaluation: neither model, guidance nor drawing of noise.
+
+    One measurement is the mean over the evaluations of a run.
+    """
+    schedule = build_schedule(_config(sampler), steps=_STEPS, sampler=sampler)
+    noise = _Prepared((4, height, width))
+    estimate = noise.normal((4, height, width)) * np.float32(0.1)
+    found: list[float] = []
+    for _ in range(repeats + 1):
+        start = noise.normal((4, height, width)) * np.float32(schedule.init_scale)
+        begun = time.perf_counter()
+        run = sample(start, schedule, noise=noise)
+        try:
+            asked = next(run)
+            while True:
+                asked = run.send((asked.latent, estimate))
+        except StopIteration:
+            found.append((time.perf_counter() - begun) / len(schedule.evaluations))
+    return Spread.of(found[1:])
+
+
+def _config(sampler: str) -> Mapping[str, object]:
+    """A scheduler config of the sampler's own class."""
+    name = find_sampler(sampler).class_name
+    betas = {} if name.startswith("EDM") else _BETAS
+    return {"_class_name": name, **betas}
+
+
 def step_seconds(sampler: str, height: int, width: int, repeats: int) -> Spread:
     """The runtime's own time per guided step: everything but the engine call and the first noise.
 
@@ -82,41 +131,82 @@ def step_seconds(sampler: str, height: int, width: int, repeats: int) -> Spread:
 
 
 def _one_run(sampler: str, height: int, width: int) -> float:
-    rng = np.random.default_rng(0)
-    output = rng.standard_normal((2, 4, height, width), dtype=np.float32)
-    inside = 0.0
-
-    def evaluate(inputs: Arrays) -> dict[str, NDArray[Any]]:
-        nonlocal inside
-        del inputs
-        begun = time.perf_counter()
-        result = {"model_output": output.copy()}
-        inside += time.perf_counter() - begun
-        return result
-
-    text = np.zeros((2, 77, 768), np.float32)
-    specs = (
-        TensorSpec("sample", (2, 4, height, width)),
-        TensorSpec("timestep", (2,)),
-        TensorSpec("encoder_hidden_states", text.shape),
-    )
-    plan = Plan(
-        request=Request("", seed=0, sampling=Sampling(sampler), guidance=Guidance(7.5)),
-        schedule=build_schedule(_SCHEDULER, steps=_STEPS, sampler=sampler),
-        text=text,
-        unet=FunctionEngine("unet", specs, (), evaluate),
-        decode=lambda latents: np.zeros((1, 3, 8, 8), np.float32),
-        latent_shape=(4, height, width),
-        model="",
-        notes=(),
-        seconds=(0.0, 0.0),
-    )
-    steps = iter(Run(plan))
+    model = InstantModel((4, height, width))
+    sampling = Sampling(sampler, steps=_STEPS)
+    steps = iter(DirectRun(model.plan(Request("", seed=0, sampling=sampling, guidance=7.5))))
     next(steps)
-    before, begun = inside, time.perf_counter()
-    for _ in range(_STEPS - 1):
-        next(steps)
-    return (time.perf_counter() - begun - (inside - before)) / (_STEPS - 1)
+    before, begun = model.inside, time.perf_counter()
+    count = sum(1 for _ in steps)
+    return (time.perf_counter() - begun - (model.inside - before)) / count
+
+
+def batched_step_seconds(rows: int, height: int, width: int, repeats: int) -> Spread:
+    """What a batched U-Net call costs beyond the engine, with `rows` rows of guided pictures.
+
+    One measurement is the mean over the calls of a run; the pictures' steps and the handing over
+    between threads are in it.
+    """
+    found: list[float] = []
+    for _ in range(repeats + 1):
+        model = InstantModel((4, height, width))
+        sampling = Sampling("euler", steps=_STEPS)
+        requests = [Request("", seed=i, sampling=sampling, guidance=7.5) for i in range(rows // 2)]
+        with Batcher(model, batch_sizes=(rows,)) as batcher:
+            plans = [batcher.submit(each) for each in requests]
+            plans[0].result()
+            calls, before, begun = batcher.load.calls, model.inside, time.perf_counter()
+            for run in [batcher.submit(each) for each in requests]:
+                run.result()
+            spent = time.perf_counter() - begun - (model.inside - before)
+            found.append(spent / (batcher.load.calls - calls))
+    return Spread.of(found[1:])
+
+
+class InstantModel:
+    """A planner whose U-Net has its answer ready; `inside` is the time spent in its calls."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.inside = 0.0
+        self._shape = shape
+        text = np.zeros((77, 768), np.float32)
+        self._row = {"encoder_hidden_states": text}
+
+    def plan(
+        self, request: Request, *, batches: Sequence[int] = (), decodes: Sequence[int] = ()
+    ) -> Plan:
+        """A plan of `request` over this U-Net."""
+        del batches, decodes
+        sampling = request.sampling
+        config = _config(sampling.sampler or "euler")
+        schedule = build_schedule(config, steps=sampling.steps, sampler=sampling.sampler)
+        return Plan(
+            request=request,
+            schedule=schedule,
+            conditioning=Conditioning((self._row,), dict(self._row), ()),
+            unet=self._unet,
+            decode=lambda latents: np.zeros((len(latents), 3, 8, 8), np.float32),
+            latent_shape=self._shape,
+            model="",
+            seconds=(0.0, 0.0),
+        )
+
+    def _unet(self, rows: int) -> FunctionEngine:
+        rng = np.random.default_rng(0)
+        output = rng.standard_normal((rows, *self._shape), dtype=np.float32)
+
+        def evaluate(inputs: Arrays) -> dict[str, NDArray[Any]]:
+            del inputs
+            begun = time.perf_counter()
+            result = {"model_output": output.copy()}
+            self.inside += time.perf_counter() - begun
+            return result
+
+        specs = (
+            TensorSpec("sample", (rows, *self._shape)),
+            TensorSpec("timestep", (rows,)),
+            TensorSpec("encoder_hidden_states", (rows, 77, 768)),
+        )
+        return FunctionEngine("unet", specs, (), evaluate)
 
 
 def measure(repeats: int) -> dict[str, Any]:
@@ -127,8 +217,21 @@ def measure(repeats: int) -> dict[str, Any]:
         "import_aim": IMPORT_AIM,
         "step_aim_64x64": STEP_AIM,
         "step_seconds": [
-            {"sampler": name, "latent": [4, h, w], **asdict(step_seconds(name, h, w, repeats))}
-            for name in sorted(SAMPLERS)
+            {
+                "sampler": "euler",
+                "latent": [4, h, w],
+                **asdict(step_seconds("euler", h, w, repeats)),
+            }
+            for h, w in LATENTS
+        ],
+        "batched_step_seconds": [
+            {"rows": 8, "latent": [4, h, w], **asdict(batched_step_seconds(8, h, w, repeats))}
+            for h, w in LATENTS
+        ],
+        "sampler_aim_128x128": SAMPLER_AIM,
+        "sampler_seconds": [
+            {"sampler": name, "latent": [4, h, w], **asdict(sampler_seconds(name, h, w, repeats))}
+            for name in CATALOGUE
             for h, w in LATENTS
         ],
     }
@@ -140,11 +243,19 @@ def print_table(measured: dict[str, Any]) -> None:
     print(f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}")
     imported = measured["import_seconds"]
     ends = f"({imported['least'] * 1e3:.0f} to {imported['greatest'] * 1e3:.0f})"
-    print(f"{'import latentrt.runtime':<28}{imported['median'] * 1e3:9.1f} ms  {ends}")
+    print(f"{'import latentrt.runtime':<34}{imported['median'] * 1e3:9.1f} ms  {ends}")
     for row in measured["step_seconds"]:
-        name = f"{row['sampler']} step, {row['latent'][1]} x {row['latent'][2]}"
-        ends = f"({row['least'] * 1e3:.3f} to {row['greatest'] * 1e3:.3f})"
-        print(f"{name:<28}{row['median'] * 1e3:9.3f} ms  {ends}")
+        _print_row(f"guided step, {row['sampler']}", row)
+    for row in measured["batched_step_seconds"]:
+        _print_row(f"batched call, {row['rows']} rows", row)
+    for row in measured["sampler_seconds"]:
+        _print_row(f"{row['sampler']} alone", row)
+
+
+def _print_row(name: str, row: Mapping[str, Any]) -> None:
+    size = f"{row['latent'][1]} x {row['latent'][2]}"
+    ends = f"({row['least'] * 1e3:.3f} to {row['greatest'] * 1e3:.3f})"
+    print(f"{name:<22}{size:<12}{row['median'] * 1e3:9.3f} ms  {ends}")
 
 
 def main() -> None:

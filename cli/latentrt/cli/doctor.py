@@ -14,6 +14,7 @@ from rich.table import Table
 from latentrt.engines.engine import BACKENDS, backend
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+_UNVERIFIED: Final = ("generator torch-cuda: held against published values only, on no GPU",)
 _PLANNED: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
 
 
@@ -30,6 +31,7 @@ def diagnose() -> dict[str, Any]:
             "missing": missing,
             "remedy": "pip install 'latentrt[export]'" if missing else "",
         },
+        "unverified": list(_UNVERIFIED),
         "not_built_yet": list(_PLANNED),
     }
 
@@ -50,4 +52,6 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
     state = "works" if export["usable"] else f"missing: {', '.join(export['missing'])}"
     table.add_row("(export)", "", "", state, export["remedy"])
     Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+    for what in diagnosis["unverified"]:
+        print(f"unverified: {what}")
     print(f"not built yet: {', '.join(diagnosis['not_built_yet'])}")

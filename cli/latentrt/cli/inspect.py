@@ -67,7 +67,9 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = Checkpoint.open(path)
     components: dict[str, Any] = {}
-    for folder in ("text_encoder", "unet", "vae"):
+    for folder in ("text_encoder", "text_encoder_2", "unet", "vae"):
+        if folder == "text_encoder_2" and folder not in checkpoint.index:
+            continue
         tensors = checkpoint.tensors(folder)
         config = checkpoint.config(folder)
         if not len(tensors):

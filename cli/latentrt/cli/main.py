@@ -63,7 +63,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A diffusers folder, or random:sd15.")],
+    checkpoint: Annotated[str, typer.Argument(help="A folder, or random:sd15, :sd21, :sdxl.")],
     bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
     dtype: Annotated[str, typer.Option(help="How weights are stored: fp32 or fp16.")] = "fp32",
     golden: Annotated[bool, typer.Option(help="Store PyTorch's outputs for compare.")] = True,
@@ -94,19 +94,49 @@ def generate(
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
     guidance_rescale: Annotated[float, typer.Option(help="0 to 1.")] = 0.0,
+    guidance_interval: Annotated[
+        str | None, typer.Option(help="LOW,HIGH: guide only at these noise levels.")
+    ] = None,
+    compose: Annotated[
+        list[str] | None, typer.Option(help="PROMPT=WEIGHT: one more prompt; may be repeated.")
+    ] = None,
     sampler: Annotated[
-        str | None, typer.Option(help="euler, ddim, dpmpp_2m. [default: the checkpoint's]")
+        str | None,
+        typer.Option(help="See `latentrt samplers`. [default: the checkpoint's]"),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="karras, trailing, ... [default: the checkpoint's]")
+        str | None,
+        typer.Option(help="karras, trailing, ... [default: the checkpoint's]"),
     ] = None,
-    eta: Annotated[float, typer.Option(help="DDIM's share of fresh noise, 0 to 1.")] = 0.0,
+    eta: Annotated[
+        float | None,
+        typer.Option(help="Share of fresh noise, 0 to 1. [default: the sampler's]"),
+    ] = None,
+    rho: Annotated[
+        float | None, typer.Option(help="Exponent of karras and polyexponential levels.")
+    ] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(help="Timesteps to visit, such as 999,700,400,100.")
+    ] = None,
+    sigmas: Annotated[
+        str | None, typer.Option(help="Noise levels to visit and to end on, such as 14,3,0.5,0.")
+    ] = None,
+    brownian: Annotated[
+        bool, typer.Option("--brownian", help="Noise of SDE samplers from one Brownian path.")
+    ] = False,
+    generator: Annotated[
+        str,
+        typer.Option(help="Whose numbers a seed gives: torch, numpy or torch-cuda (unverified)."),
+    ] = "torch",
     seed: Annotated[int | None, typer.Option(help="[default: drawn and reported]")] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
     ] = None,
     num_images: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 1,
     clip_skip: Annotated[int, typer.Option(help="Last text layers to leave out.")] = 0,
+    original_size: Annotated[str | None, typer.Option(help="SDXL is told WIDTHxHEIGHT.")] = None,
+    crop: Annotated[str, typer.Option(help="SDXL is told TOP,LEFT.")] = "0,0",
+    target_size: Annotated[str | None, typer.Option(help="SDXL is told WIDTHxHEIGHT.")] = None,
     latents: Annotated[Path | None, typer.Option(help="Starting noise, a .npy.")] = None,
     save_latents: Annotated[Path | None, typer.Option(help="Write the starting noise.")] = None,
     source: Annotated[
@@ -119,8 +149,9 @@ def generate(
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
     from latentrt.cli.generate import load_latents, make
+    from latentrt.cli.values import corner, interval, numbers, weighted
+    from latentrt.runtime import Guidance, Request, Sampling, Size
     from latentrt.runtime.image import read_request
-    from latentrt.runtime.request import Guidance, Request, Sampling, Size
 
     given = None if latents is None else load_latents(latents)
     if source is not None:
@@ -136,10 +167,30 @@ def generate(
             size=None if size is None else Size.parse(size),
             num_images=num_images,
             seed=seed,
-            sampling=Sampling(sampler, schedule=schedule, steps=steps, eta=eta),
-            guidance=Guidance(guidance_scale, rescale=guidance_rescale),
+            sampling=Sampling(
+                sampler,
+                schedule=schedule,
+                steps=steps,
+                eta=eta,
+                rho=rho,
+                timesteps=None if timesteps is None else numbers("timesteps", timesteps),
+                sigmas=None if sigmas is None else numbers("sigmas", sigmas),
+                brownian=brownian,
+            ),
+            guidance=Guidance(
+                guidance_scale,
+                rescale=guidance_rescale,
+                interval=None
+                if guidance_interval is None
+                else interval("guidance-interval", guidance_interval),
+            ),
             clip_skip=clip_skip,
             latents=given,
+            composed=[weighted("compose", text) for text in compose or ()],
+            generator=generator,
+            original_size=None if original_size is None else Size.parse(original_size),
+            crop=corner("crop", crop),
+            target_size=None if target_size is None else Size.parse(target_size),
         )
     make(
         bundle,
@@ -149,6 +200,18 @@ def generate(
         options=(engine, precision, threads),
         as_json=as_json,
     )
+
+
+@app.command()
+def samplers(as_json: JsonOption = False) -> None:
+    """List the samplers and the schedules that each of them takes."""
+    from latentrt.cli.samplers import list_samplers, print_samplers
+
+    found = list_samplers()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_samplers(found)
 
 
 @app.command()

@@ -1,0 +1,160 @@
+"""Goodput of step-level batching: pictures a second together, against one at a time.
+
+    python -m latentrt.benchmarks.batching BUNDLE [--json FILE]
+
+All requests are there at the start; each measurement serves them all. One at a time and every batch
+size take turns, so that a slower minute of the machine meets all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from latentrt.benchmarks.machine import Machine
+from latentrt.bundle.publish import write_file
+from latentrt.runtime import Pipeline, Request, Sampling, Size
+
+BATCHES: Final = (1, 2, 4, 8)
+_PROMPTS: Final = ("a large red circle on a blue background", "a small green star", "two squares")
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """Pictures a second: `batch` None is one request after the other.
+
+    `calls` are U-Net calls, `filled` the share of their places that rows had.
+    """
+
+    batch: int | None
+    median: float
+    least: float
+    greatest: float
+    ratio: float
+    calls: int | None
+    filled: float | None
+
+
+def measure(
+    pipeline: Pipeline, requests: Sequence[Request], batches: Sequence[int], repeats: int
+) -> list[Goodput]:
+    """Goodput one at a time, then at every batch size, each as a ratio to the first."""
+    seconds: dict[int | None, list[float]] = {batch: [] for batch in (None, *batches)}
+    counts: dict[int | None, tuple[int, float]] = {}
+    for repeat in range(repeats + 1):
+        for batch, times in seconds.items():
+            if batch is None:
+                spent = _timed(lambda: [pipeline(each) for each in requests])
+            else:
+                spent, counts[batch] = _batched(pipeline, requests, batch)
+            if repeat:  # the first time compiles
+                times.append(spent)
+    alone = statistics.median(seconds[None])
+    return [
+        _goodput(batch, times, len(requests), alone, counts) for batch, times in seconds.items()
+    ]
+
+
+def _batched(
+    pipeline: Pipeline, requests: Sequence[Request], batch: int
+) -> tuple[float, tuple[int, float]]:
+    with pipeline.batcher(batch_sizes=(batch,)) as batcher:
+
+        def serve() -> None:
+            for run in [batcher.submit(each) for each in requests]:
+                run.result()
+
+        spent = _timed(serve)
+        load = batcher.load
+    return spent, (load.calls, load.evaluated / (load.evaluated + load.padded))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _goodput(
+    batch: int | None,
+    seconds: list[float],
+    pictures: int,
+    alone: float,
+    counts: dict[int | None, tuple[int, float]],
+) -> Goodput:
+    calls, filled = counts.get(batch, (None, None))
+    middle = statistics.median(seconds)
+    return Goodput(
+        batch=batch,
+        median=pictures / middle,
+        least=pictures / max(seconds),
+        greatest=pictures / min(seconds),
+        ratio=alone / middle,
+        calls=calls,
+        filled=filled,
+    )
+
+
+def _requests(count: int, steps: int, size: Size | None) -> list[Request]:
+    sampling = Sampling("dpmpp_2m", steps=steps)
+    return [
+        Request(_PROMPTS[i % len(_PROMPTS)], seed=i, size=size, sampling=sampling, guidance=5.0)
+        for i in range(count)
+    ]
+
+
+def _print(rows: Sequence[Goodput]) -> None:
+    print(f"{'':<14}{'pictures/s':>12}  {'range':<20}{'ratio':>7}{'calls':>8}{'filled':>9}")
+    for row in rows:
+        name = "one at a time" if row.batch is None else f"batch {row.batch}"
+        ends = f"({row.least:.3f} to {row.greatest:.3f})"
+        calls = "" if row.calls is None else str(row.calls)
+        filled = "" if row.filled is None else f"{row.filled:.0%}"
+        print(f"{name:<14}{row.median:12.3f}  {ends:<20}{row.ratio:7.2f}{calls:>8}{filled:>9}")
+
+
+def main() -> None:
+    """Measure a bundle, print, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--size", help="WIDTHxHEIGHT; the bundle's own if not given")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)))
+    parser.add_argument("--json", type=Path, help="write the measurements here")
+    options = parser.parse_args()
+    size = None if options.size is None else Size.parse(options.size)
+    requests = _requests(options.requests, options.steps, size)
+    batches = [int(batch) for batch in options.batches.split(",")]
+    with Pipeline.open(
+        options.bundle, engine=options.engine, precision=options.precision
+    ) as pipeline:
+        rows = measure(pipeline, requests, batches, options.repeats)
+        engine = pipeline.engines["unet"]
+    _print(rows)
+    if options.json is not None:
+        found: dict[str, Any] = {
+            "machine": Machine.here().to_json(),
+            "bundle": options.bundle.name,
+            "engine": engine,
+            "precision": options.precision,
+            "size": options.size,
+            "steps": options.steps,
+            "requests": options.requests,
+            "repeats": options.repeats,
+            "rows": [asdict(row) for row in rows],
+        }
+        write_file(options.json, (json.dumps(found, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Values that take more than one word, as the command line spells them."""
+
+from __future__ import annotations
+
+from latentrt.bundle.errors import InputError
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(option, "numbers with commas between", repr(text)) from None
+
+
+def interval(option: str, text: str) -> tuple[float, float]:
+    """LOW,HIGH."""
+    found = numbers(option, text)
+    if len(found) != 2:
+        raise InputError(option, "LOW,HIGH", repr(text))
+    return found[0], found[1]
+
+
+def corner(option: str, text: str) -> tuple[int, int]:
+    """TOP,LEFT in pixels."""
+    try:
+        top, left = (int(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(option, "TOP,LEFT in pixels", repr(text)) from None
+    return top, left
+
+
+def weighted(option: str, text: str) -> tuple[str, float]:
+    """PROMPT=WEIGHT; the prompt may have such a sign in it too."""
+    prompt, _, weight = text.rpartition("=")
+    try:
+        return prompt, float(weight)
+    except ValueError:
+        raise InputError(option, "PROMPT=WEIGHT", repr(text)) from None
