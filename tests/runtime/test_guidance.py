@@ -164,3 +164,20 @@ def test_a_prompt_of_weight_zero_changes_nothing() -> None:
 def test_composed_prompts_need_guidance() -> None:
     with pytest.raises(InputError, match="guidance scale: expected above 1 with composed prompts"):
         Request("a", composed=[("b", 1.0)], guidance=1.0)
+
+
+def test_a_function_guides_every_level_by_its_own_scale() -> None:
+    # Below 1 the prompt is alone, so the number of rows shows which level was asked about.
+    rows, latent = rows_and_latent(drawing(Guidance(lambda sigma: 4.0 if sigma > 2.0 else 0.0)))
+    levels = [e.sigma for e in build_schedule(CONFIG, steps=8, sampler="euler").evaluations]
+    assert rows == [2 if sigma > 2.0 else 1 for sigma in levels]
+    split = next(sigma for sigma in levels if sigma <= 2.0)
+    interval = Guidance(4.0, interval=(split, 1000.0))
+    assert np.array_equal(latent, rows_and_latent(drawing(interval))[1])
+
+
+def test_numbers_of_numpy_leave_latents_in_single_precision() -> None:
+    guidance = Guidance(np.float64(4.0), rescale=np.float64(0.5))
+    _, latent = rows_and_latent(drawing(guidance))
+    assert latent.dtype == np.float32
+    assert np.array_equal(latent, rows_and_latent(drawing(Guidance(4.0, rescale=0.5)))[1])

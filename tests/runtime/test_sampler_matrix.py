@@ -233,7 +233,8 @@ def theirs(
     shared = () if "timestep_type" in config else ("prediction_type",)
     keys = {k: v for k, v in config.items() if k not in ("eta", *shared)}
     scheduler = copy.deepcopy(_prepared(name, json.dumps(keys), steps, double))
-    scheduler.register_to_config(prediction_type=config["prediction_type"])
+    if "prediction_type" in config:
+        scheduler.register_to_config(prediction_type=config["prediction_type"])
     generator = torch.Generator().manual_seed(SEED)
     x = torch.randn((1, *SHAPE), generator=generator) * scheduler.init_noise_sigma
     x = x * (1.0 + change * torch.from_numpy(np.random.default_rng(1).normal(size=SHAPE)).float())

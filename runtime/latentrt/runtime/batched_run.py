@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING
 
-from latentrt.bundle.errors import Cancelled, DeadlineExceeded
+from latentrt.bundle.errors import Cancelled
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
 from latentrt.runtime.run import Run, assemble, pictures
@@ -28,17 +28,19 @@ class BatchedRun(Run):
     are shared.
     """
 
-    def __init__(self, plan: Plan, wake: Callable[[], None], deadline: float | None) -> None:
+    def __init__(
+        self, plan: Plan, leave: Callable[[BatchedRun], None], until: float | None = None
+    ) -> None:
         self.plan = plan
         self.future: Future[Result] = Future()
-        self._wake = wake
+        self._leave = leave
         self._begun = time.perf_counter()
-        self._deadline = None if deadline is None else self._begun + deadline
+        self._until = until
         self._done: dict[int, tuple[Trajectory, Image.Image]] = {}
         self._stepped = self._begun
         self._newest: Step | None = None
         self._told = threading.Condition()
-        self.future.add_done_callback(lambda _: self._notify())
+        self.future.add_done_callback(self._on_end)
 
     def __iter__(self) -> Iterator[Step]:
         seen: Step | None = None
@@ -53,7 +55,10 @@ class BatchedRun(Run):
         self.result()
 
     def cancel(self) -> None:
-        """End the run; its rows are in no further call, and `result` raises `Cancelled` at once."""
+        """End the run; no call that is yet to be put together has its rows.
+
+        `result` raises `Cancelled` at once.
+        """
         self.fail(Cancelled("the run was cancelled"))
 
     def result(self) -> Result:
@@ -76,14 +81,8 @@ class BatchedRun(Run):
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the deadline, below 0 after it; None without one."""
-        return None if self._deadline is None else self._deadline - time.perf_counter()
-
-    def check_deadline(self) -> None:
-        """Fail if the deadline has passed."""
-        left = self.seconds_left
-        if left is not None and left <= 0 and not self.ended:
-            self.fail(DeadlineExceeded("the run took longer than its deadline"))
+        """Seconds to the deadline, at most 0 after it; None without one."""
+        return None if self._until is None else self._until - time.perf_counter()
 
     def tell(self, step: Step) -> None:
         """One of its pictures has taken a step."""
@@ -110,7 +109,7 @@ class BatchedRun(Run):
         result = assemble(self.plan, [t for t, _ in ordered], [i for _, i in ordered], seconds)
         self._settle(lambda: self.future.set_result(result))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End with an error, unless it has ended already."""
         self._settle(lambda: self.future.set_exception(error))
 
@@ -119,11 +118,16 @@ class BatchedRun(Run):
         return pictures(self.plan, latent[None])[0]
 
     def _settle(self, settle: Callable[[], None]) -> None:
+        # Its place is given back first: who waits for the result may submit the next at once.
+        self._leave(self)
         # It may have been ended by somebody else a moment before.
         with contextlib.suppress(InvalidStateError):
             settle()
 
-    def _notify(self) -> None:
+    def _on_end(self, future: Future[Result]) -> None:
+        if future.cancelled():
+            future.set_running_or_notify_cancel()  # else `concurrent.futures.wait` waits for ever
+        self._done.clear()
+        self._leave(self)
         with self._told:
             self._told.notify_all()
-        self._wake()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import math
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -12,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import Cancelled, InputError, QueueFull
+from latentrt.bundle.errors import Cancelled, DeadlineExceeded, InputError, QueueFull
 from latentrt.runtime.batched_run import BatchedRun
+from latentrt.runtime.checks import is_integer
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Batch, Signature
@@ -69,22 +73,24 @@ class Batcher:
         self._planner = planner
         self._sizes = _sizes("batch_sizes", batch_sizes)
         self._decodes = _sizes("decode_sizes", decode_sizes)
-        if queue < 1:
-            raise InputError("queue", "at least 1", queue)
+        if not is_integer(queue) or queue < 1:
+            raise InputError("queue", "an integer of at least 1", queue)
         self._queue = queue
         self._pending: deque[WaitingRow] = deque()
         self._finished: deque[WaitingPicture] = deque()
         self._batches: dict[tuple[Signature, int], Batch] = {}
         self._live: set[WaitingPicture] = set()
-        self._reserved = 0
+        self._reserved: dict[object, int] = {}
         self._calls = self._evaluated = self._padded = self._decoded = 0
         self._closing = False
-        # One lock for the lines and the counts; nothing is computed while it is held.
+        # One lock for the lines and the counts; nothing else is called while it is held.
         self._changed = threading.Condition()
         self._threads = [
-            threading.Thread(target=work, name=f"latentrt-{name}", daemon=True)
+            threading.Thread(target=self._serve, args=(work,), name=f"latentrt-{name}", daemon=True)
             for name, work in (("steps", self._serve_steps), ("decodes", self._serve_decodes))
         ]
+        # A thread inside an engine while the interpreter goes down would abort the process.
+        atexit.register(self.close, cancel=True)
         for thread in self._threads:
             thread.start()
 
@@ -100,24 +106,31 @@ class Batcher:
         self.close(cancel=error is not None)
 
     def submit(self, request: Request, *, deadline: float | None = None) -> BatchedRun:
-        """Take a request in and return at once, but for encoding its prompts.
+        """Take a request in; its prompts are encoded here, and what is missing is compiled.
 
-        `deadline` is in seconds from now; when it has passed the run fails with `DeadlineExceeded`.
-        Raises `InputError` for a request that does not fit the bundle, `QueueFull` if there is no
-        room for its pictures, `Cancelled` if the batcher is closed.
+        `deadline` is in seconds from now. A run that is not finished then fails with
+        `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
+        `InputError` for a request that does not fit, `QueueFull` if there is no room for its
+        pictures, `Cancelled` if the batcher is closed.
         """
-        if deadline is not None and not deadline > 0:
-            raise InputError("deadline", "a number of seconds above 0", deadline)
+        until = _until(deadline)
         count = request.num_images
-        self._reserve(count)
+        if count > self._queue:
+            raise InputError("num_images", f"at most {self._queue}, the queue", count)
+        place = object()
+        run: BatchedRun | None = None
         try:
+            self._reserve(place, count)
             plan = self._planner.plan(request, batches=self._sizes, decodes=self._decodes)
-            run = BatchedRun(plan, self._notify, deadline)
-            waiting = [WaitingPicture.of(run, image) for image in range(count)]
-        except BaseException:
-            self._admit(count, ())
+            run = BatchedRun(plan, self._leave, until)
+            self._admit(place, [WaitingPicture.of(run, image) for image in range(count)])
+        except BaseException as error:  # an interrupt too must leave nothing behind
+            if run is not None:
+                run.fail(error)
             raise
-        self._admit(count, waiting)
+        finally:
+            self._reserved.pop(place, None)
+            self._notify()
         return run
 
     @property
@@ -125,7 +138,7 @@ class Batcher:
         """How busy it is."""
         with self._changed:
             return Load(
-                self._reserved + len(self._live),
+                self._on_their_way(),
                 len(self._pending),
                 self._calls,
                 self._evaluated,
@@ -139,48 +152,67 @@ class Batcher:
             self._closing = True
             runs = {picture.run for picture in self._live}
             self._changed.notify_all()
+        atexit.unregister(self.close)
         if cancel:
             for run in runs:
                 run.cancel()
-        for thread in self._threads:
-            thread.join()
+        if threading.current_thread() not in self._threads:  # as in a future's callback
+            for thread in self._threads:
+                thread.join()
 
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def _reserve(self, count: int) -> None:
+    def _on_their_way(self) -> int:
+        return sum(self._reserved.values()) + len(self._live)
+
+    def _reserve(self, place: object, count: int) -> None:
         """Keep places for pictures whose prompts are yet to be encoded."""
         with self._changed:
             if self._closing:
                 raise Cancelled("the batcher is closed")
-            on_their_way = self._reserved + len(self._live)
+            on_their_way = self._on_their_way()
             if on_their_way + count > self._queue:
                 raise QueueFull(
                     f"{on_their_way} pictures are on their way, and {count} more would be over "
                     f"{self._queue}"
                 )
-            self._reserved += count
+            self._reserved[place] = count
 
-    def _admit(self, reserved: int, pictures: Sequence[WaitingPicture]) -> None:
-        """Put pictures in line for the places that were kept for them; none gives them back."""
+    def _admit(self, place: object, pictures: Sequence[WaitingPicture]) -> None:
+        """Put pictures in line, in the places that were kept for them."""
+        rows = [row for picture in pictures for row in picture.rows()]
         with self._changed:
-            self._reserved -= reserved
-            self._changed.notify_all()
-            if pictures and self._closing:
+            if self._closing:
                 raise Cancelled("the batcher is closed")
-            for picture in pictures:
-                self._live.add(picture)
-                self._pending.extend(picture.rows())
+            self._live.update(pictures)
+            self._pending.extend(rows)
+            self._reserved.pop(place, None)
+            self._changed.notify_all()
 
     def _at_end(self) -> bool:
         return self._closing and not self._reserved and not self._live
 
-    def _leave(self, pictures: Iterable[WaitingPicture]) -> None:
-        """Count pictures out that are decoded or whose run has ended."""
+    def _leave(self, run: BatchedRun) -> None:
+        """Forget a run that ends: its pictures, and its rows that wait."""
         with self._changed:
-            self._live.difference_update(pictures)
+            self._live = {picture for picture in self._live if picture.run is not run}
+            self._pending = deque(row for row in self._pending if row.picture.run is not run)
             self._changed.notify_all()
+
+    def _serve(self, work: Callable[[], None]) -> None:
+        """A thread's life. What ends it before its time ends every run: none may wait for ever."""
+        try:
+            work()
+        except BaseException as error:
+            with self._changed:
+                self._closing = True
+                runs = {picture.run for picture in self._live}
+                self._changed.notify_all()
+            for run in runs:
+                run.fail(error)
+            raise
 
     # The thread that calls the U-Net.
 
@@ -196,28 +228,30 @@ class Batcher:
 
     def _next_rows(self) -> list[WaitingRow]:
         """The rows of the next call, all of one signature; none at the end."""
-        with self._changed:
-            while True:
-                self._drop_ended()
-                if self._pending:
-                    return take_alike(self._pending, self._sizes[-1], _signature)
-                if self._at_end():
-                    return []
-                self._changed.wait(self._patience())
+        while True:
+            with self._changed:
+                late = self._late_runs()
+                # A run may have ended while its next rows were put in line.
+                self._pending = deque(row for row in self._pending if not row.picture.run.ended)
+                if not late:
+                    if self._pending:
+                        return take_alike(self._pending, self._sizes[-1], _signature)
+                    if self._at_end():
+                        return []
+                    self._changed.wait(self._patience())
+            for run in late:
+                run.fail(DeadlineExceeded("the run took longer than its deadline"))
 
-    def _drop_ended(self) -> None:
-        """Forget the rows of runs that are cancelled, failed or late; the lock is held."""
-        for run in {picture.run for picture in self._live}:
-            run.check_deadline()
-        if any(pending.picture.run.ended for pending in self._pending):
-            self._leave([p.picture for p in self._pending if p.picture.run.ended])
-            self._pending = deque(p for p in self._pending if not p.picture.run.ended)
+    def _late_runs(self) -> set[BatchedRun]:
+        """Runs whose deadline has passed; the lock is held, so that they are failed later."""
+        runs = {picture.run for picture in self._live}
+        return {run for run in runs if run.seconds_left is not None and run.seconds_left <= 0}
 
     def _patience(self) -> float | None:
         """Seconds until the first deadline: nothing else happens without a notice."""
-        left = [picture.run.seconds_left for picture in self._live if not picture.run.ended]
+        left = [picture.run.seconds_left for picture in self._live]
         finite = [seconds for seconds in left if seconds is not None]
-        return max(min(finite), 0.0) if finite else None
+        return min(max(min(finite), 0.0), threading.TIMEOUT_MAX) if finite else None
 
     def _evaluate(self, taken: Sequence[WaitingRow]) -> None:
         """Call the model once, and keep each row's output with its picture."""
@@ -254,7 +288,7 @@ class Batcher:
             try:
                 outputs = [output for output in picture.outputs if output is not None]
                 picture.run.tell(picture.trajectory.advance(outputs))
-            except Exception as error:  # a request's own fault: what is not finite, its functions
+            except BaseException as error:  # a request's own: what is not finite, its functions
                 picture.run.fail(error)
         with self._changed:
             if picture.run.ended:
@@ -273,7 +307,9 @@ class Batcher:
             if not taken:
                 return
             self._decode([picture for picture in taken if not picture.run.ended])
-            self._leave(taken)
+            with self._changed:
+                self._live.difference_update(taken)
+                self._changed.notify_all()
 
     def _next_latents(self) -> list[WaitingPicture]:
         """Pictures of one size to decode together; none at the end."""
@@ -295,7 +331,10 @@ class Batcher:
                 self._decode([picture])
             return
         for picture, image in zip(taken, images, strict=True):
-            picture.run.finish(picture.trajectory, image)
+            try:
+                picture.run.finish(picture.trajectory, image)
+            except BaseException as error:
+                picture.run.fail(error)
 
     def _decoded_images(self, wanted: Sequence[WaitingPicture]) -> list[Image.Image]:
         if not wanted:
@@ -317,7 +356,16 @@ def _latent_shape(picture: WaitingPicture) -> object:
     return picture.run.plan.latent_shape
 
 
+def _until(deadline: float | None) -> float | None:
+    """The moment of a deadline; None for one that never comes."""
+    if deadline is None or deadline == math.inf:
+        return None
+    if not deadline > 0:
+        raise InputError("deadline", "a number of seconds above 0", deadline)
+    return time.perf_counter() + deadline
+
+
 def _sizes(field: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    if not sizes or any(isinstance(n, bool) or n < 1 for n in sizes):
+    if not sizes or not all(is_integer(n) and n >= 1 for n in sizes):
         raise InputError(field, "integers of at least 1", sizes)
     return tuple(sorted(set(sizes)))

@@ -22,7 +22,8 @@ class Guidance:
     a function that gives it for a noise level (sigma, at data scale 1); at 1 or less only the
     prompt is evaluated. `rescale`, from 0 to 1, pulls the result's standard deviation back to the
     prompt's own (arXiv:2305.08891, section 3.4). `interval` (low, high) guides only where
-    low < sigma <= high (arXiv:2404.07724).
+    low < sigma <= high (arXiv:2404.07724). A sum of composed prompts has no prompt alone: where it
+    is not guided, it is taken at scale 1.
     """
 
     scale: float | Callable[[float], float] = 7.5
@@ -32,8 +33,11 @@ class Guidance:
     def __post_init__(self) -> None:
         if not callable(self.scale):
             _check_scale(self.scale)
+            # A NumPy double would promote float32 arrays.
+            object.__setattr__(self, "scale", float(self.scale))
         if not 0 <= self.rescale <= 1:
             raise InputError("guidance rescale", "a number from 0 to 1", self.rescale)
+        object.__setattr__(self, "rescale", float(self.rescale))
         if self.interval is not None:
             # JSON has lists.
             low, high = finite_numbers("guidance interval", self.interval, 2)

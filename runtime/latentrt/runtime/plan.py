@@ -41,19 +41,19 @@ class Plan:
             return 1.0
         return self.request.guidance.scale_at(sigma)
 
-    def conditionings_at(self, sigma: float) -> tuple[RowConditioning, ...]:
-        """What each row of an evaluation at a noise level is told, the negative prompt's first.
+    def conditionings(self, scale: float) -> tuple[RowConditioning, ...]:
+        """What each row of an evaluation at a guidance scale is told, the negative prompt's first.
 
         One prompt needs no negative row where the scale is 1; a sum of several always does.
         """
         negative, prompts = self.conditioning.negative, self.conditioning.prompts
-        alone = self.scale_at(sigma) <= 1.0 and len(prompts) == 1
+        alone = scale <= 1.0 and len(prompts) == 1
         if negative is None or alone:
             return prompts
         return (negative, *prompts)
 
     @property
     def row_counts(self) -> frozenset[int]:
-        """How many rows its evaluations have."""
+        """How many rows its evaluations have; a scale function that fails does so here."""
         levels = {e.sigma for e in self.schedule.evaluations}
-        return frozenset(len(self.conditionings_at(sigma)) for sigma in levels)
+        return frozenset(len(self.conditionings(self.scale_at(sigma))) for sigma in levels)

@@ -99,6 +99,9 @@ class Request:
             raise InputError("clip_skip", "an integer of at least 0", repr(clip_skip))
         if latents is not None:
             _check_latents(latents, num_images)
+            own = latents.copy()
+            own.flags.writeable = False
+            put(self, "latents", own)
         if generator not in GENERATORS:
             raise InputError("generator", f"one of {', '.join(GENERATORS)}", repr(generator))
         if self.composed and not self.guidance.active:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from latentrt.bundle.errors import Cancelled, LatentrtError, NonFinite
+from latentrt.bundle.errors import Cancelled, NonFinite
 from latentrt.runtime.image import to_picture
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
@@ -92,7 +92,7 @@ class DirectRun(Run):
     def _all_steps(self) -> Generator[Step, None, None]:
         try:
             yield from self._pictures()
-        except LatentrtError as error:
+        except Exception as error:
             self._error = error
             raise
 

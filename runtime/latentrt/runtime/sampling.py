@@ -34,6 +34,9 @@ class Sampling:
             raise InputError("steps", "an integer of at least 1", repr(self.steps))
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise InputError("eta", "a number from 0 to 1", self.eta)
+        for name in ("eta", "rho"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("timesteps", "sigmas"):
             # A list will do; what is kept is a tuple of floats.
             values = getattr(self, name)

@@ -79,6 +79,7 @@ class Trajectory:
         if not np.isfinite(output).all():
             raise NonFinite("unet", self._index)
         estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
+        estimate.flags.writeable = False  # the sampler goes on with what the caller is shown
         step = Step(
             self._index,
             len(schedule.evaluations),
@@ -101,7 +102,7 @@ class Trajectory:
         self._asked = asked
         scaled = model_input(asked.latent, asked.sigma)
         self._scale = plan.scale_at(asked.sigma)
-        conditionings = plan.conditionings_at(asked.sigma)
+        conditionings = plan.conditionings(self._scale)
         self.rows = tuple(Row(scaled, asked.timestep, each) for each in conditionings)
 
     def _guided(self, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
