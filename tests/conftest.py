@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,14 @@ def _enliven(module: torch.nn.Module) -> None:
         if parameter.ndim == 1:
             mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             torch.nn.init.normal_(parameter, mean, 0.1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither use nor fill the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference, psnr
 from latentrt.bundle.tensors import TensorFile
+from latentrt.engines.verify import TOLERANCES, effective_precision, golden_sizes
 from latentrt.runtime.conditioning import Conditioner, Conditioning
 from latentrt.runtime.conditioning import Row as ConditioningRow
 from latentrt.runtime.guidance import Guidance, guide
@@ -28,33 +29,6 @@ from latentrt.runtime.rows import Row as Told
 from latentrt.runtime.samplers import sample
 from latentrt.runtime.schedules import as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """Largest relative error of a component's outputs and of a run's latents; least PSNR in dB."""
-
-    text_encoder: float
-    unet: float
-    vae: float
-    step: float
-    psnr: float
-
-    def of(self, component: str) -> float:
-        """The tolerance of a component by name."""
-        if component.startswith("text_encoder"):
-            return self.text_encoder
-        return self.unet if component == "unet" else self.vae
-
-
-TOLERANCES: Final[Mapping[str, Tolerance]] = {
-    # fp32: rounding alone. A step's latents carry the errors of the evaluations before it, which
-    # guidance multiplies.
-    "fp32": Tolerance(text_encoder=5e-5, unet=1e-5, vae=5e-5, step=1e-4, psnr=55.0),
-    # 16 bits: half a unit in the last place is 5e-4 (fp16) or 4e-3 (bf16), over some 50 layers.
-    "fp16": Tolerance(text_encoder=5e-3, unet=1e-2, vae=1e-2, step=5e-2, psnr=35.0),
-    "bf16": Tolerance(text_encoder=3e-2, unet=6e-2, vae=6e-2, step=2e-1, psnr=25.0),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +96,7 @@ def compare(pipeline: Pipeline) -> Comparison:
     Raises `BundleError` if the bundle has none.
     """
     golden = pipeline.bundle.golden()
-    half = pipeline.bundle.manifest.dtype == "float16"
-    precision = (
-        "fp16" if half and pipeline.options.precision == "fp32" else pipeline.options.precision
-    )
+    precision = effective_precision(pipeline.bundle, pipeline.options)
     tolerance = TOLERANCES[precision]
     components = tuple(
         _component(pipeline, golden, name, tolerance.of(name))
@@ -151,11 +122,7 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
 def _component(pipeline: Pipeline, golden: TensorFile, name: str, tolerance: float) -> Row:
     record = pipeline.bundle.manifest.components[name]
     inputs = {s.name: golden[f"{name}/inputs/{s.name}"] for s in record.inputs}
-    sizes: dict[str, int] = {}
-    for spec in record.inputs:
-        shape = inputs[spec.name].shape
-        sizes.update({d: n for d, n in zip(spec.dims, shape, strict=True) if isinstance(d, str)})
-    engine = pipeline.engine(name, sizes)
+    engine = pipeline.engine(name, golden_sizes(pipeline.bundle, name) or {})
     outputs = engine({s.name: inputs[s.name].astype(s.dtype) for s in engine.inputs})
     found = [
         Difference.between(outputs[s.name], golden[f"{name}/outputs/{s.name}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -11,11 +12,16 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from latentrt.engines.engine import BACKENDS, backend
+from latentrt.engines.engine import BACKENDS, Backend
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
-_UNVERIFIED: Final = ("generator torch-cuda: held against published values only, on no GPU",)
-_PLANNED: Final = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
+_UNVERIFIED: Final = (
+    "generator torch-cuda: held against published values only, on no GPU",
+    "engine tensorrt: builds with TensorRT for RTX; has loaded and run nothing, on no GPU",
+)
+_PLANNED: Final = ("onnxruntime-cuda",)
+# TensorRT is told of whether or not it can be chosen.
+_ENGINES: Final = tuple(dict.fromkeys((*BACKENDS.values(), "latentrt.engines.tensorrt")))
 
 
 def diagnose() -> dict[str, Any]:
@@ -25,7 +31,7 @@ def diagnose() -> dict[str, Any]:
         "latentrt": importlib.metadata.version("latentrt"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "engines": [asdict(backend(name).status()) for name in BACKENDS],
+        "engines": [asdict(_backend(module).status()) for module in _ENGINES],
         "export": {
             "usable": not missing,
             "missing": missing,
@@ -34,6 +40,11 @@ def diagnose() -> dict[str, Any]:
         "unverified": list(_UNVERIFIED),
         "not_built_yet": list(_PLANNED),
     }
+
+
+def _backend(module: str) -> Backend:
+    imported: Any = importlib.import_module(module)
+    return imported
 
 
 def print_diagnosis(diagnosis: dict[str, Any]) -> None:

@@ -231,6 +231,60 @@ def inspect(
 
 
 @app.command()
+def build(
+    bundle: BundleArgument,
+    engine: EngineOption = "auto",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="WIDTHxHEIGHT; may be repeated. [default: the checkpoint's]"),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
+    precision: PrecisionOption = "fp32",
+    threads: ThreadsOption = None,
+    arena: Annotated[bool, typer.Option(help="Keep freed memory for the next call.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
+    from latentrt.cli.build import build as run
+    from latentrt.cli.build import print_rows
+    from latentrt.cli.values import counts
+    from latentrt.engines.engine import Options
+    from latentrt.runtime import Size
+
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        rows = run(
+            bundle,
+            [Size.parse(text) for text in size or ()],
+            counts("batch", batch),
+            engine=engine,
+            options=Options(precision=precision, threads=threads, arena=arena),
+            progress=bars,
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_rows(rows)
+
+
+@app.command()
+def cache(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove everything.")] = False,
+    limit: Annotated[
+        str | None, typer.Option(help="Remove the longest unused beyond this, such as 5GB.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the compiled engines that are stored, and remove them."""
+    from latentrt.cli.cache import manage, print_cache
+
+    found = manage(remove=remove, limit=limit)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_cache(found)
+
+
+@app.command()
 def compare(
     bundle: BundleArgument,
     engine: EngineOption = "auto",
@@ -240,10 +294,13 @@ def compare(
 ) -> None:
     """Hold an engine against PyTorch's stored answers. Exit status 3: out of tolerance."""
     from latentrt.benchmarks.compare import compare as run
+    from latentrt.bundle.bundle import Bundle
     from latentrt.cli.report import print_comparison
+    from latentrt.engines.engine import Options
     from latentrt.runtime import Pipeline
 
-    with Pipeline.open(bundle, engine=engine, precision=precision, threads=threads) as pipeline:
+    options = Options(precision=precision, threads=threads)
+    with Pipeline(Bundle.open(bundle), engine, options, {}, guarded=False) as pipeline:
         comparison = run(pipeline)
     if as_json:
         print(json.dumps(comparison.to_json(), indent=2))

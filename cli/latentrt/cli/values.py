@@ -13,6 +13,14 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
         raise InputError(option, "numbers with commas between", repr(text)) from None
 
 
+def counts(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them."""
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(option, "whole numbers with commas between", repr(text)) from None
+
+
 def interval(option: str, text: str) -> tuple[float, float]:
     """LOW,HIGH."""
     found = numbers(option, text)

@@ -6,7 +6,11 @@ backend compiles engines; each is one module of this package, imported only when
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 
@@ -55,7 +60,8 @@ class Blueprint:
     """What to compile: a graph, the weights it reads, and a size for each symbol.
 
     A graph names its weights by a path such as `weights/unet.safetensors`; that path must be the
-    end of `weights`, whose second parent is where it is looked up.
+    end of `weights`, whose second parent is where it is looked up. `digests` are the SHA-256 of the
+    graph and of the weights in hexadecimal; only what is cached needs them.
     """
 
     component: str
@@ -64,6 +70,22 @@ class Blueprint:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     sizes: Mapping[str, int]
+    digests: tuple[str, str] | None = None
+
+    @staticmethod
+    def of(bundle: Bundle, component: str, sizes: Mapping[str, int]) -> Blueprint:
+        """A component of a bundle, its digests from the manifest."""
+        record = bundle.manifest.components[component]
+        files = bundle.manifest.files
+        return Blueprint(
+            component=component,
+            graph=bundle.graph(component),
+            weights=bundle.weights(component),
+            inputs=record.inputs,
+            outputs=record.outputs,
+            sizes=dict(sizes),
+            digests=(files[record.graph].sha256, files[record.weights].sha256),
+        )
 
     @property
     def fixed_inputs(self) -> tuple[TensorSpec, ...]:
@@ -129,6 +151,24 @@ class Backend(Protocol):
         """Compile for fixed sizes; raises `Unavailable` or `BuildFailed`."""
         ...
 
+    def identity(self, options: Options) -> dict[str, str]:
+        """What an artefact depends on beside graph, weights, sizes and options.
+
+        Such as the backend's version, the device's name, its driver. Raises `Unavailable`.
+        """
+        ...
+
+    def build(self, blueprint: Blueprint, options: Options, folder: Path) -> None:
+        """Compile, and write what `load` needs into an empty folder.
+
+        Raises `Unavailable` or `BuildFailed`.
+        """
+        ...
+
+    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        """The engine that `build` wrote; raises `Unavailable` or `BuildFailed`."""
+        ...
+
 
 BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -169,6 +209,22 @@ def choose(name: str, options: Options) -> tuple[str, Backend]:
     raise Unavailable(
         f"no engine for {options.precision} is installed; pip install 'latentrt[onnxruntime]'"
     )
+
+
+def cpu_identity() -> dict[str, str]:
+    """The CPU's name, the digest of its instruction sets, and how many CPUs may be used."""
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    flags = " ".join(sorted(facts.get("flags", facts.get("Features", "")).split()))
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "device": facts.get("model name") or platform.processor() or platform.machine(),
+        "instruction sets": hashlib.sha256(flags.encode()).hexdigest()[:16],
+        "cpus": str(len(affinity(0)) if affinity else os.cpu_count()),
+    }
 
 
 def check_inputs(component: str, specs: tuple[TensorSpec, ...], inputs: Arrays) -> None:

@@ -3,6 +3,10 @@
 Sizes are fixed by overriding the graph's free dimensions when the session is made, so shape
 arithmetic folds away. Weights are mapped from the bundle's own file: the graph names only a file
 and byte ranges, and ONNX Runtime is told which folder that name is relative to.
+
+Nothing is stored but that an engine was verified. ONNX Runtime can write its optimised graph, yet
+for an SD 1.5 U-Net at 64x64 that is 3.4 GB of rearranged weights for each shape, 11 s to write;
+loading it takes 1 s instead of 8 s, but only after 3.4 GB have been hashed.
 """
 
 # The package has no type stubs; everything taken from it is annotated where it is used.
@@ -10,13 +14,21 @@ and byte ranges, and ONNX Runtime is told which folder that name is relative to.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.engine import Arrays, Blueprint, Options, Status, check_inputs
+from latentrt.engines.engine import (
+    Arrays,
+    Blueprint,
+    Options,
+    Status,
+    check_inputs,
+    cpu_identity,
+)
 
 NAME: Final = "onnxruntime"
 PRECISIONS: Final = ("fp32",)
@@ -81,3 +93,20 @@ def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:
     except Exception as error:  # the package raises bare classes of its own, one a kind
         raise BuildFailed(f"{blueprint.component}: ONNX Runtime says: {error}") from error
     return OnnxRuntimeEngine(blueprint, session)
+
+
+def identity(options: Options) -> dict[str, str]:
+    """ONNX Runtime's version, and the CPU; raises `Unavailable`."""
+    found = status()
+    if found.version is None:
+        raise Unavailable(f"engine {NAME}: {found.problem}; {found.remedy}")
+    return {"version": found.version, **cpu_identity()}
+
+
+def build(blueprint: Blueprint, options: Options, folder: Path) -> None:
+    """Write nothing: loading a stored session gains nothing (see above)."""
+
+
+def load(blueprint: Blueprint, options: Options, folder: Path) -> OnnxRuntimeEngine:
+    """A session for these sizes, made anew; raises `Unavailable` or `BuildFailed`."""
+    return compile(blueprint, options)

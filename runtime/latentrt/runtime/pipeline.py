@@ -1,8 +1,9 @@
-"""A bundle ready for requests: engines compiled as their shapes come up."""
+"""A bundle ready for requests: engines opened or built as their shapes come up."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError, Unavailable
+from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
+from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Blueprint, Engine, Options, choose
+from latentrt.engines.verify import open_verified
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
@@ -44,8 +47,21 @@ class Pipeline:
     """Text to image over one bundle. Thread-safe; runs share its engines."""
 
     def __init__(
-        self, bundle: Bundle, engine: str, options: Options, components: Mapping[str, str]
+        self,
+        bundle: Bundle,
+        engine: str,
+        options: Options,
+        components: Mapping[str, str],
+        *,
+        build: Build = "missing",
+        cache: Cache | None = None,
+        guarded: bool = True,
     ) -> None:
+        """Over a bundle that is open already; other arguments as in `open`.
+
+        Without `guarded`, engines are compiled for this pipeline alone and not verified: for
+        measuring how far off an engine is that would be refused.
+        """
         unknown = sorted(set(components) - set(bundle.manifest.components))
         if unknown:
             expected = f"names among {', '.join(bundle.manifest.components)}"
@@ -56,6 +72,9 @@ class Pipeline:
             name: choose(components.get(name, engine), options)
             for name in bundle.manifest.components
         }
+        self._cache = Cache() if cache is None else cache
+        self._build: Build = build
+        self._guarded = guarded
         self._engines: dict[_Key, _Place] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -74,15 +93,24 @@ class Pipeline:
         threads: int | None = None,
         arena: bool = True,
         components: Mapping[str, str] = MappingProxyType({}),
+        build: Build = "missing",
+        cache: Path | str | None = None,
     ) -> Pipeline:
         """Open a bundle.
 
         `engine` is a backend's name or "auto", the fastest installed that has the `precision`;
         `components` gives single components another backend; `threads` and `arena` are as in
-        `latentrt.engines.engine.Options`. Raises `BundleError`, `Unavailable` or `InputError`.
+        `latentrt.engines.engine.Options`. Engines come from the folder `cache` (None: the user's
+        own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
+        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it. Raises
+        `BundleError`, `Unavailable` or `InputError`.
         """
+        if build not in ("missing", "never"):
+            raise InputError("build", "missing or never", repr(build))
         options = Options(precision=precision, threads=threads, arena=arena)
-        return Pipeline(Bundle.open(path), engine, options, components)
+        return Pipeline(
+            Bundle.open(path), engine, options, components, build=build, cache=Cache(cache)
+        )
 
     @property
     def engines(self) -> Mapping[str, str]:
@@ -188,7 +216,8 @@ class Pipeline:
             model=self.bundle.manifest.source,
             seconds=(0.0, encoded - opened),
         )
-        for rows in sorted(plan.row_counts) if batches is None else batches:
+        own = sorted(plan.row_counts)
+        for rows in own if batches is None else batches:
             plan.unet(rows)
         for count in decodes:
             self.engine("vae_decoder", {"batch": count, **sizes})
@@ -207,7 +236,7 @@ class Pipeline:
         return outputs["images"].astype(np.float32, copy=False)
 
     def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        """The component's engine for these sizes, compiled at first use."""
+        """The component's engine for these sizes, opened at first use."""
         key = component, tuple(sorted(sizes.items()))
         with self._lock:
             if self._closed:
@@ -224,16 +253,39 @@ class Pipeline:
         return engine
 
     def _compile(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        record = self.bundle.manifest.components[component]
-        blueprint = Blueprint(
-            component=component,
-            graph=self.bundle.graph(component),
-            weights=self.bundle.weights(component),
-            inputs=record.inputs,
-            outputs=record.outputs,
-            sizes=dict(sizes),
-        )
-        return self._backends[component][1].compile(blueprint, self.options)
+        chosen = self._backends[component]
+        if not self._guarded:
+            blueprint = Blueprint.of(self.bundle, component, sizes)
+            return chosen[1].compile(blueprint, self.options)
+        try:
+            opened = open_verified(
+                self._cache,
+                self.bundle,
+                component,
+                sizes,
+                chosen,
+                self.options,
+                build=self._build,
+            )
+        except ShapeNotBuilt as error:
+            raise ShapeNotBuilt(f"{error}; {self._command(chosen[0], sizes)}") from None
+        return opened.engine
+
+    def _command(self, engine: str, sizes: Mapping[str, int]) -> str:
+        """What would build an engine of these sizes."""
+        factor, options = self.bundle.manifest.vae_factor, self.options
+        words = ["latentrt", "build", str(self.bundle.path), "--engine", engine]
+        if "height" in sizes:
+            words += ["--size", str(Size(sizes["width"] * factor, sizes["height"] * factor))]
+        if sizes["batch"] > 1:
+            words += ["--batch", str(sizes["batch"])]
+        if options.precision != "fp32":
+            words += ["--precision", options.precision]
+        if options.threads is not None:
+            words += ["--threads", str(options.threads)]
+        if not options.arena:
+            words += ["--no-arena"]
+        return shlex.join(words)
 
     def _schedule(self, sampling: Sampling) -> Schedule:
         return build_schedule(

@@ -1,0 +1,81 @@
+"""What `latentrt cache` lists and removes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from latentrt.bundle.errors import InputError
+from latentrt.engines.cache import Artefact, Cache
+
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_bytes(text: str) -> int:
+    """5GB, 500MB, 0: decimal units; raises `InputError`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if match is None:
+        raise InputError("limit", "a size such as 5GB or 500MB", repr(text))
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def manage(*, remove: bool, limit: str | None) -> dict[str, Any]:
+    """What is stored now, and what was removed: everything, or what is beyond the limit."""
+    allowed = 0 if remove else None if limit is None else parse_bytes(limit)
+    cache = Cache()
+    removed: list[Artefact] = []
+    if allowed is not None:
+        cache.sweep()
+        removed = cache.limit(-1 if remove else allowed)
+    stored = cache.artefacts()
+    return {
+        "folder": str(cache.path),
+        "engines": [_row(artefact) for artefact in reversed(stored)],
+        "bytes": sum(a.size for a in stored),
+        "removed": [_row(artefact) for artefact in removed],
+        "removed_bytes": sum(a.size for a in removed),
+    }
+
+
+def print_cache(found: Mapping[str, Any]) -> None:
+    """As an aligned table, the one used last first."""
+    if found["removed"]:
+        print(f"removed {len(found['removed'])} engines, {_readable(found['removed_bytes'])}")
+    _print_rows(found["engines"])
+    print(f"{len(found['engines'])} engines, {_readable(found['bytes'])} in {found['folder']}")
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        return
+    table = Table(box=None)
+    for heading in ("component", "engine", "precision", "sizes", "bytes", "last used", ""):
+        table.add_column(heading, justify="right" if heading == "bytes" else "left")
+    for row in rows:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["used"]))
+        cells = [row[name] for name in ("component", "engine", "precision", "sizes")]
+        table.add_row(*cells, _readable(row["bytes"]), used, row["problem"])
+    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+
+
+def _row(artefact: Artefact) -> dict[str, Any]:
+    named = {f: artefact.key.get(f, "?") for f in ("component", "engine", "precision", "sizes")}
+    return {
+        **named,
+        "bytes": artefact.size,
+        "used": artefact.used,
+        "key": dict(artefact.key),
+        "verification": dict(artefact.verification),
+        "problem": artefact.problem,
+    }
+
+
+def _readable(size: int) -> str:
+    scale = next((n for n in (10**9, 10**6, 10**3) if size >= n), 1)
+    unit = {10**9: "GB", 10**6: "MB", 10**3: "kB", 1: "B"}[scale]
+    return f"{size / scale:.1f} {unit}" if scale > 1 else f"{size} B"

@@ -1,0 +1,237 @@
+"""No engine is used before it was held against a reference, and how far it was off is kept.
+
+The reference is PyTorch's fp32 where the bundle's goldens have the sizes, at their batch or a
+smaller one. At other sizes it is ONNX Runtime fp32 on the same graph, itself held against the
+goldens at theirs. What else there is is weaker, and a record says so: a bundle without goldens has
+only ONNX Runtime; without ONNX Runtime, or for ONNX Runtime itself, an engine of the same backend
+is held against the goldens at their sizes.
+
+A lower precision hides faults: one dropped bias of a U-Net moves its output by 4e-4, bf16 by 6e-3.
+So before an engine of lower precision, one of fp32 is made by the same backend from the same files
+and held against the same reference; a wrong weight shows there. A fault that a backend makes in
+lower precision alone is seen only above that precision's own error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import VerificationFailed
+from latentrt.bundle.golden import Difference
+from latentrt.bundle.spec import TensorSpec
+from latentrt.engines.cache import Build, Cache, Guard, Opened, Record
+from latentrt.engines.engine import Backend, Blueprint, Engine, Options, backend
+
+ORACLE: Final = "onnxruntime"
+
+_JITTER: Final = 0.05
+_SEED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Largest relative error of a component's outputs and of a run's latents; least PSNR in dB."""
+
+    text_encoder: float
+    unet: float
+    vae: float
+    step: float
+    psnr: float
+
+    def of(self, component: str) -> float:
+        """The tolerance of a component by name."""
+        if component.startswith("text_encoder"):
+            return self.text_encoder
+        return self.unet if component == "unet" else self.vae
+
+
+TOLERANCES: Final[Mapping[str, Tolerance]] = {
+    # fp32: rounding alone. Components: at most twice the most that was measured, over the tiny
+    # models of the tests, models/shapes and random:sd15 at 512x512 (256x256 for the VAE):
+    # text encoder 8.4e-7, U-Net 2.8e-6, VAE 3.4e-6. A step's latents carry the errors of the
+    # evaluations before it, which guidance multiplies.
+    "fp32": Tolerance(text_encoder=1.6e-6, unet=5.5e-6, vae=6.5e-6, step=1e-4, psnr=55.0),
+    # Half a unit in the last place is 5e-4, over some 50 layers; not yet measured.
+    "fp16": Tolerance(text_encoder=5e-3, unet=1e-2, vae=1e-2, step=5e-2, psnr=35.0),
+    # Half a unit in the last place is 4e-3. Measured as fp32 was: 7.4e-3, 2.4e-2, 1.8e-2.
+    "bf16": Tolerance(text_encoder=1.4e-2, unet=4.8e-2, vae=3.6e-2, step=2e-1, psnr=25.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What an engine is run on and should give; `weaker` says why this is not the best reference.
+
+    Without expected outputs, they have only to be finite.
+    """
+
+    reference: str
+    inputs: Mapping[str, NDArray[Any]]
+    expected: Mapping[str, NDArray[Any]]
+    weaker: str = ""
+
+
+def open_verified(
+    cache: Cache,
+    bundle: Bundle,
+    component: str,
+    sizes: Mapping[str, int],
+    chosen: tuple[str, Backend],
+    options: Options,
+    *,
+    build: Build = "missing",
+) -> Opened:
+    """A component's engine from the cache, or built, held against a reference, and stored.
+
+    Raises what `Cache.open` raises, `VerificationFailed` with the numbers.
+    """
+    name, module = chosen
+    blueprint = Blueprint.of(bundle, component, sizes)
+    guard = _guard(cache, bundle, blueprint, chosen, options)
+    return cache.open(name, module, blueprint, options, build=build, guard=guard)
+
+
+def effective_precision(bundle: Bundle, options: Options) -> str:
+    """What is computed in: a graph of half-precision weights is itself half-precision."""
+    half = bundle.manifest.dtype == "float16"
+    return "fp16" if half and options.precision == "fp32" else options.precision
+
+
+def golden_sizes(bundle: Bundle, component: str) -> dict[str, int] | None:
+    """The size of every symbol in a component's goldens; None without goldens."""
+    if not bundle.manifest.has_goldens:
+        return None
+    golden = bundle.golden()
+    sizes: dict[str, int] = {}
+    for spec in bundle.manifest.components[component].inputs:
+        shape = golden[f"{component}/inputs/{spec.name}"].shape
+        sizes |= {d: n for d, n in zip(spec.dims, shape, strict=True) if isinstance(d, str)}
+    return sizes
+
+
+def judge(
+    engine: Engine,
+    inputs: Mapping[str, NDArray[Any]],
+    expected: Mapping[str, NDArray[Any]],
+    tolerance: float,
+    reference: str,
+) -> dict[str, dict[str, float]]:
+    """How far every output is from what is expected.
+
+    Raises `VerificationFailed` with the numbers of the worst if that is farther than `tolerance`
+    (relative, as `Difference` has it).
+    """
+    outputs = engine({s.name: inputs[s.name].astype(s.dtype) for s in engine.inputs})
+    found = {
+        name: Difference.between(outputs[name], reference_output)
+        for name, reference_output in expected.items()
+    }
+    worst = max(found, key=lambda name: found[name].relative)
+    off = found[worst]
+    if not off.relative <= tolerance:
+        raise VerificationFailed(
+            f"{engine.component}: {worst} is {off.relative:.1e} from {reference} (relative; max "
+            f"abs {off.max_abs:.1e}, 1 - cosine {1 - off.cosine:.1e}), {tolerance:.1e} is allowed"
+        )
+    return {name: asdict(difference) for name, difference in found.items()}
+
+
+def _guard(
+    cache: Cache,
+    bundle: Bundle,
+    blueprint: Blueprint,
+    chosen: tuple[str, Backend],
+    options: Options,
+) -> Guard:
+    precision = effective_precision(bundle, options)
+    tolerance = TOLERANCES[precision].of(blueprint.component)
+
+    def prepare() -> Callable[[Engine], Record]:
+        case = _case(cache, bundle, blueprint, chosen, options)
+
+        def check(engine: Engine) -> Record:
+            try:
+                expected = case.expected
+                if not expected:
+                    outputs = engine(case.inputs)
+                    expected = {name: np.nan_to_num(array) for name, array in outputs.items()}
+                errors = judge(engine, case.inputs, expected, tolerance, case.reference)
+            except VerificationFailed as error:
+                raise VerificationFailed(f"{chosen[0]} {precision}, {error}") from None
+            weaker = {"weaker": case.weaker} if case.weaker else {}
+            known = {"errors": errors, "tolerance": tolerance} if case.expected else {}
+            return {"reference": case.reference, **known, **weaker}
+
+        return check
+
+    return prepare
+
+
+def _case(
+    cache: Cache,
+    bundle: Bundle,
+    blueprint: Blueprint,
+    chosen: tuple[str, Backend],
+    options: Options,
+) -> _Case:
+    component, sizes = blueprint.component, blueprint.sizes
+    plain = replace(options, precision="fp32")
+    if options != plain and "fp32" in chosen[1].PRECISIONS:
+        open_verified(cache, bundle, component, sizes, chosen, plain).engine.close()
+    known = golden_sizes(bundle, component)
+    is_oracle = chosen[0] == ORACLE and options.precision == "fp32"
+    if known is not None and {**known, "batch": 0} == {**sizes, "batch": 0}:
+        if sizes["batch"] <= known["batch"]:
+            return _golden_case(bundle, blueprint, "the goldens")
+        if is_oracle:
+            return _golden_case(bundle, blueprint, "the goldens, their rows repeated")
+    inputs = _inputs(bundle, blueprint)
+    if not is_oracle and backend(ORACLE).status().usable:
+        weaker = "" if known else "the bundle has no goldens to hold ONNX Runtime against"
+        opened = open_verified(cache, bundle, component, sizes, (ORACLE, backend(ORACLE)), plain)
+        expected = opened.engine(inputs)
+        opened.engine.close()
+        return _Case("ONNX Runtime fp32", inputs, expected, weaker)
+    if known is None:
+        return _Case("nothing", inputs, {}, "the bundle has no goldens")
+    opened = open_verified(cache, bundle, component, known, chosen, options)
+    opened.engine.close()
+    written = " ".join(f"{symbol}={n}" for symbol, n in sorted(known.items()))
+    return _Case(f"the goldens at {written}", inputs, {}, "no other reference at these sizes")
+
+
+def _golden_case(bundle: Bundle, blueprint: Blueprint, reference: str) -> _Case:
+    golden, component = bundle.golden(), blueprint.component
+    batch = blueprint.sizes["batch"]
+
+    def rows(kind: str, specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
+        arrays = {s.name: golden[f"{component}/{kind}/{s.name}"] for s in specs}
+        return {name: a[np.arange(batch) % len(a)] for name, a in arrays.items()}
+
+    return _Case(reference, rows("inputs", blueprint.inputs), rows("outputs", blueprint.outputs))
+
+
+def _inputs(bundle: Bundle, blueprint: Blueprint) -> dict[str, NDArray[Any]]:
+    """The golden inputs repeated and cut to these sizes, no two rows alike; else seeded noise."""
+    rng = np.random.default_rng(_SEED)
+    golden = bundle.golden() if bundle.manifest.has_goldens else None
+    inputs: dict[str, NDArray[Any]] = {}
+    for spec in blueprint.fixed_inputs:
+        shape = spec.shape({})
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        if golden is not None:
+            array = golden[f"{blueprint.component}/inputs/{spec.name}"]
+            for axis, n in enumerate(shape):
+                array = np.take(array, np.arange(n) % array.shape[axis], axis=axis)
+            spread = _JITTER * float(array.std()) if len(shape) > 2 else 0.0
+            noise = array + spread * noise
+        elif spec.name == "timestep":
+            noise = rng.uniform(0, 999, shape)
+        inputs[spec.name] = noise.astype(spec.dtype)
+    return inputs

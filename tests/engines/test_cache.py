@@ -1,0 +1,413 @@
+"""The cache: what is a hit, what a miss says; nothing torn, changed or foreign is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentrt.bundle.errors import FileError, InputError, ShapeNotBuilt, VerificationFailed
+from latentrt.bundle.spec import TensorSpec
+from latentrt.engines import cache as cache_module
+from latentrt.engines.cache import Artefact, Cache, engine_key
+from latentrt.engines.engine import Arrays, Blueprint, Engine, Options, Status
+from latentrt.engines.function import FunctionEngine
+
+IDENTITY = {"version": "1.0.0", "device": "a CPU", "instruction sets": "avx", "driver": "7"}
+VECTOR = TensorSpec("vector", ("batch",))
+BLUEPRINT = Blueprint(
+    component="unet",
+    graph=Path("unet.onnx"),
+    weights=Path("weights/unet.safetensors"),
+    inputs=(VECTOR,),
+    outputs=(VECTOR,),
+    sizes={"batch": 2},
+    digests=("1" * 64, "2" * 64),
+)
+
+
+class Adding:
+    """A backend whose artefacts are text files; it adds what they say."""
+
+    PRECISIONS: tuple[str, ...] = ("fp32", "bf16")
+
+    def __init__(self, **identity: str) -> None:
+        self.built = 0
+        self._identity = {**IDENTITY, **identity}
+
+    def status(self) -> Status:
+        return Status("adding", "1")
+
+    def identity(self, options: Options) -> dict[str, str]:
+        return self._identity
+
+    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
+        raise NotImplementedError
+
+    def build(self, blueprint: Blueprint, options: Options, folder: Path) -> None:
+        self.built += 1
+        (folder / "deep").mkdir()
+        (folder / "deep" / "addend").write_text("1")
+        (folder / "padding").write_text("0" * 1000)
+
+    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        addend = float((folder / "deep" / "addend").read_text())
+
+        def add(inputs: Arrays) -> dict[str, Any]:
+            return {"vector": inputs["vector"] + np.float32(addend)}
+
+        inputs, outputs = blueprint.fixed_inputs, blueprint.fixed_outputs
+        return FunctionEngine(blueprint.component, inputs, outputs, add)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def stored(cache: Cache) -> Artefact:
+    (artefact,) = cache.artefacts()
+    return artefact
+
+
+def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> None:
+    backend = Adding()
+    first = cache.open("adding", backend, BLUEPRINT, Options())
+    second = cache.open("adding", backend, BLUEPRINT, Options())
+    again = Cache(cache.path).open("adding", Adding(), BLUEPRINT, Options())
+    assert [opened.hit for opened in (first, second, again)] == [False, True, True]
+    assert backend.built == 1
+    for opened in (first, second, again):
+        result = opened.engine({"vector": np.zeros(2, np.float32)})
+        assert np.array_equal(result["vector"], np.ones(2))
+
+
+# Field of the key as a miss names it, and what changes it.
+CHANGES: dict[str, Any] = {
+    "schema 1 -> 2": "schema",
+    "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, "2" * 64)},
+    "weights 222222222222 -> 333333333333": {"digests": ("1" * 64, "3" * 64)},
+    "sizes batch=2 -> batch=3": {"sizes": {"batch": 3}},
+    "precision fp32 -> bf16": Options(precision="bf16"),
+    "threads None -> 1": Options(threads=1),
+    "arena True -> False": Options(arena=False),
+    "adding version 1.0.0 -> 1.0.1": Adding(version="1.0.1"),
+    "adding device a CPU -> another CPU": Adding(device="another CPU"),
+    "adding instruction sets avx -> avx2": Adding(**{"instruction sets": "avx2"}),
+    "adding driver 7 -> 8": Adding(driver="8"),
+    "adding capability (none) -> 8.9": Adding(capability="8.9"),
+}
+
+
+@pytest.mark.parametrize("message", sorted(CHANGES))
+def test_a_change_of_any_field_is_a_miss_that_names_it(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    cache.open("adding", Adding(), BLUEPRINT, Options())
+    # Farther away, and of another component: neither is the nearest.
+    cache.open("adding", Adding(driver="1", device="2"), BLUEPRINT, Options())
+    cache.open("adding", Adding(), replace(BLUEPRINT, component="vae_decoder"), Options())
+    change = CHANGES[message]
+    backend: Any = change if isinstance(change, Adding) else Adding()
+    options = change if isinstance(change, Options) else Options()
+    blueprint = replace(BLUEPRINT, **change) if isinstance(change, dict) else BLUEPRINT
+    if change == "schema":
+        monkeypatch.setattr(cache_module, "SCHEMA", "2")
+    with pytest.raises(ShapeNotBuilt) as raised:
+        cache.open("adding", backend, blueprint, options, build="never")
+    assert str(raised.value) == f"unet: not built: {message}"
+    opened = cache.open("adding", backend, blueprint, options)
+    assert (opened.hit, opened.reason) == (False, message)
+    assert cache.open("adding", backend, blueprint, options, build="never").hit
+
+
+def test_another_engine_or_component_is_a_miss(cache: Cache) -> None:
+    cache.open("adding", Adding(), BLUEPRINT, Options())
+    assert "engine adding -> other" in cache.open("other", Adding(), BLUEPRINT, Options()).reason
+    decoder = replace(BLUEPRINT, component="vae_decoder")
+    with pytest.raises(ShapeNotBuilt, match="vae_decoder: not built: nothing is stored"):
+        cache.open("adding", Adding(), decoder, Options(), build="never")
+
+
+def test_every_field_of_the_key_is_among_the_changes() -> None:
+    key = engine_key("adding", Adding(), BLUEPRINT, Options())
+    assert len(key) >= 10
+    named = [field for field in key if any(c.startswith(f"{field} ") for c in CHANGES)]
+    assert sorted({*key} - {*named}) == ["component", "engine"]  # in the test above
+
+
+def test_a_blueprint_without_digests_is_refused(cache: Cache) -> None:
+    with pytest.raises(InputError, match="digests"):
+        cache.open("adding", Adding(), replace(BLUEPRINT, digests=None), Options())
+
+
+@pytest.mark.parametrize("name", ["files/deep/addend", "files/padding", "artefact.json"])
+def test_a_flipped_byte_is_refused_and_built_again(cache: Cache, name: str) -> None:
+    cache.open("adding", Adding(), BLUEPRINT, Options())
+    path = stored(cache).path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ShapeNotBuilt, match=r"stored engine is refused: .*(has changed|HMAC)"):
+        cache.open("adding", Adding(), BLUEPRINT, Options(), build="never")
+    opened = cache.open("adding", Adding(), BLUEPRINT, Options())
+    assert not opened.hit
+    assert "the stored engine is refused" in opened.reason
+    assert cache.open("adding", Adding(), BLUEPRINT, Options()).hit
+
+
+def _add_file(path: Path) -> None:
+    (path / "files" / "more").write_text("code")
+
+
+def _remove_file(path: Path) -> None:
+    (path / "files" / "padding").unlink()
+
+
+def _remove_mac(path: Path) -> None:
+    (path / "artefact.mac").unlink()
+
+
+@pytest.mark.parametrize("spoil", [_add_file, _remove_file, _remove_mac])
+def test_files_more_or_less_are_refused(cache: Cache, spoil: Any) -> None:
+    cache.open("adding", Adding(), BLUEPRINT, Options())
+    spoil(stored(cache).path)
+    with pytest.raises(ShapeNotBuilt, match="the stored engine is refused"):
+        cache.open("adding", Adding(), BLUEPRINT, Options(), build="never")
+    assert not cache.open("adding", Adding(), BLUEPRINT, Options()).hit
+
+
+def test_an_engine_built_in_another_cache_is_refused(cache: Cache, tmp_path: Path) -> None:
+    other = Cache(tmp_path / "other")
+    other.open("adding", Adding(), BLUEPRINT, Options())
+    cache.open("adding", Adding(), replace(BLUEPRINT, component="vae_decoder"), Options())
+    source = stored(other).path
+    shutil.copytree(source, cache.path / "engines" / source.name)
+    with pytest.raises(ShapeNotBuilt, match="was not written here"):
+        cache.open("adding", Adding(), BLUEPRINT, Options(), build="never")
+
+
+def test_an_engine_under_the_name_of_another_is_refused(cache: Cache) -> None:
+    cache.open("adding", Adding(), BLUEPRINT, Options())
+    first = stored(cache).path
+    larger = replace(BLUEPRINT, sizes={"batch": 3})
+    cache.open("adding", Adding(), larger, Options())
+    second = next(a.path for a in cache.artefacts() if a.path != first)
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    with pytest.raises(ShapeNotBuilt, match="is another engine's"):
+        cache.open("adding", Adding(), larger, Options(), build="never")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
+@pytest.mark.parametrize(("name", "mode"), [("engines", 0o770), ("secret", 0o640)])
+def test_a_cache_that_others_may_write_or_whose_secret_they_may_read_is_refused(
+    cache: Cache, name: str, mode: int
+) -> None:
+    cache.open("adding", Adding(), BLUEPRINT, Options())
+    path = cache.path / name
+    kept = stat.S_IMODE(path.stat().st_mode)
+    assert kept == (0o700 if name == "engines" else 0o600)
+    path.chmod(mode)
+    with pytest.raises(FileError, match="is open to other users"):
+        cache.open("adding", Adding(), BLUEPRINT, Options())
+    path.chmod(kept)
+    assert cache.open("adding", Adding(), BLUEPRINT, Options()).hit
+
+
+def test_an_engine_that_fails_its_check_is_not_stored(cache: Cache) -> None:
+    def check(engine: Engine) -> Mapping[str, Any]:
+        raise VerificationFailed("unet: 0.5")
+
+    with pytest.raises(VerificationFailed, match=r"0\.5"):
+        cache.open("adding", Adding(), BLUEPRINT, Options(), guard=lambda: check)
+    assert cache.artefacts() == []
+    assert list((cache.path / "engines").iterdir()) == []
+
+
+def test_the_record_of_the_check_is_kept_and_not_made_again(cache: Cache) -> None:
+    asked: list[str] = []
+
+    def guard() -> Any:
+        asked.append("guard")
+        return lambda engine: {"relative": 1e-7}  # pyright: ignore[reportUnknownLambdaType]
+
+    for _ in range(2):
+        opened = cache.open("adding", Adding(), BLUEPRINT, Options(), guard=guard)
+        assert opened.verification == {"relative": 1e-7}
+    assert asked == ["guard"]
+    assert stored(cache).verification == {"relative": 1e-7}
+
+
+def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
+    for batch in (1, 2, 3):
+        cache.open("adding", Adding(), replace(BLUEPRINT, sizes={"batch": batch}), Options())
+    for n, artefact in enumerate(cache.artefacts()):
+        os.utime(artefact.path / "artefact.json", (1000 + n, 1000 + n))
+    first = cache.artefacts()[0].key["sizes"]
+    batch = int(first.removeprefix("batch="))
+    cache.open("adding", Adding(), replace(BLUEPRINT, sizes={"batch": batch}), Options())
+    before = cache.artefacts()
+    assert before[-1].key["sizes"] == first  # used last now
+    assert cache.limit(sum(a.size for a in before)) == []
+    removed = cache.limit(before[-1].size)
+    assert [a.path for a in removed] == [a.path for a in before[:2]]
+    assert [a.key["sizes"] for a in cache.artefacts()] == [first]
+    cache.remove(cache.artefacts()[0])
+    assert cache.artefacts() == []
+
+
+def test_the_folder_is_the_argument_or_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "variable"))
+    assert Cache().path == tmp_path / "variable"
+    assert Cache(tmp_path / "argument").path == tmp_path / "argument"
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="LATENTRT_CACHE"):
+        Cache(tmp_path / "file").open("adding", Adding(), BLUEPRINT, Options())
+
+
+PROCESS = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.engines.test_cache import BLUEPRINT, Adding
+from latentrt.engines.cache import Cache
+from latentrt.engines.engine import Options
+
+class Slow(Adding):
+    def build(self, blueprint, options, folder):
+        time.sleep(0.5)
+        super().build(blueprint, options, folder)
+
+cache = Cache(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+backend = Slow()
+opened = cache.open("adding", backend, BLUEPRINT, Options())
+print(backend.built, opened.hit)
+"""
+ROOT = Path(__file__).parents[2]
+
+
+def test_eight_processes_at_once_build_once(cache: Cache) -> None:
+    command = [sys.executable, "-c", PROCESS, str(ROOT), str(cache.path)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = sorted(process.communicate()[0].strip() for process in started)
+    assert said == ["0 True"] * 7 + ["1 False"]
+
+
+KILLED = """
+import json, os, random, shutil, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.engines.test_cache import BLUEPRINT, Adding
+from latentrt.engines.cache import Cache
+from latentrt.engines.engine import Options
+import filelock
+
+place, kills = Path(sys.argv[2]), int(sys.argv[3])
+
+class Writing(Adding):
+    def build(self, blueprint, options, folder):
+        super().build(blueprint, options, folder)
+        with open(folder / "large", "wb") as file:
+            for _ in range(64):
+                file.write(os.urandom(1 << 14))
+
+def start():
+    child = os.fork()
+    if child == 0:
+        try:
+            Cache(place).open("adding", Writing(), BLUEPRINT, Options())
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+    return child
+
+def wipe():
+    for path in (place / "engines").glob("*"):
+        if not path.name.startswith("."):
+            shutil.rmtree(path)
+
+def state():
+    return [a.problem for a in Cache(place).artefacts()]
+
+durations = []
+for _ in range(4):
+    wipe()
+    began = time.monotonic()
+    assert os.waitpid(start(), 0)[1] == 0
+    durations.append(time.monotonic() - began)
+rng = random.Random(4)
+for kill in range(kills):
+    wipe()
+    child = start()
+    time.sleep(rng.uniform(0, min(durations)))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    hidden = len(list((place / "engines").glob(".*")))
+    problems = state()
+    if problems:  # whole: it loads, each file's hash checked
+        Cache(place).open("adding", Writing(), BLUEPRINT, Options(), build="never")
+    print(json.dumps([status, hidden, problems]), flush=True)
+wipe()
+assert os.waitpid(start(), 0)[1] == 0
+print(json.dumps([0, len(list((place / "engines").glob(".*"))), state()]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_100_kills_leave_no_torn_engine_and_the_next_build_works(cache: Cache) -> None:
+    command = [sys.executable, "-c", KILLED, str(ROOT), str(cache.path), "100"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *killed, last = (json.loads(line) for line in done.stdout.splitlines())
+    assert len(killed) == 100
+    for status, _, problems in killed:
+        assert status in (0, -signal.SIGKILL), done.stderr
+        assert problems == [""] if status == 0 else problems in ([], [""])
+    # Else this would say nothing.
+    assert sum(status != 0 for status, _, _ in killed) > 33
+    assert sum(hidden for _, hidden, _ in killed) > 16
+    assert last == [0, 0, [""]]
+
+
+def test_sweeping_leaves_builds_under_way_alone(cache: Cache) -> None:
+    seen: list[bool] = []
+
+    class Sweeping(Adding):
+        def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+            cache.sweep()
+            seen.append(folder.is_dir())
+            return super().load(blueprint, options, folder)
+
+    cache.open("adding", Sweeping(), BLUEPRINT, Options())
+    assert seen == [True]
+    left = stored(cache).path
+    left.rename(left.with_name(f".{left.name}.partial-1"))
+    cache.sweep()
+    assert list((cache.path / "engines").iterdir()) == []

@@ -1,0 +1,365 @@
+"""TensorRT for RTX's own compiler, which needs no GPU for a target that is named."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
+from latentrt.bundle.spec import TensorSpec
+from latentrt.engines import cuda_device, tensorrt, tensorrt_library
+from latentrt.engines.cuda_device import Gpu, Missing, gpu
+from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.tensorrt_library import Library
+from latentrt.engines.tensorrt_listeners import monitor
+from latentrt.export.export import export
+
+Bundles = Callable[[str], Path]
+
+HALF = Options(precision="fp16")
+SIZES = {
+    "text_encoder": {"batch": 1, "sequence": 77},
+    "text_encoder_2": {"batch": 1, "sequence": 77},
+    "unet": {"batch": 2, "height": 16, "width": 16, "sequence": 77},
+    # One head of 256 tokens alone TensorRT computes with two matrix multiplications.
+    "vae_decoder": {"batch": 2, "height": 16, "width": 16},
+    "vae_encoder": {"batch": 2, "image_height": 128, "image_width": 128},
+}
+OTHER_SIZES = {
+    "text_encoder": {"batch": 3, "sequence": 5},
+    "unet": {"batch": 3, "height": 9, "width": 17, "sequence": 154},
+    "vae_decoder": {"batch": 2, "height": 1, "width": 5},
+    "vae_encoder": {"batch": 2, "image_height": 72, "image_width": 136},
+}
+# Kernels of fused attention are named so, and a plan of version 1.7.1 names each three times.
+FUSED = b"_gemm_mha_v2_0x"
+NO_DRIVER = Missing("no NVIDIA driver was found", "install it")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, checkpoint: Bundles) -> Bundle:
+    """models/shapes in float16."""
+    folder = tmp_path_factory.mktemp("half") / "shapes"
+    export(checkpoint("shapes"), folder, dtype="fp16", golden=False)
+    return Bundle.open(folder)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without an NVIDIA driver, wherever the test runs."""
+    monkeypatch.setattr(tensorrt, "gpu", lambda: NO_DRIVER)
+
+
+@pytest.fixture
+def data_centre(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A package named `tensorrt` that can do nothing."""
+    module = ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)
+    module.__dict__["__version__"] = "11.0.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+def attentions(blueprint: Blueprint) -> int:
+    graph = onnx.load(blueprint.graph, load_external_data=False).graph
+    return sum(node.op_type == "Attention" for node in graph.node)
+
+
+def one_node(folder: Path, operator: str) -> Blueprint:
+    """A graph of one node, which has no weights."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], ["y"], name="the_node")],
+        "graph",
+        [value("x", TensorProto.FLOAT, ["batch", 4, 4])],
+        [value("y", TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)])
+    path = folder / "graph.onnx"
+    path.write_bytes(model.SerializeToString())
+    weights = folder / "weights" / "none.safetensors"
+    x, y = TensorSpec("x", ("batch", 4, 4)), TensorSpec("y", ("batch",))
+    return Blueprint("unet", path, weights, (x,), (y,), {"batch": 1})
+
+
+def plan_of(blueprint: Blueprint, folder: Path, options: Options = HALF, **more: Any) -> bytes:
+    tensorrt.build(blueprint, options, folder, **{"target": "sm89", **more})
+    return (folder / tensorrt.PLAN).read_bytes()
+
+
+@pytest.mark.parametrize("target", ["sm89", "sm120"])
+@pytest.mark.parametrize("component", sorted(OTHER_SIZES))
+def test_every_component_builds_for_a_named_gpu_with_all_attention_fused(
+    half: Bundle, component: str, target: str, tmp_path: Path
+) -> None:
+    blueprint = Blueprint.of(half, component, SIZES[component])
+    plan = plan_of(blueprint, tmp_path, target=target)
+    assert len(plan) > blueprint.weights.stat().st_size  # which are in it
+    assert attentions(blueprint) > 0
+    assert plan.count(FUSED) == 3 * attentions(blueprint)
+
+
+@pytest.mark.parametrize("component", sorted(OTHER_SIZES))
+def test_every_component_builds_at_sizes_of_all_kinds(
+    half: Bundle, component: str, tmp_path: Path
+) -> None:
+    blueprint = Blueprint.of(half, component, OTHER_SIZES[component])
+    assert len(plan_of(blueprint, tmp_path)) > blueprint.weights.stat().st_size
+
+
+@pytest.mark.parametrize("component", sorted(SIZES))
+def test_fp32_graphs_build_though_no_fused_attention_is_for_them(
+    bundle: Bundles, component: str, tmp_path: Path
+) -> None:
+    blueprint = Blueprint.of(Bundle.open(bundle("xl")), component, SIZES[component])
+    assert FUSED not in plan_of(blueprint, tmp_path, Options())
+
+
+def test_the_weights_of_another_bundle_are_the_ones_built_in(half: Bundle, tmp_path: Path) -> None:
+    blueprint = Blueprint.of(half, "vae_encoder", SIZES["vae_encoder"])
+    elsewhere = tmp_path / blueprint.graph.name
+    elsewhere.write_bytes(blueprint.graph.read_bytes())
+    moved = Blueprint(
+        component=blueprint.component,
+        graph=elsewhere,
+        weights=blueprint.weights,
+        inputs=blueprint.inputs,
+        outputs=blueprint.outputs,
+        sizes=blueprint.sizes,
+    )
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert plan_of(moved, tmp_path / "a") == plan_of(blueprint, tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_the_unet_of_sd15_builds_in_float16(tmp_path: Path) -> None:
+    export("random:sd15", tmp_path / "bundle", dtype="fp16", golden=False)
+    sizes = {"batch": 2, "height": 64, "width": 64, "sequence": 77}
+    blueprint = Blueprint.of(Bundle.open(tmp_path / "bundle"), "unet", sizes)
+    plan = plan_of(blueprint, tmp_path)
+    assert len(plan) > blueprint.weights.stat().st_size
+    assert attentions(blueprint) == 32
+    assert plan.count(FUSED) == 3 * 32
+
+
+@pytest.mark.parametrize("target", ["sm90", "current", "SM89", ""])
+def test_a_target_that_the_library_has_not_is_named(tmp_path: Path, target: str) -> None:
+    message = rf"target: expected one of sm75, sm80, .*sm89, .*, got '{target}'"
+    with pytest.raises(InputError, match=message):
+        tensorrt.build(one_node(tmp_path, "Relu"), Options(), tmp_path, target=target)
+    with pytest.raises(InputError, match=message):
+        tensorrt.identity(Options(), target=target)
+
+
+def test_a_graph_that_does_not_parse_names_the_node(tmp_path: Path) -> None:
+    message = r"^unet: TensorRT does not parse node 'the_node' \(Det\): UNSUPPORTED_NODE"
+    with pytest.raises(BuildFailed, match=message):
+        plan_of(one_node(tmp_path, "Det"), tmp_path, Options())
+    assert not (tmp_path / tensorrt.PLAN).exists()
+
+
+def test_a_damaged_graph_and_missing_weights_are_build_failures(
+    half: Bundle, tmp_path: Path
+) -> None:
+    blueprint = one_node(tmp_path, "Relu")
+    blueprint.graph.write_bytes(half.graph("unet").read_bytes()[:1000])
+    with pytest.raises(BuildFailed, match=r"^unet: .* parse the graph: .*Failed to parse the"):
+        plan_of(blueprint, tmp_path, Options())
+    blueprint.graph.write_bytes(half.graph("unet").read_bytes())
+    with pytest.raises(BuildFailed, match=r"^unet: .*time_embedding\.linear_1\.weight"):
+        plan_of(blueprint, tmp_path, Options())
+
+
+def test_sizes_that_do_not_fit_the_graph_are_build_failures(half: Bundle, tmp_path: Path) -> None:
+    blueprint = Blueprint.of(half, "text_encoder", {"batch": 1, "sequence": 78})
+    with pytest.raises(BuildFailed, match=r"^text_encoder: TensorRT "):
+        plan_of(blueprint, tmp_path)
+
+
+def test_the_precision_asked_for_has_to_be_the_graphs(half: Bundle, tmp_path: Path) -> None:
+    blueprint = Blueprint.of(half, "unet", SIZES["unet"])
+    with pytest.raises(InputError, match=r"precision: expected fp16, .*unet's graph.*, got 'fp32'"):
+        plan_of(blueprint, tmp_path, Options())
+    with pytest.raises(InputError, match=r"precision: expected fp32, .*, got 'fp16'"):
+        plan_of(one_node(tmp_path, "Relu"), tmp_path)
+
+
+def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="level: expected 0 to 5, got 6"):
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), level=6)
+
+
+def test_progress_tells_every_phase_to_its_end(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), progress=lambda *a: told.append(a))
+    phases = list(dict.fromkeys(phase for phase, _, _ in told))
+    assert "Building engine" in phases
+    for phase in phases:
+        steps = [(done, total) for name, done, total in told if name == phase]
+        assert steps[0][0] == 0
+        assert steps[-1][0] == steps[-1][1]
+        assert all(done <= total for done, total in steps)
+
+
+def test_an_exception_of_progress_stops_the_build(tmp_path: Path) -> None:
+    def stop(phase: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), progress=stop)
+    watch = monitor(tensorrt_library.library_for("sm89").api, stop)
+    watch.phase_start("phase", None, 2)
+    assert not watch.step_complete("phase", 0)
+    assert not (tmp_path / tensorrt.PLAN).exists()
+
+
+def test_what_a_plan_depends_on_is_in_its_identity(
+    monkeypatch: pytest.MonkeyPatch, data_centre: ModuleType
+) -> None:
+    named = tensorrt.identity(Options(), target="sm89")
+    assert named["library"] == "tensorrt-rtx"
+    assert named["target"] == "sm89"
+    assert tensorrt.identity(Options(), target="sm120") != named
+    assert tensorrt.identity(Options(), target="sm89", level=5) != named
+    monkeypatch.setattr(tensorrt, "gpu", lambda: Gpu("NVIDIA H100", "sm90", "13.0"))
+    assert tensorrt.identity(Options()) == {
+        "library": "tensorrt",
+        "version": "11.0.0",
+        "level": "3",
+        "target": "sm90",
+        "device": "NVIDIA H100",
+        "driver": "13.0",
+    }
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_only_a_named_target_is_built_for(tmp_path: Path) -> None:
+    blueprint = one_node(tmp_path, "Relu")
+    status = tensorrt.status()
+    assert not status.usable
+    assert status.unverified
+    assert status.problem.startswith("no NVIDIA driver was found; it builds for sm75, sm80")
+    assert status.remedy == "install it"
+    for call in (tensorrt.build, tensorrt.load):
+        with pytest.raises(Unavailable, match=r"^engine tensorrt: no NVIDIA driver was found; "):
+            call(blueprint, Options(), tmp_path)
+    assert plan_of(blueprint, tmp_path, Options())
+
+
+@pytest.mark.parametrize(
+    ("absent", "problem"),
+    [
+        (("onnxruntime_ep_nv_tensorrt_rtx", "tensorrt_rtx_bindings"), "is not installed"),
+        (("onnxruntime_ep_nv_tensorrt_rtx",), "lacks its shared libraries"),
+        (("tensorrt_rtx_bindings",), "lacks its Python bindings"),
+    ],
+)
+def test_the_part_of_the_library_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, absent: tuple[str, ...], problem: str
+) -> None:
+    for name in (*absent, "tensorrt"):
+        monkeypatch.setitem(sys.modules, name, None)
+    status = tensorrt.status()
+    assert status.version is None
+    assert problem in status.problem
+    assert status.remedy.startswith("pip install 'latentrt[tensorrt-rtx]'")
+    with pytest.raises(Unavailable, match=problem):
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options())
+
+
+def test_libraries_and_bindings_of_two_versions_are_not_loaded_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tensorrt_library.importlib.metadata, "version", lambda _: "1.7.10.2")
+    found = tensorrt_library.installed_rtx()
+    assert isinstance(found, Missing)
+    assert "libraries are 1.7.1, its bindings 1.7.10.2" in found.problem
+
+
+def test_the_data_centre_package_comes_first_but_builds_for_no_other_gpu(
+    data_centre: ModuleType,
+) -> None:
+    found = tensorrt_library.installed()
+    assert isinstance(found, Library)
+    assert (found.name, found.version, found.targets) == ("tensorrt", "11.0.0", ())
+    assert tensorrt_library.library_for("sm89").name == "tensorrt-rtx"
+
+
+def test_tensorrt_for_rtx_says_when_it_is_not_for_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tensorrt, "gpu", lambda: Gpu("NVIDIA H100", "sm90", "13.0"))
+    status = tensorrt.status()
+    assert status.problem == "TensorRT for RTX has no kernels for NVIDIA H100 (sm90)"
+    assert status.remedy == "pip install 'latentrt[tensorrt]'"
+    with pytest.raises(Unavailable, match=r"no kernels for NVIDIA H100 \(sm90\)"):
+        tensorrt.build(one_node(tmp_path, "Relu"), Options(), tmp_path)
+
+
+# TensorRT for RTX stands in for the data-centre package here, and says that its own cache is empty.
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_the_data_centre_package_keeps_its_timings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rtx = tensorrt_library.library_for("sm89")
+    monkeypatch.setattr(tensorrt, "library_for", lambda _: Library("tensorrt", "11", rtx.api))
+    monkeypatch.setattr(tensorrt, "_capability", lambda *_: rtx.capability("sm89"))
+    timings = tmp_path / "timing.cache"
+    for _ in range(2):
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), timings=timings)
+        assert timings.stat().st_size > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["graph.onnx", "plan.trt", "timing.cache"]
+
+
+def cuda_that_says(driver: int, code: str, count: int) -> SimpleNamespace:
+    success = SimpleNamespace(name="cudaSuccess", value=0)
+    answer = success if code == "cudaSuccess" else SimpleNamespace(name=code, value=100)
+    device = SimpleNamespace(name=b"NVIDIA L4\0\0", major=8, minor=9)
+    return SimpleNamespace(
+        cudaError_t=SimpleNamespace(cudaSuccess=success),
+        cudaDriverGetVersion=lambda: (success, driver),
+        cudaGetDeviceCount=lambda: (answer, count),
+        cudaGetDeviceProperties=lambda _: (success, device),
+    )
+
+
+@pytest.mark.parametrize(
+    ("api", "problem"),
+    [
+        (cuda_that_says(0, "cudaErrorInsufficientDriver", 0), "no NVIDIA driver was found"),
+        (cuda_that_says(12020, "cudaErrorInsufficientDriver", 0), "cudaErrorInsufficientDriver"),
+        (cuda_that_says(13000, "cudaErrorNoDevice", 0), "cudaErrorNoDevice"),
+    ],
+)
+def test_what_is_missing_before_there_is_a_gpu_is_named(
+    monkeypatch: pytest.MonkeyPatch, api: SimpleNamespace, problem: str
+) -> None:
+    monkeypatch.setattr(cuda_device, "cuda", lambda: api)
+    found = gpu()
+    assert isinstance(found, Missing)
+    assert problem in found.problem
+    assert "driver" in found.remedy
+
+
+def test_a_gpu_has_a_name_a_target_and_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_device, "cuda", lambda: cuda_that_says(13020, "cudaSuccess", 1))
+    assert gpu() == Gpu("NVIDIA L4", "sm89", "13.2")
+
+
+def test_without_cuda_python_the_command_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    found = gpu()
+    assert isinstance(found, Missing)
+    assert found.remedy == "pip install 'cuda-bindings>=13'"

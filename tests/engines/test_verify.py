@@ -1,0 +1,207 @@
+"""The guard: what engines are held against, and that planted faults are refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import VerificationFailed
+from latentrt.bundle.manifest import GOLDEN
+from latentrt.bundle.tensors import TensorFile
+from latentrt.engines import onnxruntime
+from latentrt.engines.cache import Cache
+from latentrt.engines.engine import Backend, Blueprint, Engine, Options, Status, backend
+from latentrt.engines.verify import TOLERANCES, golden_sizes, open_verified
+
+UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
+OTHER = {**UNET, "height": 8}
+
+
+class Faulty:
+    """A backend that compiles from other weights than the bundle's."""
+
+    def __init__(self, name: str, weights: Path) -> None:
+        self._real: Backend = backend(name)
+        self._weights = weights
+        self.PRECISIONS: tuple[str, ...] = self._real.PRECISIONS
+
+    def status(self) -> Status:
+        return self._real.status()
+
+    def identity(self, options: Options) -> dict[str, str]:
+        return self._real.identity(options)
+
+    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
+        return self._real.compile(self._spoiled(blueprint), options)
+
+    def build(self, blueprint: Blueprint, options: Options, folder: Path) -> None:
+        self._real.build(self._spoiled(blueprint), options, folder)
+
+    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        return self._real.load(self._spoiled(blueprint), options, folder)
+
+    def _spoiled(self, blueprint: Blueprint) -> Blueprint:
+        return replace(blueprint, weights=self._weights)
+
+
+def _zero(array: np.ndarray) -> None:
+    array[:] = 0
+
+
+def _swap(array: np.ndarray) -> None:
+    array[[0, 1]] = array[[1, 0]]
+
+
+_BLOCK = "mid_block.attentions.0.transformer_blocks.0"
+# In the middle of the U-Net, where skip connections hide most: these move the output by
+# 4e-5, 1e-5 and 8e-4 (relative). Of 30 faults of each kind, drawn at random, one is below fp32's
+# tolerance: two rows of attn2.to_q here, 2e-6.
+FAULTS: dict[str, tuple[str, Callable[[np.ndarray], None]]] = {
+    "dropped bias": (f"{_BLOCK}.attn2.to_out.0.bias", _zero),
+    "swapped rows": (f"{_BLOCK}.ff.net.0.proj.weight", _swap),
+    "zeroed norm": (f"{_BLOCK}.norm2.weight", _zero),
+}
+
+
+def spoil(bundle: Bundle, folder: Path, fault: str) -> Path:
+    """A copy of the U-Net's weights with a fault."""
+    name, change = FAULTS[fault]
+    source = bundle.weights("unet")
+    tensors = TensorFile(source)
+    entry = tensors.entries[name]
+    array = np.array(tensors[name])
+    change(array)
+    content = bytearray(source.read_bytes())
+    assert content[entry.begin : entry.end] != array.tobytes()
+    content[entry.begin : entry.end] = array.tobytes()
+    (folder / "weights").mkdir()
+    path = folder / "weights" / source.name
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def shapes(bundle: Callable[[str], Path]) -> Bundle:
+    return Bundle.open(bundle("shapes"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("sizes", [UNET, OTHER], ids=["goldens", "oracle"])
+@pytest.mark.parametrize(("name", "precision"), [("openvino", "fp32"), ("openvino", "bf16")])
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_planted_fault_is_refused_with_its_numbers_and_nothing_is_stored(
+    shapes: Bundle,
+    cache: Cache,
+    tmp_path: Path,
+    fault: str,
+    name: str,
+    precision: str,
+    sizes: Mapping[str, int],
+) -> None:
+    faulty = Faulty(name, spoil(shapes, tmp_path, fault))
+    options = Options(precision=precision)
+    with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from .* is allowed"):
+        open_verified(cache, shapes, "unet", sizes, (name, faulty), options)
+    assert [a.key["engine"] for a in cache.artefacts() if a.key["engine"] == name] == []
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_planted_fault_in_the_oracle_itself_is_refused(
+    shapes: Bundle, cache: Cache, tmp_path: Path, fault: str
+) -> None:
+    faulty = Faulty("onnxruntime", spoil(shapes, tmp_path, fault))
+    for sizes in (UNET, OTHER, {**UNET, "batch": 3}):
+        with pytest.raises(VerificationFailed, match=r"from the goldens"):
+            open_verified(cache, shapes, "unet", sizes, ("onnxruntime", faulty), Options())
+    assert cache.artefacts() == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("sizes", "reference"),
+    [
+        (UNET, "the goldens"),
+        ({**UNET, "batch": 1}, "the goldens"),
+        ({**UNET, "batch": 3}, "ONNX Runtime fp32"),
+        (OTHER, "ONNX Runtime fp32"),
+    ],
+)
+def test_the_record_says_how_far_the_engine_is_from_what(
+    shapes: Bundle, cache: Cache, precision: str, sizes: Mapping[str, int], reference: str
+) -> None:
+    chosen = ("openvino", backend("openvino"))
+    options = Options(precision=precision)
+    record = open_verified(cache, shapes, "unet", sizes, chosen, options).verification
+    assert record["reference"] == reference
+    assert "weaker" not in record
+    error = record["errors"]["model_output"]["relative"]
+    assert record["tolerance"] == TOLERANCES[precision].unet
+    # A tolerance that nothing comes near would hold nothing; a real-size model sets it, whose
+    # sums are longer.
+    assert record["tolerance"] / 20 < error < record["tolerance"]
+    again = open_verified(cache, shapes, "unet", sizes, chosen, options)
+    assert (again.hit, again.verification) == (True, record)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reference", "weaker"),
+    [
+        (UNET, "the goldens", False),
+        ({**UNET, "batch": 3}, "the goldens, their rows repeated", False),
+        (OTHER, "the goldens at batch=2 height=16 sequence=77 width=16", True),
+    ],
+)
+def test_the_oracle_is_held_against_the_goldens(
+    shapes: Bundle, cache: Cache, sizes: Mapping[str, int], reference: str, weaker: bool
+) -> None:
+    chosen = ("onnxruntime", backend("onnxruntime"))
+    record = open_verified(cache, shapes, "unet", sizes, chosen, Options()).verification
+    assert record["reference"] == reference
+    assert ("weaker" in record) == weaker
+
+
+def without_goldens(bundle: Bundle, folder: Path) -> Bundle:
+    files = {name: f for name, f in bundle.manifest.files.items() if name != GOLDEN}
+    copied = Path(shutil.copytree(bundle.path, folder))
+    return Bundle(copied, replace(bundle.manifest, files=files))
+
+
+def test_without_goldens_onnx_runtime_is_the_reference_and_the_record_says_weaker(
+    shapes: Bundle, cache: Cache, tmp_path: Path
+) -> None:
+    bare = without_goldens(shapes, tmp_path / "bare")
+    assert golden_sizes(bare, "unet") is None
+    openvino = ("openvino", backend("openvino"))
+    record = open_verified(cache, bare, "unet", UNET, openvino, Options()).verification
+    assert record["reference"] == "ONNX Runtime fp32"
+    assert "no goldens" in record["weaker"]
+    assert record["errors"]["model_output"]["relative"] < TOLERANCES["fp32"].unet
+    faulty = Faulty("openvino", spoil(bare, tmp_path, "dropped bias"))
+    with pytest.raises(VerificationFailed):
+        open_verified(cache, bare, "unet", OTHER, ("openvino", faulty), Options())
+
+
+def test_without_onnx_runtime_other_sizes_rest_on_the_goldens_and_the_record_says_weaker(
+    shapes: Bundle, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = Status("onnxruntime", None, problem="not installed")
+    monkeypatch.setattr(onnxruntime, "status", lambda: missing)
+    openvino: Any = backend("openvino")
+    record = open_verified(cache, shapes, "unet", OTHER, ("openvino", openvino), Options())
+    assert record.verification["reference"].startswith("the goldens at batch=2")
+    assert "weaker" in record.verification
+    faulty = Faulty("openvino", spoil(shapes, tmp_path, "zeroed norm"))
+    larger = Cache(tmp_path / "other")
+    with pytest.raises(VerificationFailed, match="from the goldens"):
+        open_verified(larger, shapes, "unet", OTHER, ("openvino", faulty), Options())
