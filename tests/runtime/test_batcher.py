@@ -205,6 +205,37 @@ def test_equal_requests_fill_their_calls(model: Model) -> None:
     assert load.padded == 8 * load.calls - rows
 
 
+def test_requests_from_eight_threads_fill_their_calls_and_take_their_turns(model: Model) -> None:
+    gate = Gate()
+    model.before_call = gate
+    steps = 6
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        runs = list[Any]()
+
+        def some(first: int) -> None:
+            runs.extend(batcher.submit(request(i + 1, steps)) for i in range(first, 32, 8))
+
+        threads = [threading.Thread(target=some, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT)
+        cancelled = runs.pop()
+        cancelled.cancel()
+        gate.open()
+        for run in runs:
+            run.result()
+    rows = 32 * 2 * steps
+    assert len(model.calls) <= 1.15 * math.ceil(rows / 8)
+    for i in range(32):
+        seen = [n for n, call in enumerate(model.calls) if i + 1 in call]
+        if i + 1 == int(cancelled.plan.request.prompt):
+            assert len(seen) <= 1  # the call that was under way
+        else:
+            assert len(seen) == steps
+            assert max(b - a for a, b in itertools.pairwise([0, *seen])) <= 64 / 8 + 1
+
+
 def test_the_smallest_batch_that_fits_is_called(model: Model) -> None:
     gate = Gate()
     model.before_call = gate
