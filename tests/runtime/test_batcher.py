@@ -392,8 +392,9 @@ def test_latents_are_decoded_together_where_that_is_asked_for(model: Model) -> N
     gate = Gate()
     model.before_decode = gate
     with Batcher(model, decode_sizes=(1, 4)) as batcher:
-        runs = [batcher.submit(request(i + 1, 1)) for i in range(4)]
+        runs = [batcher.submit(request(1, 1))]
         gate.arrived()
+        runs += [batcher.submit(request(i, 1)) for i in (2, 3, 4)]
         while len(batcher._finished) < 3:  # pyright: ignore[reportPrivateUsage]
             time.sleep(0.001)
         gate.open()
@@ -674,13 +675,14 @@ def test_latents_of_two_sizes_are_not_decoded_together(model: Model) -> None:
     model.before_decode = gate
     with Batcher(model, decode_sizes=(4,)) as batcher:
         sizes = [Size(64, 48), Size(64, 48), Size(48, 64)]
-        runs = [batcher.submit(request(i + 1, 1, size=size)) for i, size in enumerate(sizes)]
+        runs = [batcher.submit(request(9, 1, size=sizes[0]))]
         gate.arrived()
-        while len(batcher._finished) < 2:  # pyright: ignore[reportPrivateUsage]
+        runs += [batcher.submit(request(i + 1, 1, size=size)) for i, size in enumerate(sizes)]
+        while len(batcher._finished) < 3:  # pyright: ignore[reportPrivateUsage]
             time.sleep(0.001)
         gate.open()
         found = [run.result().images[0].size for run in runs]
-    assert found == [(64, 48), (64, 48), (48, 64)]
+    assert found == [(64, 48), (64, 48), (64, 48), (48, 64)]
 
 
 def test_latents_of_a_request_start_each_its_own_image(model: Model) -> None:
