@@ -18,7 +18,7 @@ from latentrt.bundle.publish import publishing, write_file
 
 @pytest.fixture(autouse=True)
 def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -319,7 +319,28 @@ def test_one_process_cannot_publish_the_same_twice_at_once(place: Path) -> None:
     assert names(place) == ["it", "link"]
 
 
+def test_locks_lie_in_the_folder_that_the_variable_names(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    publish(place / "it", "x")
+    assert len(names(tmp_path / "cache" / "locks")) == 1
+    assert not (tmp_path / "home").exists()
+
+
 # Places that cannot be written.
+
+
+def test_a_cache_folder_where_nobody_may_write_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "file").write_text("x")
+    monkeypatch.setenv("LATENTRT_CACHE", str(place / "file"))
+    with pytest.raises(InputError, match=r"written \(\$LATENTRT_CACHE\), got .*file \(") as caught:
+        publish(place / "it", "x")
+    assert caught.value.field == "cache"
+    assert names(place) == ["file"]
 
 
 def test_a_parent_that_is_a_file_is_named(place: Path) -> None:

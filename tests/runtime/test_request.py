@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,84 @@ def test_a_bad_value_is_named(make: Any, field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_float_will_do_for_guidance() -> None:
+WRONG_KINDS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
+    (Request, {"prompt": ["a"]}, "prompt"),
+    (Request, {"prompt": "a", "size": (128, 128)}, "size"),
+    (Request, {"prompt": "a", "size": "128x128"}, "size"),
+    (Request, {"prompt": "a", "original_size": (8, 8)}, "original_size"),
+    (Request, {"prompt": "a", "target_size": [8, 8]}, "target_size"),
+    (Request, {"prompt": "a", "crop": 5}, "crop"),
+    (Request, {"prompt": "a", "crop": "12"}, "crop"),
+    (Request, {"prompt": "a", "crop": (1.0, 2.0)}, "crop"),
+    (Request, {"prompt": "a", "num_images": "2"}, "num_images"),
+    (Request, {"prompt": "a", "seed": 1.0}, "seed"),
+    (Request, {"prompt": "a", "clip_skip": None}, "clip_skip"),
+    (Request, {"prompt": "a", "latents": [[[[0.0]]]]}, "latents"),
+    (Request, {"prompt": "a", "composed": 3}, "composed"),
+    (Request, {"prompt": "a", "composed": [3]}, "composed"),
+    (Request, {"prompt": "a", "composed": ["ab"]}, "composed"),
+    (Request, {"prompt": "a", "composed": [("b", "1")]}, "composed"),
+    (Request, {"prompt": "a", "generator": None}, "generator"),
+    (Request, {"prompt": "a", "sampling": 20}, "sampling"),
+    (Request, {"prompt": "a", "sampling": {}}, "sampling"),
+    (Request, {"prompt": "a", "guidance": "7"}, "guidance"),
+    (Request, {"prompt": "a", "guidance": True}, "guidance"),
+    (Request, {"prompt": "a", "guidance": Sampling()}, "guidance"),
+    (Sampling, {"sampler": 3}, "sampler"),
+    (Sampling, {"schedule": ["karras"]}, "schedule"),
+    (Sampling, {"steps": "20"}, "steps"),
+    (Sampling, {"eta": "0.5"}, "eta"),
+    (Sampling, {"eta": True}, "eta"),
+    (Sampling, {"rho": "seven"}, "rho"),
+    (Sampling, {"rho": 10**400}, "rho"),
+    (Sampling, {"timesteps": 999}, "timesteps"),
+    (Sampling, {"timesteps": "999"}, "timesteps"),
+    (Sampling, {"sigmas": [[1.0, 0.0]]}, "sigmas"),
+    (Sampling, {"brownian": "no"}, "brownian"),
+    (Guidance, {"scale": "7"}, "guidance scale"),
+    (Guidance, {"scale": None}, "guidance scale"),
+    (Guidance, {"scale": 10**400}, "guidance scale"),
+    (Guidance, {"scale": np.array([3.0, 4.0])}, "guidance scale"),
+    (Guidance, {"rescale": "0.7"}, "guidance rescale"),
+    (Guidance, {"interval": 1.0}, "guidance interval"),
+    (Guidance, {"interval": "12"}, "guidance interval"),
+    (Size, {"width": "128", "height": 128}, "size width"),
+    (Size, {"width": 128, "height": 128.0}, "size height"),
+    (Size.parse, {"text": 128}, "size"),
+]
+
+
+@pytest.mark.parametrize(("make", "arguments", "field"), WRONG_KINDS)
+def test_a_value_of_the_wrong_kind_is_named(
+    make: Callable[..., object], arguments: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        make(**arguments)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("given", ["7", None, math.nan])
+def test_a_scale_function_that_gives_no_scale_is_named(given: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        Guidance(lambda sigma: given).scale_at(1.0)
+    assert caught.value.field == "guidance scale"
+
+
+def test_a_number_will_do_for_guidance() -> None:
     assert Request("a", guidance=3).guidance == Guidance(3.0)
+    found = Request("a", guidance=np.float32(3)).guidance  # pyright: ignore[reportArgumentType]
+    assert found == Guidance(3.0)
+    assert type(found.scale) is float
+
+
+def test_a_samplers_name_will_do_for_sampling() -> None:
+    assert Request("a", sampling="dpmpp_2m").sampling == Sampling("dpmpp_2m")
+
+
+def test_numpys_numbers_are_kept_as_pythons() -> None:
+    sampling = Sampling(eta=np.float32(0.5), sigmas=np.array([9.0, 0.0], np.float32))  # pyright: ignore[reportArgumentType]
+    assert sampling == Sampling(eta=0.5, sigmas=(9.0, 0.0))
+    assert {type(n) for n in (sampling.eta, *(sampling.sigmas or ()))} == {float}
 
 
 @settings(deadline=None)

@@ -14,7 +14,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,26 +53,40 @@ TOLERANCE = 1e-4
 """Relative, after every step. Where the reference itself is more sensitive than that, ten times its
 own change when its input changes by 1e-7, which is a rounding of single precision."""
 
-CLASSES = (
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSDEScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EDMDPMSolverMultistepScheduler",
-    "EDMEulerScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LCMScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "TCDScheduler",
-    "UniPCMultistepScheduler",
-)
+
+@dataclass(frozen=True)
+class Bounds:
+    """How many cases of a class pass at least, and how many at most are not held to its numbers.
+
+    `only_here`: diffusers raises or gives what is not a number; `excepted`: see `excepted` below.
+    """
+
+    passed: int
+    only_here: int = 0
+    excepted: int = 0
+
+
+CLASSES = {
+    "DDIMScheduler": Bounds(530),
+    "DDPMScheduler": Bounds(480, only_here=21),
+    "DEISMultistepScheduler": Bounds(710, excepted=9),
+    "DPMSolverMultistepScheduler": Bounds(1700, only_here=99),
+    "DPMSolverSDEScheduler": Bounds(225, only_here=115, excepted=2),
+    "DPMSolverSinglestepScheduler": Bounds(780, only_here=9),
+    "EDMDPMSolverMultistepScheduler": Bounds(330, only_here=38),
+    "EDMEulerScheduler": Bounds(75),
+    "EulerAncestralDiscreteScheduler": Bounds(155, only_here=80),
+    "EulerDiscreteScheduler": Bounds(650),
+    "HeunDiscreteScheduler": Bounds(420),
+    "KDPM2AncestralDiscreteScheduler": Bounds(220, only_here=119, excepted=4),
+    "KDPM2DiscreteScheduler": Bounds(225, only_here=115),
+    "LCMScheduler": Bounds(490),
+    "LMSDiscreteScheduler": Bounds(340),
+    "PNDMScheduler": Bounds(125),
+    "TCDScheduler": Bounds(570),
+    "UniPCMultistepScheduler": Bounds(1090, only_here=135),
+}
+"""Each with what diffusers 0.42 gave, the least that pass rounded down a little."""
 
 CROSSED: dict[str, tuple[Any, ...]] = {
     "prediction_type": ("epsilon", "sample", "v_prediction"),
@@ -372,7 +386,9 @@ def test_every_argument_of_a_class_is_tried(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_sampler_matches_diffusers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sampler_matches_diffusers(
+    name: str, record_property: Callable[[str, object], None]
+) -> None:
     tally = Tally()
     with warnings.catch_warnings():
         # diffusers divides by zero and says so, where it gives what is not a number.
@@ -380,8 +396,10 @@ def test_sampler_matches_diffusers(name: str, capsys: pytest.CaptureFixture[str]
         for config, steps in cases(name):
             judge(name, config, steps, tally)
     counts = ", ".join(f"{count} {what}" for what, count in sorted(tally.counts.items()))
-    with capsys.disabled():
-        print(f"\n{name}: {counts}; worst final error {tally.worst:.1e}", end=" ")
+    record_property("counted", f"{name}: {counts}; worst final error {tally.worst:.1e}")
     shown = "\n".join(tally.failures[:20])
     assert not tally.failures, f"{len(tally.failures)} differ:\n{shown}"
-    assert tally.counts["passed"] > 50
+    bounds = CLASSES[name]
+    assert tally.counts["only here"] <= bounds.only_here
+    assert tally.counts["excepted"] <= bounds.excepted
+    assert tally.counts["passed"] >= bounds.passed

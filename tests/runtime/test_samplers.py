@@ -304,12 +304,73 @@ def test_short_name_is_its_class_with_the_keys_that_the_name_decides(sampler: st
     assert build_schedule({**BETAS, **misled}, steps=6, sampler=sampler) == short
 
 
-@pytest.mark.parametrize("name", ["", "Euler", "plms ", "FlowMatchEulerDiscreteScheduler"])
-def test_unknown_sampler_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(InputError, match=r"^sampler: expected one of ") as error:
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("Euler", "euler"),
+        ("eular", "euler"),
+        ("plms ", "plms"),
+        ("dpm++_2m", "dpmpp_2m"),
+        ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler"),
+        ("UniPCMultistep", "UniPCMultistepScheduler"),
+    ],
+)
+def test_unknown_sampler_is_refused_with_the_nearest_name_first(name: str, nearest: str) -> None:
+    with pytest.raises(InputError, match=rf"^sampler: expected {nearest}\b") as error:
         build_schedule(BETAS, steps=5, sampler=name)
-    for short, known in CATALOGUE.items():
-        assert f"{short} ({known.class_name})" in str(error.value)
+    assert str(error.value).endswith(f" or another that `latentrt samplers` lists, got {name!r}")
+    assert error.value.expected.count(",") <= 2
+
+
+@pytest.mark.parametrize("name", ["", "1234567"])
+def test_sampler_like_no_other_is_refused_without_a_guess(name: str) -> None:
+    with pytest.raises(InputError) as error:
+        build_schedule(BETAS, steps=5, sampler=name)
+    assert error.value.expected == "a name that `latentrt samplers` lists"
+
+
+class Asked(TorchNoise):
+    """A stream that counts what a path could give."""
+
+    increments = 0
+
+    def increment(self, shape: tuple[int, ...], sigma: float, sigma_next: float) -> Array:
+        self.increments += 1
+        return super().increment(shape, sigma, sigma_next)
+
+
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "DPMSolverMultistepScheduler": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver"),
+    "DPMSolverSinglestepScheduler": ("dpmsolver++", "dpmsolver", "sde-dpmsolver++"),
+}
+PATHS = [
+    *((sampler, BETAS, None) for sampler in CATALOGUE),
+    *((sampler, BETAS, eta) for sampler in WITH_ETA for eta in (0.0, 0.5)),
+    *(
+        (class_name, {**BETAS, "algorithm_type": algorithm, "final_sigmas_type": "sigma_min"}, None)
+        for class_name, algorithms in ALGORITHMS.items()
+        for algorithm in algorithms
+    ),
+]
+
+
+@pytest.mark.parametrize(("sampler", "config", "eta"), PATHS)
+def test_a_path_is_taken_by_the_samplers_that_ask_for_its_increments_alone(
+    sampler: str, config: Config, eta: float | None
+) -> None:
+    schedule = build_schedule(config, steps=5, sampler=sampler, eta=eta)
+    noise = Asked(SEED)
+    run = sample(noise.normal(SHAPE), schedule, noise=noise)
+    request: Denoise | None = next(run)
+    while request is not None:
+        x0, _ = estimate(request.latent, request, schedule)
+        request, _ = answer(run, request.latent, x0)
+    if noise.increments:
+        asked = build_schedule(config, steps=5, sampler=sampler, eta=eta, brownian=True)
+        assert asked == schedule
+    else:
+        with pytest.raises(InputError, match=r"^brownian: expected .*\(dpmpp_2m_sde, .*\), got "):
+            build_schedule(config, steps=5, sampler=sampler, eta=eta, brownian=True)
 
 
 def test_unknown_prediction_type_is_refused() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
+from latentrt.bundle.cache_folder import VARIABLE, cache_folder
 from latentrt.bundle.errors import BundleError, InputError
 
 _PARTIAL: Final = ".partial-"
@@ -28,8 +29,9 @@ _REPLACED: Final = ".replaced-"
 def publishing(destination: Path, *, force: bool = False) -> Generator[Path]:
     """Give an empty folder to fill; leaving the block without an error makes it `destination`.
 
-    Raises `InputError` if the destination exists and `force` is false, or if its parent cannot be
-    written; `BundleError` if another process is publishing the same destination.
+    Raises `InputError` if the destination exists and `force` is false, or if its parent or the
+    cache folder, which has the lock, cannot be written; `BundleError` if another process is
+    publishing the same destination.
     """
     destination = Path(os.path.abspath(destination))
     _check_free(destination, force)
@@ -91,12 +93,15 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 @contextlib.contextmanager
 def _exclusive(destination: Path) -> Generator[None]:
-    # Only exports lock; whoever just runs a bundle does not wait for these imports.
+    # Only exports lock; whoever just runs a bundle does not wait for this import.
     from filelock import FileLock, Timeout
-    from platformdirs import user_cache_path
 
-    locks = user_cache_path("latentrt") / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    locks = cache_folder() / "locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        expected = f"a folder that can be written (${VARIABLE})"
+        raise InputError("cache", expected, f"{locks.parent} ({error.strerror})") from error
     key = hashlib.sha256(os.fsencode(destination.resolve())).hexdigest()[:32]
     try:
         with FileLock(locks / f"{key}.lock", timeout=0):

@@ -25,10 +25,10 @@ def list_samplers() -> list[dict[str, Any]]:
 
 def print_samplers(rows: list[dict[str, Any]]) -> None:
     """As an aligned table."""
-    table = Table(box=None)
-    for heading in ("sampler", "the results of diffusers'", "schedules"):
+    table = Table(box=None, pad_edge=False)
+    for heading in ("sampler", "diffusers class", "schedules"):
         table.add_column(heading)
     for row in rows:
-        table.add_row(row["name"], row["class"], ", ".join(row["schedules"]))
+        table.add_row(row["name"], row["class"], ", ".join(row["schedules"]) or "-")
     Console(width=None if Console().is_terminal else 160).print(table, markup=False)
-    print("A class name does for a name; without a schedule, the checkpoint's own is used.")
+    print("A class name will do for a sampler. Without a schedule, the checkpoint's own is used.")

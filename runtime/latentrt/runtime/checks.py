@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import SupportsFloat, TypeGuard, cast
 
 from latentrt.bundle.errors import InputError
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """Whether a value is an integer and no boolean, which Python calls one."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def number(field: str, expected: str, value: object) -> float:
+    """A number as a Python float; else InputError for `field`, as for booleans and strings."""
+    if isinstance(value, SupportsFloat) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass  # an array of several numbers has the method too
+    raise InputError(field, expected, repr(value))
+
+
+def pair(value: object) -> tuple[object, object] | None:
+    """The two values of a tuple or list of two; None for anything else."""
+    if not isinstance(value, tuple | list):
+        return None
+    values = cast("Sequence[object]", value)
+    return (values[0], values[1]) if len(values) == 2 else None
 
 
 def finite_numbers(
@@ -18,8 +37,8 @@ def finite_numbers(
 ) -> tuple[float, ...]:
     """A tuple of finite floats, `count` of them if that is given; else InputError for `field`."""
     try:
-        numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+        numbers = tuple(number(field, "numbers", value) for value in values)
+    except TypeError:
         raise InputError(field, "numbers", repr(values)) from None
     if count not in (None, len(numbers)) or not all(map(math.isfinite, numbers)):
         raise InputError(field, f"{count or 'finite'} numbers", repr(values))

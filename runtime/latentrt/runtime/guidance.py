@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import finite_numbers
+from latentrt.runtime.checks import finite_numbers, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not callable(self.scale):
-            _check_scale(self.scale)
             # A NumPy double would promote float32 arrays.
-            object.__setattr__(self, "scale", float(self.scale))
-        if not 0 <= self.rescale <= 1:
-            raise InputError("guidance rescale", "a number from 0 to 1", self.rescale)
-        object.__setattr__(self, "rescale", float(self.rescale))
+            object.__setattr__(self, "scale", _checked_scale(self.scale))
+        rescale = number("guidance rescale", "a number from 0 to 1", self.rescale)
+        if not 0 <= rescale <= 1:
+            raise InputError("guidance rescale", "a number from 0 to 1", rescale)
+        object.__setattr__(self, "rescale", rescale)
         if self.interval is not None:
             # JSON has lists.
             low, high = finite_numbers("guidance interval", self.interval, 2)
@@ -57,8 +57,7 @@ class Guidance:
         """
         if self.interval is not None and not self.interval[0] < sigma <= self.interval[1]:
             return 1.0
-        scale = float(self.scale(sigma)) if callable(self.scale) else self.scale
-        _check_scale(scale)
+        scale = _checked_scale(self.scale(sigma)) if callable(self.scale) else self.scale
         return max(scale, 1.0)
 
     @property
@@ -114,6 +113,9 @@ def guide(
     return guided * (rescale * ratio + (1 - rescale))
 
 
-def _check_scale(scale: float) -> None:
-    if not math.isfinite(scale) or scale < 0:
-        raise InputError("guidance scale", "a finite number of at least 0", scale)
+def _checked_scale(scale: float) -> float:
+    expected = "a finite number of at least 0"
+    checked = number("guidance scale", expected, scale)
+    if not math.isfinite(checked) or checked < 0:
+        raise InputError("guidance scale", expected, checked)
+    return checked

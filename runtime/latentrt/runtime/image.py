@@ -99,6 +99,11 @@ def read_request(path: Path, latents: NDArray[np.float32] | None = None) -> Requ
     `latents` are needed if the picture was made from given ones. Raises `FileError` for a file that
     is not such a PNG.
     """
+    return Request.from_json(recorded_request(path), latents)
+
+
+def recorded_request(path: Path) -> dict[str, Any]:
+    """The same as JSON, whatever is in it; raises `FileError` for a file that holds none."""
     from PIL import Image
 
     try:
@@ -115,4 +120,4 @@ def read_request(path: Path, latents: NDArray[np.float32] | None = None) -> Requ
         raise FileError(path, f"holds a malformed request: {error}") from error
     if not isinstance(value, dict):
         raise InputError("request", "a JSON object", type(value).__name__)
-    return Request.from_json(cast("dict[str, Any]", value), latents)
+    return cast("dict[str, Any]", value)

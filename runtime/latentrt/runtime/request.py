@@ -6,19 +6,21 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import is_integer
+from latentrt.runtime.checks import is_integer, number, pair
 from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import Size
 
 MAX_IMAGES = 1024
+
+_WEIGHTED: Final = "pairs of a prompt and a finite weight"
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -31,8 +33,8 @@ class Request:
     or "numpy". `composed` are further prompts, each with the weight it pulls with beside the
     prompt's 1 (arXiv:2206.01714); a negative weight pushes away. `clip_skip` leaves out that many
     of the text encoder's last layers for the prompt, not for the negative prompt, as in diffusers;
-    a float will do for `guidance`. `latents`, float32 [num_images, channels, height, width] of unit
-    variance, replaces the noise of the seed.
+    a number will do for `guidance`, and a sampler's name for `sampling`. `latents`, float32
+    [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are what SDXL is told of the picture's
     making; the sizes are the picture's own where they are None.
 
@@ -62,7 +64,7 @@ class Request:
         size: Size | None = None,
         num_images: int = 1,
         seed: int | None = None,
-        sampling: Sampling | None = None,
+        sampling: Sampling | str | None = None,
         guidance: Guidance | float | None = None,
         clip_skip: int = 0,
         latents: NDArray[np.float32] | None = None,
@@ -72,23 +74,21 @@ class Request:
         crop: tuple[int, int] = (0, 0),
         target_size: Size | None = None,
     ) -> None:
-        if isinstance(guidance, (int, float)):
-            guidance = Guidance(float(guidance))
         put = object.__setattr__
         put(self, "prompt", _text("prompt", prompt))
         put(self, "negative_prompt", negative_prompt)
-        put(self, "size", size)
+        put(self, "size", _size("size", size))
         put(self, "num_images", num_images)
         put(self, "seed", seed)
-        put(self, "sampling", sampling or Sampling())
-        put(self, "guidance", guidance or Guidance())
+        put(self, "sampling", _sampling(sampling))
+        put(self, "guidance", _guidance(guidance))
         put(self, "clip_skip", clip_skip)
         put(self, "latents", latents)
         put(self, "composed", _composed(composed))
         put(self, "generator", generator)
-        put(self, "original_size", original_size)
+        put(self, "original_size", _size("original_size", original_size))
         put(self, "crop", _crop(crop))
-        put(self, "target_size", target_size)
+        put(self, "target_size", _size("target_size", target_size))
         if negative_prompt is not None:
             _text("negative_prompt", negative_prompt)
         if not is_integer(num_images) or not 1 <= num_images <= MAX_IMAGES:
@@ -173,6 +173,29 @@ def _text(field: str, value: object) -> str:
     return value
 
 
+def _size(field: str, value: object) -> Size | None:
+    # Of two numbers, some libraries take the height first.
+    if not isinstance(value, Size | None):
+        raise InputError(field, "a Size, such as Size(width=768, height=512)", repr(value))
+    return value
+
+
+def _sampling(value: object) -> Sampling:
+    if isinstance(value, str | None):
+        return Sampling(value)
+    if not isinstance(value, Sampling):
+        raise InputError("sampling", "a Sampling or a sampler's name", repr(value))
+    return value
+
+
+def _guidance(value: object) -> Guidance:
+    if value is None:
+        return Guidance()
+    if not isinstance(value, Guidance):
+        return Guidance(number("guidance", "a Guidance or a number", value))
+    return value
+
+
 def _text_of(size: Size | None) -> str | None:
     return None if size is None else str(size)
 
@@ -181,22 +204,38 @@ def _parsed(text: str | None) -> Size | None:
     return None if text is None else Size.parse(text)
 
 
-def _composed(pairs: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
-    for pair in pairs:
-        if len(pair) != 2 or not isinstance(pair[0], str) or not math.isfinite(pair[1]):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("composed", "pairs of a prompt and a finite weight", repr(pair))
-    return tuple((prompt, float(weight)) for prompt, weight in pairs)
+def _composed(pairs: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        return tuple(_weighted(each) for each in pairs)
+    except TypeError:
+        raise InputError("composed", _WEIGHTED, repr(pairs)) from None
 
 
-def _crop(crop: Sequence[int]) -> tuple[int, int]:
-    if len(crop) != 2 or not all(is_integer(n) and 0 <= n <= 16384 for n in crop):
-        raise InputError("crop", "(top, left), integers from 0 to 16384", repr(crop))
-    return crop[0], crop[1]
+def _weighted(value: object) -> tuple[str, float]:
+    match pair(value):
+        case (str(prompt), given) if math.isfinite(weight := number("composed", _WEIGHTED, given)):
+            return prompt, weight
+        case _:
+            raise InputError("composed", _WEIGHTED, repr(value))
+
+
+def _crop(value: object) -> tuple[int, int]:
+    match pair(value):
+        case (top, left) if _is_offset(top) and _is_offset(left):
+            return top, left
+        case _:
+            raise InputError("crop", "(top, left), integers from 0 to 16384", repr(value))
+
+
+def _is_offset(value: object) -> TypeGuard[int]:
+    return is_integer(value) and 0 <= value <= 16384
 
 
 def _check_latents(latents: NDArray[np.float32], num_images: int) -> None:
+    expected = f"float32 of shape ({num_images}, channels, height, width)"
+    if not isinstance(latents, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError("latents", f"a NumPy array, {expected}", type(latents).__name__)
     if latents.ndim != 4 or latents.shape[0] != num_images or latents.dtype != np.float32:
-        expected = f"float32 of shape ({num_images}, channels, height, width)"
         raise InputError("latents", expected, f"{latents.dtype} of shape {latents.shape}")
     if not np.isfinite(latents).all():
         raise InputError("latents", "finite values", "NaN or infinity")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +68,22 @@ class Batch:
             for name, array in row.conditioning.items():
                 self._arrays[name][place] = array
             self._held[place] = row.conditioning
+
+
+class Batches:
+    """The batches of one signature, each made when it is first needed. Not thread-safe.
+
+    `unet` gives the engine of a size; `sizes` are those there are, ascending.
+    """
+
+    def __init__(self, unet: Callable[[int], Engine], sizes: Sequence[int]) -> None:
+        self._unet = unet
+        self._sizes = sizes
+        self._made: dict[int, Batch] = {}
+
+    def fitting(self, count: int) -> Batch:
+        """The smallest that holds so many rows."""
+        size = next(size for size in self._sizes if size >= count)
+        if size not in self._made:
+            self._made[size] = Batch(self._unet(size))
+        return self._made[size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import finite_numbers, is_integer
+from latentrt.runtime.checks import finite_numbers, is_integer, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +30,22 @@ class Sampling:
     brownian: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("sampler", "schedule"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise InputError(name, "a name", repr(value))
         if not is_integer(self.steps) or self.steps < 1:
             raise InputError("steps", "an integer of at least 1", repr(self.steps))
+        for name, expected in (("eta", "a number from 0 to 1"), ("rho", "a number")):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, number(name, expected, value))
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise InputError("eta", "a number from 0 to 1", self.eta)
-        for name in ("eta", "rho"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("timesteps", "sigmas"):
             # A list will do; what is kept is a tuple of floats.
             values = getattr(self, name)
             if values is not None:
                 object.__setattr__(self, name, finite_numbers(name, values))
+        if not isinstance(self.brownian, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("brownian", "True or False", repr(self.brownian))

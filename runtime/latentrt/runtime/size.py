@@ -24,6 +24,8 @@ class Size:
     @staticmethod
     def parse(text: str) -> Size:
         """From e.g. "768x512", width first; raises `InputError` for anything else."""
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("size", "WIDTHxHEIGHT such as 512x512", repr(text))
         match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
         if match is None:
             raise InputError("size", "WIDTHxHEIGHT such as 512x512", repr(text))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.plan import Latent
-from latentrt.runtime.rows import Row, Signature
+from latentrt.runtime.rows import Batches, Row, Signature
 from latentrt.runtime.trajectory import Trajectory
 
 __all__ = ["WaitingPicture", "WaitingRow", "take_alike"]
@@ -22,7 +22,10 @@ _Waiting = TypeVar("_Waiting")
 
 @dataclass(slots=True, eq=False)
 class WaitingPicture:
-    """A trajectory among others, and what of its present rows is answered."""
+    """A trajectory among others, and what of its present rows is answered.
+
+    `batches` are those that had its last rows; they are kept for its next ones.
+    """
 
     run: BatchedRun
     trajectory: Trajectory
@@ -30,6 +33,7 @@ class WaitingPicture:
     outputs: list[NDArray[np.float32] | None] = field(
         default_factory=list[NDArray[np.float32] | None]
     )
+    batches: Batches | None = None
 
     @staticmethod
     def of(run: BatchedRun, image: int) -> WaitingPicture:

@@ -78,6 +78,9 @@ _SPACED: Final = ("leading", "linspace", "trailing")
 _WITH_LEVELS: Final = frozenset({*EDM_CLASSES, "EulerAncestralDiscreteScheduler"})
 """Classes without a key for it that are none the worse for levels spaced for their own sake."""
 
+_SDE: Final = "_sde"
+"""How the names of samplers end that solve the SDE, and so draw the noise from level to level."""
+
 SCHEDULES: Final = (*LEVELS, *_SPACED)
 """The names that `build_schedule` takes for a schedule other than the config's own."""
 
@@ -92,6 +95,7 @@ def build_schedule(
     rho: float | None = None,
     timesteps: tuple[float, ...] | None = None,
     sigmas: tuple[float, ...] | None = None,
+    brownian: bool = False,
     xl: bool = False,
 ) -> Schedule:
     """The schedule of a run of `steps` steps under a diffusers scheduler config.
@@ -101,7 +105,8 @@ def build_schedule(
     for. `schedule` overrides the config's spacing: levels spaced for their own sake ("karras", with
     its exponent `rho`, ...), or "leading", "linspace" or "trailing" timesteps. `timesteps`, or
     `sigmas` with the level to end on as the last, say outright what is visited, whatever `steps`.
-    `eta`, from 0 to 1, is the share of fresh noise of a sampler that has one. `xl` chooses SDXL's
+    `eta`, from 0 to 1, is the share of fresh noise of a sampler that has one. `brownian` says that
+    the noise will be a Brownian path's, which only some samplers can follow. `xl` chooses SDXL's
     levels where they differ from SD 1's (align_your_steps).
 
     Raises InputError, naming the key or argument, for everything that is not honoured here; `steps`
@@ -114,7 +119,10 @@ def build_schedule(
     if schedule is not None:
         read, wanted = _respaced(read, wanted, schedule)
     _check(wanted, train_timesteps(read))
-    return _BUILDERS[read.class_name](read, wanted)
+    made = _BUILDERS[read.class_name](read, wanted)
+    if brownian:
+        _check_path(made)
+    return made
 
 
 def _number_of(
@@ -140,6 +148,15 @@ def _check(wanted: Wanted, most: int) -> None:
         raise InputError("rho", "a number from 0.1 to 100", rho)
     if rho is not None and wanted.levels not in ("karras", "polyexponential"):
         raise InputError("rho", "none but with schedule karras or polyexponential", rho)
+
+
+def _check_path(schedule: Schedule) -> None:
+    """Raise InputError for a sampler that asks for no noise between two levels."""
+    still = schedule.options.get("eta") == 0.0
+    if still or not schedule.sampler.endswith(_SDE):
+        names = ", ".join(name for name in CATALOGUE if name.endswith(_SDE))
+        got = f"{schedule.sampler}{' with eta 0' if still else ''}"
+        raise InputError("brownian", f"a sampler that follows a path ({names}; eta above 0)", got)
 
 
 def schedules_of(sampler: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -57,11 +58,13 @@ _CLASSES: Final = frozenset(name.class_name for name in CATALOGUE.values())
 def find_sampler(name: str) -> SamplerName:
     """What a short name or a diffusers class name stands for.
 
-    Raises InputError, listing those there are, for any other name.
+    Raises InputError, with the nearest of those there are, for any other name.
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
     if name in _CLASSES:
         return SamplerName(name)
-    known = ", ".join(f"{short} ({CATALOGUE[short].class_name})" for short in CATALOGUE)
-    raise InputError("sampler", f"one of {known}", repr(name))
+    spellings = {each.lower(): each for each in (*CATALOGUE, *sorted(_CLASSES))}
+    near = [spellings[each] for each in difflib.get_close_matches(name.lower(), spellings)]
+    first = f"{', '.join(near)} or another" if near else "a name"
+    raise InputError("sampler", f"{first} that `latentrt samplers` lists", repr(name))

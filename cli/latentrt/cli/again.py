@@ -1,0 +1,88 @@
+"""`latentrt generate --from`: a picture again, but for the options that are given beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Set
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from latentrt.bundle.errors import FileError
+from latentrt.runtime import Request, Sampling
+from latentrt.runtime.image import recorded_request
+from latentrt.runtime.schedules import schedules_of
+
+_PLACES: Final[Mapping[str, tuple[str, ...]]] = {
+    "prompt": ("prompt",),
+    "negative_prompt": ("negative_prompt",),
+    "compose": ("composed",),
+    "size": ("size",),
+    "num_images": ("num_images",),
+    "seed": ("seed",),
+    "generator": ("generator",),
+    "latents": ("latents",),
+    "clip_skip": ("clip_skip",),
+    "original_size": ("original_size",),
+    "crop": ("crop",),
+    "target_size": ("target_size",),
+    "guidance_scale": ("guidance", "scale"),
+    "guidance_rescale": ("guidance", "rescale"),
+    "guidance_interval": ("guidance", "interval"),
+    "sampler": ("sampling", "sampler"),
+    "schedule": ("sampling", "schedule"),
+    "steps": ("sampling", "steps"),
+    "eta": ("sampling", "eta"),
+    "rho": ("sampling", "rho"),
+    "timesteps": ("sampling", "timesteps"),
+    "sigmas": ("sampling", "sigmas"),
+    "brownian": ("sampling", "brownian"),
+}
+"""Where in a request's JSON the value of an option is."""
+
+_ENDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sampler": ("eta", "brownian"),
+    "schedule": ("rho", "timesteps", "sigmas"),
+    "steps": ("timesteps", "sigmas"),
+    "timesteps": ("schedule", "rho", "sigmas"),
+    "sigmas": ("schedule", "rho", "timesteps"),
+}
+"""What of a picture's sampling holds no longer beside another value of an option.
+
+Eta and the path were chosen for a sampler, rho for a schedule; and levels come from one of four."""
+
+
+def again(source: Path, asked: Request, given: Set[str]) -> Request:
+    """The request of a PNG of ours, with what the options `given` ask for in its place.
+
+    `asked` is what the command line asks for by itself; what it has of options that are not in
+    `given` is not read. Raises `FileError` for a file that is no such PNG, and `InputError` where
+    the two do not go together.
+    """
+    value, wanted = recorded_request(source), asked.to_json()
+    for part in ("guidance", "sampling"):
+        if not isinstance(value.get(part), dict):
+            raise FileError(source, f"holds a request without {part}")
+    if "latents" in given and value.get("latents") not in (None, wanted["latents"]):
+        print("latentrt: note: other latents than the picture was made from", file=sys.stderr)
+    ended = _ended(value["sampling"], asked.sampling, given)
+    value["sampling"] |= {key: kept for key, kept in asdict(Sampling()).items() if key in ended}
+    for option, (*parts, key) in _PLACES.items():
+        if option in given:
+            place, new = value, wanted
+            for part in parts:
+                place, new = place[part], new[part]
+            place[key] = new[key]
+    return Request.from_json(value, asked.latents)
+
+
+def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set[str]:
+    """The keys of a picture's sampling that hold no longer."""
+    wanted = asdict(asked)
+    new = {name for name in _ENDS if name in given and wanted[name] != recorded.get(name)}
+    ended = {key for name in new for key in _ENDS[name]}
+    # A schedule stays, so that samplers can be compared, unless the new one has none such.
+    sampler = asked.sampler if "sampler" in new else None
+    if sampler is not None and recorded.get("schedule") not in schedules_of(sampler):
+        ended |= {"schedule", "rho"}
+    return ended

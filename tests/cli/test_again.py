@@ -1,0 +1,206 @@
+"""`latentrt generate --from`: what is given beside it is asked for, the rest is the picture's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from latentrt.cli import generate
+from latentrt.cli.main import main
+from latentrt.runtime import Guidance, Request, Sampling, Size
+from latentrt.runtime.image import REQUEST
+
+RECORDED = Request(
+    "a red circle",
+    negative_prompt="a star",
+    size=Size(64, 72),
+    seed=5,
+    sampling=Sampling("dpmpp_2m_sde", "karras", steps=7, eta=0.5, rho=5.0, brownian=True),
+    guidance=Guidance(3.0, rescale=0.5, interval=(1.0, 9.0)),
+    clip_skip=1,
+    composed=[("a square", 0.5)],
+    generator="numpy",
+    original_size=Size(10, 20),
+    crop=(3, 4),
+    target_size=Size(30, 40),
+)
+LATENTS = np.random.default_rng(0).standard_normal((1, 4, 9, 8), dtype=np.float32)
+
+
+class Ask:
+    """The command line, with what it asks for in place of the picture."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.folder, self.error = folder, ""
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, recorded: Request | dict[str, Any], *options: object) -> Request | None:
+        """What is asked for of a picture's request with some options; None after an error."""
+        asked: list[Request] = []
+
+        def make(bundle: Path, request: Request, *_: object, **__: object) -> None:
+            asked.append(request)
+
+        value = recorded if isinstance(recorded, dict) else recorded.to_json()
+        text = PngInfo()
+        text.add_itxt(REQUEST, json.dumps(value))
+        picture = self.folder / "picture.png"
+        Image.new("RGB", (8, 8)).save(picture, pnginfo=text)
+        command = ["latentrt", "generate", "bundle", "--from", str(picture), *map(str, options)]
+        self._monkeypatch.setattr(generate, "make", make)
+        self._monkeypatch.setattr(sys, "argv", command)
+        status: object = None
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        assert status == (None if asked else 2)
+        self.error = self._capsys.readouterr().err
+        return asked[0] if asked else None
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ask:
+    return Ask(tmp_path, monkeypatch, capsys)
+
+
+def sampling(**values: Any) -> dict[str, Any]:
+    return {"sampling": replace(RECORDED.sampling, **values)}
+
+
+def guidance(**values: Any) -> dict[str, Any]:
+    return {"guidance": replace(RECORDED.guidance, **values)}
+
+
+def test_without_options_the_request_is_the_pictures(ask: Ask) -> None:
+    again = ask(RECORDED)
+    assert again is not None
+    assert again.to_json() == RECORDED.to_json()
+
+
+CHANGES: list[tuple[tuple[object, ...], dict[str, Any]]] = [
+    (("a dog",), {"prompt": "a dog"}),
+    (("",), {"prompt": ""}),
+    (("--negative-prompt", ""), {"negative_prompt": ""}),
+    (("--size", "80x64"), {"size": Size(80, 64)}),
+    (("--num-images", 3), {"num_images": 3}),
+    (("--seed", 0), {"seed": 0}),
+    (("--generator", "torch"), {"generator": "torch"}),
+    (("--clip-skip", 0), {"clip_skip": 0}),
+    (("--original-size", "1x2"), {"original_size": Size(1, 2)}),
+    (("--crop", "0,0"), {"crop": (0, 0)}),
+    (("--target-size", "1x2"), {"target_size": Size(1, 2)}),
+    (("--compose", "a=b=2", "--compose", "c=-1"), {"composed": [("a=b", 2.0), ("c", -1.0)]}),
+    (("--guidance-scale", 7.5), guidance(scale=7.5)),
+    (("--guidance-rescale", 0), guidance(rescale=0.0)),
+    (("--guidance-interval", "2,3"), guidance(interval=(2.0, 3.0))),
+    (("--steps", 20), sampling(steps=20)),
+    (("--eta", 0.25), sampling(eta=0.25)),
+    (("--rho", 7), sampling(rho=7.0)),
+    (("--no-brownian",), sampling(brownian=False)),
+    (("--brownian",), {}),
+    (("--steps", 3, "--seed", 9, "a dog"), {**sampling(steps=3), "seed": 9, "prompt": "a dog"}),
+]
+
+
+@pytest.mark.parametrize(("options", "values"), CHANGES)
+def test_an_option_beside_a_picture_is_asked_for_even_where_it_is_the_default(
+    ask: Ask, options: tuple[object, ...], values: dict[str, Any]
+) -> None:
+    again = ask(RECORDED, *options)
+    assert again is not None, ask.error
+    assert again.to_json() == RECORDED.with_values(**values).to_json()
+
+
+LEVELS = Sampling("euler", steps=3, sigmas=(9.0, 3.0, 1.0, 0.0))
+TIMES = Sampling("euler", steps=2, timesteps=(900.0, 300.0))
+KARRAS = Sampling("euler", "karras", steps=7, rho=5.0)
+ENDINGS = [
+    # What was chosen for a sampler; its schedule where another has none such.
+    (RECORDED.sampling, ("--sampler", "dpmpp_2m_sde"), RECORDED.sampling),
+    (RECORDED.sampling, ("--sampler", "heun"), Sampling("heun", "karras", steps=7, rho=5.0)),
+    (RECORDED.sampling, ("--sampler", "lcm"), Sampling("lcm", steps=7)),
+    (RECORDED.sampling, ("--sampler", "ddim", "--eta", 1), Sampling("ddim", steps=7, eta=1.0)),
+    # The exponent of a schedule.
+    (KARRAS, ("--schedule", "karras"), KARRAS),
+    (KARRAS, ("--schedule", "trailing"), Sampling("euler", "trailing", steps=7)),
+    (
+        KARRAS,
+        ("--schedule", "polyexponential", "--rho", 2),
+        Sampling("euler", "polyexponential", steps=7, rho=2.0),
+    ),
+    # Levels come from a number of steps and a schedule, or are given outright.
+    (KARRAS, ("--timesteps", "900,300"), replace(TIMES, steps=7)),
+    (KARRAS, ("--sigmas", "9,3,1,0"), replace(LEVELS, steps=7)),
+    (LEVELS, ("--steps", 5), Sampling("euler", steps=5)),
+    (TIMES, ("--steps", 5), Sampling("euler", steps=5)),
+    (LEVELS, ("--schedule", "beta"), Sampling("euler", "beta", steps=3)),
+    (LEVELS, ("--timesteps", "900,300"), replace(TIMES, steps=3)),
+    (TIMES, ("--sigmas", "9,3,1,0"), replace(LEVELS, steps=2)),
+]
+
+
+@pytest.mark.parametrize(("recorded", "options", "expected"), ENDINGS)
+def test_an_option_ends_what_only_held_with_the_value_it_replaces(
+    ask: Ask, recorded: Sampling, options: tuple[object, ...], expected: Sampling
+) -> None:
+    again = ask(RECORDED.with_values(sampling=recorded), *options)
+    assert again is not None, ask.error
+    assert again.sampling == expected
+
+
+def test_a_scale_that_was_a_function_can_be_given_anew(ask: Ask) -> None:
+    picture = RECORDED.with_values(guidance=Guidance(lambda sigma: 1.0 + sigma, rescale=0.5))
+    assert ask(picture) is None
+    assert "guidance scale" in ask.error
+    again = ask(picture, "--guidance-scale", 4)
+    assert again is not None
+    assert again.guidance == Guidance(4.0, rescale=0.5)
+
+
+def test_latents_are_those_given_and_others_than_the_pictures_are_noted(ask: Ask) -> None:
+    files = ask.folder / "same.npy", ask.folder / "other.npy"
+    for file, latents in zip(files, (LATENTS, -LATENTS), strict=True):
+        np.save(file, latents)
+    for recorded in (RECORDED, RECORDED.with_values(latents=LATENTS)):
+        for file, latents in zip(files, (LATENTS, -LATENTS), strict=True):
+            again = ask(recorded, "--latents", file)
+            assert again is not None
+            assert again.latents is not None
+            assert np.array_equal(again.latents, latents)
+            replaced = recorded.latents is not None and file == files[1]
+            assert ("other latents than the picture was made from" in ask.error) == replaced
+    assert ask(RECORDED.with_values(latents=LATENTS), "--seed", 9) is None
+    assert ask.error.startswith("latentrt: latents: expected those of the picture")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--guidance-scale", 1), "guidance scale: expected above 1 with composed prompts"),
+        (("--steps", 0), "steps: expected an integer of at least 1, got 0"),
+        (("--sampler", "eular"), "sampler: expected euler"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(
+    ask: Ask, options: tuple[object, ...], message: str
+) -> None:
+    assert ask(RECORDED, *options) is None
+    assert message in ask.error
+    assert len(ask.error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("part", ["guidance", "sampling"])
+def test_a_picture_whose_request_is_malformed_is_named(ask: Ask, part: str) -> None:
+    assert ask({**RECORDED.to_json(), part: 3}, "--steps", 3) is None
+    assert f"picture.png: holds a request without {part}" in ask.error

@@ -1,0 +1,105 @@
+"""What goes wrong with one request, in its model's rows, its functions or its picture."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.runtime.toy_model import Gate, Model, equal, request
+
+from latentrt.bundle.errors import InputError, NonFinite
+from latentrt.engines.engine import Arrays
+from latentrt.runtime import Batcher, Guidance
+
+
+def test_a_row_that_is_not_finite_fails_its_own_request_only() -> None:
+    model = Model()
+    evaluate = model.evaluate
+
+    def poisoned(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        outputs = evaluate(inputs)
+        outputs["model_output"][inputs["encoder_hidden_states"][:, 0, 0] == 2] = np.nan
+        return outputs
+
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        alone = batcher.submit(request(1)).result()
+        model.evaluate = poisoned
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        runs = [batcher.submit(request(i)) for i in (1, 2, 3)]
+        with pytest.raises(NonFinite, match="step 0"):
+            runs[1].result()
+        assert equal(runs[0].result(), alone)
+        assert len(runs[2].result().images) == 1
+
+
+def test_a_row_that_makes_the_engine_fail_fails_its_own_request_only() -> None:
+    model = Model()
+
+    def refuse(prompts: list[int]) -> None:
+        if 2 in prompts:
+            raise RuntimeError("out of luck")
+
+    gate = Gate()
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        alone = batcher.submit(request(1)).result()
+        model.before_call = gate
+        runs = [batcher.submit(request(i, num_images=2 if i == 2 else 1)) for i in (1, 2, 3)]
+        gate.arrived()
+        model.before_call = refuse
+        gate.open()
+        with pytest.raises(RuntimeError, match="out of luck"):
+            runs[1].result()
+        assert equal(runs[0].result(), alone)
+        assert len(runs[2].result().images) == 1
+    assert batcher.load.pictures == 0
+
+
+def test_a_scale_function_that_fails_fails_its_own_request_only() -> None:
+    def scale(sigma: float) -> float:
+        return 5.0 if sigma > 1.0 else math.nan
+
+    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+        good, bad = batcher.submit(request(1)), batcher.submit(request(2, guidance=Guidance(scale)))
+        with pytest.raises(InputError, match="guidance scale"):
+            bad.result()
+        assert len(good.result().images) == 1
+
+
+def test_a_scale_function_that_exits_fails_its_own_request_only() -> None:
+    def leave(sigma: float) -> float:
+        if sigma < 1.0:
+            raise SystemExit(3)
+        return 5.0
+
+    with Batcher(Model()) as batcher:
+        bad, good = batcher.submit(request(2, guidance=Guidance(leave))), batcher.submit(request(1))
+        with pytest.raises(SystemExit):
+            bad.result()
+        assert len(good.result().images) == 1
+
+
+def test_a_picture_that_is_not_finite_fails_its_own_request_only() -> None:
+    model = Model()
+    gate = Gate()
+    decode = model.decode
+
+    def poisoned(latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        pixels = decode(latents)
+        pixels[[np.array_equal(each, bad.latents[0]) for each in latents]] = np.inf
+        return pixels
+
+    with Batcher(model) as batcher:
+        bad, good = (batcher.submit(request(i)).result() for i in (2, 1))
+    model.decode = poisoned
+    model.before_decode = gate
+    with Batcher(model, decode_sizes=(4,)) as batcher:
+        runs = [batcher.submit(request(i)) for i in (3, 1, 2)]
+        gate.arrived()
+        gate.open()
+        with pytest.raises(NonFinite, match="vae_decoder"):
+            runs[2].result()
+        assert equal(runs[1].result(), good)
+        assert len(runs[0].result().images) == 1

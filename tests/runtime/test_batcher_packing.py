@@ -1,0 +1,170 @@
+"""Rows that share calls: which do, how full the calls are, and that it changes no picture."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tests.runtime.toy_model import WAIT, Gate, Model, equal, request
+
+from latentrt.engines.engine import Arrays
+from latentrt.runtime import Batcher, Guidance, Request, Result, Size
+from latentrt.runtime.schedules import CATALOGUE
+
+
+def mixed(count: int) -> list[Request]:
+    """Requests of many samplers, lengths, scales and seeds, with and without guidance."""
+    names = itertools.cycle(name for name in CATALOGUE if not name.startswith("edm"))
+    return [
+        request(
+            i + 1,
+            steps=4 + i % 4,
+            sampler=next(names),
+            guidance=Guidance((1.0, 3.0, 7.5)[i % 3], rescale=(0.0, 0.6)[i % 2]),
+            num_images=1 + (i % 8 == 7),
+        )
+        for i in range(count)
+    ]
+
+
+def test_mixed_requests_share_calls_and_get_what_they_get_alone() -> None:
+    model = Model()
+    requests = mixed(32)
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        alone = [batcher.submit(each).result() for each in requests]
+    calls = len(model.calls)
+    gate = Gate()
+    model.before_call = gate
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        runs = [batcher.submit(each) for each in requests]
+        gate.open()
+        together = [run.result() for run in runs]
+    assert all(equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert len({r.sampler for r in together}) > 15
+    assert len(model.calls) - calls < calls / 3
+
+
+def test_requests_from_eight_threads_get_what_they_get_alone() -> None:
+    requests = mixed(32)
+    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+        alone = [batcher.submit(each).result() for each in requests]
+        together: dict[int, Result] = {}
+
+        def some(first: int) -> None:
+            runs = [(i, batcher.submit(requests[i])) for i in range(first, 32, 8)]
+            together.update({i: run.result() for i, run in runs})
+
+        threads = [threading.Thread(target=some, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(WAIT)
+    assert all(equal(alone[i], together[i]) for i in range(32))
+
+
+def test_equal_requests_fill_their_calls() -> None:
+    gate = Gate()
+    model = Model(before_call=gate)
+    steps = 10
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        runs = [batcher.submit(request(i + 1, steps)) for i in range(32)]
+        gate.open()
+        for run in runs:
+            run.result()
+        load = batcher.load
+    rows = 32 * 2 * steps
+    assert load.evaluated == rows
+    assert load.calls == len(model.calls) <= 1.15 * math.ceil(rows / 8)
+    assert load.padded == 8 * load.calls - rows
+
+
+def test_the_smallest_batch_that_fits_is_called() -> None:
+    gate = Gate()
+    model = Model(before_call=gate)
+    with Batcher(model, batch_sizes=(4, 1, 2)) as batcher:
+        gate_keeper = batcher.submit(request(1, 1, guidance=1.0))
+        gate.arrived()
+        runs = [batcher.submit(request(i, 1, guidance=1.0)) for i in range(2, 9)]
+        gate.open()
+        for run in (gate_keeper, *runs):
+            run.result()
+    # Seven rows in a largest batch of four: four, then three in four places.
+    assert model.sizes == [1, 4, 4]
+    assert model.calls[1:] == [[2, 3, 4, 5], [6, 7, 8, 6]]
+
+
+def test_rows_of_other_shapes_have_calls_of_their_own() -> None:
+    gate = Gate()
+    model = Model(before_call=gate)
+    sizes = [Size(64, 48), Size(48, 64)]
+    with Batcher(model, batch_sizes=(8,)) as batcher:
+        runs = [batcher.submit(request(i + 1, 2, size=sizes[i % 2])) for i in range(6)]
+        gate.open()
+        results = [run.result() for run in runs]
+    assert [r.images[0].size for r in results] == [(64, 48), (48, 64)] * 3
+    for call in model.calls:
+        assert len({abs(prompt) % 2 for prompt in call}) == 1
+
+
+def test_a_request_with_several_images_is_each_of_them_alone() -> None:
+    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+        three = batcher.submit(request(1, seed=40, num_images=3)).result()
+        single = [batcher.submit(request(1, seed=40 + i)).result() for i in range(3)]
+    for i, one in enumerate(single):
+        assert np.array_equal(three.latents[i], one.latents[0])
+
+
+def test_latents_of_a_request_start_each_its_own_image() -> None:
+    latents = np.random.default_rng(0).standard_normal((3, 4, 6, 8), dtype=np.float32)
+    ordered = request(1, num_images=3, latents=latents)
+    latents[:] = 0.0  # a caller's buffer is the caller's again
+    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+        three = batcher.submit(ordered).result()
+        for i in range(3):
+            given = ordered.latents[i : i + 1]  # pyright: ignore[reportOptionalSubscript]
+            one = batcher.submit(request(1, latents=given)).result()
+            assert np.array_equal(one.latents[0], three.latents[i])
+    assert len({each.tobytes() for each in three.latents}) == 3
+
+
+def test_the_arrays_of_a_shape_are_freed_with_its_last_picture() -> None:
+    model = Model()
+    evaluate = model.evaluate
+    seen = list[weakref.ref[NDArray[Any]]]()
+
+    def watched(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        seen.append(weakref.ref(inputs["sample"]))
+        return evaluate(inputs)
+
+    model.evaluate = watched
+    with Batcher(model, batch_sizes=(2,)) as batcher:
+        for i in range(1, 9):
+            batcher.submit(request(i, size=Size(64, 8 * i))).result()
+            # The threads may still be on their way out of the last picture's turn.
+            alive = [array for array in (each() for each in seen) if array is not None]
+            assert {array.shape for array in alive} <= {(2, 4, i, 8)}
+
+
+def test_a_shape_on_its_way_has_the_same_arrays_at_every_call() -> None:
+    gate = Gate()
+    model = Model(before_call=gate)
+    evaluate = model.evaluate
+    seen = list[NDArray[Any]]()
+
+    def watched(inputs: Arrays) -> dict[str, NDArray[Any]]:
+        seen.append(inputs["sample"])
+        return evaluate(inputs)
+
+    model.evaluate = watched
+    with Batcher(model, batch_sizes=(2,)) as batcher:
+        runs = [batcher.submit(request(i, 5, size=Size(64, 8 * i))) for i in (1, 2)]
+        gate.open()
+        for run in runs:
+            run.result()
+    assert [array.shape[2] for array in seen] == [1, 2] * 5
+    assert len({id(array) for array in seen}) == 2
