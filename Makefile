@@ -17,8 +17,8 @@ run: $(STAMP) ## Export models/shapes and generate a picture; prints its path la
 	$(BIN)/latentrt generate $(BUNDLE) "a large red circle on a blue background" \
 		-o $(PICTURE) --seed 7 --guidance-scale 5
 
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests on models of real size
 	$(BIN)/python -m pytest -m slow

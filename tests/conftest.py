@@ -20,6 +20,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from filelock import FileLock
 from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -196,48 +197,73 @@ def _enliven(module: torch.nn.Module) -> None:
             torch.nn.init.normal_(parameter, mean, 0.1)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests counted, those in other processes too, whose own prints go nowhere."""
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
+    counted = sorted(str(v) for r in reports for key, v in r.user_properties if key == "counted")
+    if counted:
+        terminalreporter.section("counted")
+    for line in counted:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of this run of the tests, the same for all of its processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def engines_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def engines_of_this_session(shared: Path) -> Iterator[None]:
     """Tests neither use nor fill the user's own cache."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LATENTRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LATENTRT_CACHE", str(shared / "cache"))
         yield
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def checkpoint(shared: Path) -> Callable[[str], Path]:
     """A tiny checkpoint by configuration, made once a session, or "shapes", which ships."""
-    made: dict[str, Path] = {}
 
     def get(configuration: str) -> Path:
         if configuration == "shapes":
             return ROOT / "models" / "shapes"
-        if configuration not in made:
-            folder = tmp_path_factory.mktemp("checkpoint") / configuration
-            made[configuration] = make_checkpoint(folder, configuration)
-        return made[configuration]
+        folder = shared / "checkpoint" / configuration
+        return _once(folder, lambda: make_checkpoint(folder, configuration))
 
     return get
 
 
 @pytest.fixture(scope="session")
-def bundle(
-    tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]
-) -> Callable[[str], Path]:
+def bundle(shared: Path, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
     """The bundle of a tiny checkpoint or of "shapes", exported once a session."""
-    made: dict[str, Path] = {}
     traced = _tracing_once()
 
     def get(configuration: str) -> Path:
-        if configuration not in made:
-            folder = tmp_path_factory.mktemp("bundle") / configuration
+        folder = shared / "bundle" / configuration
+
+        def make() -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(trace, "trace", traced)
                 export(checkpoint(configuration), folder)
-            made[configuration] = folder
-        return made[configuration]
+
+        return _once(folder, make)
 
     return get
+
+
+def _once(folder: Path, make: Callable[[], object]) -> Path:
+    """The folder, made by the first process that asks for it while the others wait."""
+    folder.parent.mkdir(exist_ok=True)
+    done = folder.with_name(f"{folder.name}.done")
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not done.exists():
+            make()
+            done.touch()
+    return folder
 
 
 def _tracing_once() -> Callable[[Component, Config, str], ir.Model]:

@@ -76,6 +76,23 @@ def test_generate_from_a_png_gives_the_same_picture_bit_for_bit(
     assert not np.array_equal(pixels(again), pixels(tmp_path / "first-0.png"))
 
 
+def test_generate_from_a_png_but_for_an_option_is_as_if_all_were_given(
+    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first, again, whole = (tmp_path / n for n in ("first.png", "again.png", "whole.png"))
+    common = ("generate", bundle("heads"))
+    options = ("--size", "72x64", "--guidance-scale", 3, "--sampler", "ddim", "--seed", 6)
+    done = run(*common, "a red circle", "-o", first, "--steps", 3, *options)
+    assert done.status == 0, done.err
+    changed = ("--steps", 2, "--negative-prompt", "a star")
+    assert run(*common, "--from", first, "-o", again, *changed).status == 0
+    assert run(*common, "a red circle", "-o", whole, *options, *changed).status == 0
+    assert np.array_equal(pixels(again), pixels(whole))
+    assert not np.array_equal(pixels(again), pixels(first))
+    nothing = run(*common, "-o", again)
+    assert (nothing.status, "prompt: expected text, or --from" in nothing.err) == (2, True)
+
+
 def test_saved_latents_start_the_same_picture(
     run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -118,7 +135,10 @@ def test_json_is_one_object_and_nothing_else(
         (("--size", "big"), "size: expected WIDTHxHEIGHT such as 512x512, got 'big'"),
         (("--guidance-scale", "nan"), "guidance scale: expected a finite number"),
         (("--guidance-scale", "x"), "guidance-scale"),
-        (("--sampler", "eular"), "sampler: expected one of"),
+        (
+            ("--sampler", "eular"),
+            "sampler: expected euler or another that `latentrt samplers` lists",
+        ),
         (("--schedule", "caras"), "schedule: expected one of"),
         (("--steps", 5000), "steps: expected an integer from 1 to 1000"),
         (("--seed", -1), "seed: expected"),
@@ -126,7 +146,8 @@ def test_json_is_one_object_and_nothing_else(
         (("--precision", "int3"), "int3"),
         (("--latents", "/nowhere.npy"), "/nowhere.npy: is not a readable .npy"),
         (("--threads", 0), "threads: expected at least 1"),
-        (("--from", "/nowhere.png"), "prompt: expected none beside --from"),
+        (("--from", "/nowhere.png"), "/nowhere.png: is not a readable PNG"),
+        (("--sampler", "heun", "--brownian"), "brownian: expected a sampler that follows a path"),
         (("--sampler", "lcm", "--schedule", "karras"), "schedule: expected none with LCMScheduler"),
         (("--sampler", "edm_euler"), "sampler: expected no EDM sampler"),
         (("--sampler", "heun", "--eta", 0.5), "eta: expected none with HeunDiscreteScheduler"),
@@ -283,7 +304,7 @@ def test_options_of_sampling_and_guidance_reach_the_picture(
 ) -> None:
     out, again = tmp_path / "out.png", tmp_path / "again.png"
     options = (
-        "--sampler", "DPMSolverMultistepScheduler", "--sigmas", "14,3,0.5,0", "--seed", 3,
+        "--sampler", "dpmpp_2m_sde", "--sigmas", "14,3,0.5,0", "--seed", 3,
         "--guidance-interval", "1,20", "--compose", "a star=0.5", "--compose", "a=b=-1",
         "--generator", "numpy", "--brownian",
     )  # fmt: skip
@@ -321,12 +342,21 @@ def test_sizes_that_sdxl_is_told_change_its_picture(
 def test_samplers_lists_every_name_that_generate_takes(run: Callable[..., Outcome]) -> None:
     rows = json.loads(run("samplers", "--json").out)
     assert [row["name"] for row in rows] == list(CATALOGUE)
-    table = run("samplers")
-    assert table.status == 0
+    done = run("samplers")
+    assert done.status == 0
+    heading, *table = done.out.splitlines()
+    assert [name.strip() for name in heading.split("  ") if name] == [
+        "sampler",
+        "diffusers class",
+        "schedules",
+    ]
     for row in rows:
-        (line,) = [each for each in table.out.splitlines() if each.split()[0] == row["name"]]
-        assert row["class"] in line
-        assert all(schedule in line for schedule in row["schedules"])
+        (line,) = [each for each in table if each.split()[0] == row["name"]]
+        # Each cell begins where its heading does.
+        assert line.startswith(row["name"])
+        assert line.startswith(row["class"], heading.index("diffusers"))
+        schedules = ", ".join(row["schedules"]) or "-"
+        assert line[heading.index("schedules") :].strip() == schedules
 
 
 def test_doctor_says_what_never_ran_on_its_hardware(run: Callable[..., Outcome]) -> None:

@@ -20,8 +20,10 @@ import pytest
 from latentrt.bundle.errors import FileError, InputError, ShapeNotBuilt, VerificationFailed
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import cache as cache_module
-from latentrt.engines.cache import Artefact, Cache, engine_key
-from latentrt.engines.engine import Arrays, Blueprint, Engine, Options, Status
+from latentrt.engines.artefact import Artefact
+from latentrt.engines.backends import Chosen, Progress, Status
+from latentrt.engines.cache import Cache, engine_key
+from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
 from latentrt.engines.function import FunctionEngine
 
 IDENTITY = {"version": "1.0.0", "device": "a CPU", "instruction sets": "avx", "driver": "7"}
@@ -40,7 +42,8 @@ BLUEPRINT = Blueprint(
 class Adding:
     """A backend whose artefacts are text files; it adds what they say."""
 
-    PRECISIONS: tuple[str, ...] = ("fp32", "bf16")
+    PRECISIONS: Mapping[str, tuple[str, ...]] = {"float32": ("fp32", "bf16")}
+    OPTIONS: frozenset[str] = frozenset({"threads", "arena"})
 
     def __init__(self, **identity: str) -> None:
         self.built = 0
@@ -55,7 +58,14 @@ class Adding:
     def compile(self, blueprint: Blueprint, options: Options) -> Engine:
         raise NotImplementedError
 
-    def build(self, blueprint: Blueprint, options: Options, folder: Path) -> None:
+    def build(
+        self,
+        blueprint: Blueprint,
+        options: Options,
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
         self.built += 1
         (folder / "deep").mkdir()
         (folder / "deep" / "addend").write_text("1")
@@ -83,9 +93,9 @@ def stored(cache: Cache) -> Artefact:
 
 def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> None:
     backend = Adding()
-    first = cache.open("adding", backend, BLUEPRINT, Options())
-    second = cache.open("adding", backend, BLUEPRINT, Options())
-    again = Cache(cache.path).open("adding", Adding(), BLUEPRINT, Options())
+    first = cache.open(Chosen("adding", backend, Options()), BLUEPRINT)
+    second = cache.open(Chosen("adding", backend, Options()), BLUEPRINT)
+    again = Cache(cache.path).open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     assert [opened.hit for opened in (first, second, again)] == [False, True, True]
     assert backend.built == 1
     for opened in (first, second, again):
@@ -95,7 +105,7 @@ def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> Non
 
 # Field of the key as a miss names it, and what changes it.
 CHANGES: dict[str, Any] = {
-    "schema 1 -> 2": "schema",
+    "schema 2 -> 3": "schema",
     "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, "2" * 64)},
     "weights 222222222222 -> 333333333333": {"digests": ("1" * 64, "3" * 64)},
     "sizes batch=2 -> batch=3": {"sizes": {"batch": 3}},
@@ -114,34 +124,37 @@ CHANGES: dict[str, Any] = {
 def test_a_change_of_any_field_is_a_miss_that_names_it(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
-    cache.open("adding", Adding(), BLUEPRINT, Options())
+    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     # Farther away, and of another component: neither is the nearest.
-    cache.open("adding", Adding(driver="1", device="2"), BLUEPRINT, Options())
-    cache.open("adding", Adding(), replace(BLUEPRINT, component="vae_decoder"), Options())
+    cache.open(Chosen("adding", Adding(driver="1", device="2"), Options()), BLUEPRINT)
+    cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, component="vae_decoder"))
     change = CHANGES[message]
     backend: Any = change if isinstance(change, Adding) else Adding()
     options = change if isinstance(change, Options) else Options()
     blueprint = replace(BLUEPRINT, **change) if isinstance(change, dict) else BLUEPRINT
     if change == "schema":
-        monkeypatch.setattr(cache_module, "SCHEMA", "2")
+        monkeypatch.setattr(cache_module, "SCHEMA", "3")
     with pytest.raises(ShapeNotBuilt) as raised:
-        cache.open("adding", backend, blueprint, options, build="never")
+        cache.open(Chosen("adding", backend, options), blueprint, build="never")
     assert str(raised.value) == f"unet: not built: {message}"
-    opened = cache.open("adding", backend, blueprint, options)
+    opened = cache.open(Chosen("adding", backend, options), blueprint)
     assert (opened.hit, opened.reason) == (False, message)
-    assert cache.open("adding", backend, blueprint, options, build="never").hit
+    assert cache.open(Chosen("adding", backend, options), blueprint, build="never").hit
 
 
 def test_another_engine_or_component_is_a_miss(cache: Cache) -> None:
-    cache.open("adding", Adding(), BLUEPRINT, Options())
-    assert "engine adding -> other" in cache.open("other", Adding(), BLUEPRINT, Options()).reason
+    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    assert (
+        "engine adding -> other"
+        in cache.open(Chosen("other", Adding(), Options()), BLUEPRINT).reason
+    )
     decoder = replace(BLUEPRINT, component="vae_decoder")
     with pytest.raises(ShapeNotBuilt, match="vae_decoder: not built: nothing is stored"):
-        cache.open("adding", Adding(), decoder, Options(), build="never")
+        cache.open(Chosen("adding", Adding(), Options()), decoder, build="never")
 
 
 def test_every_field_of_the_key_is_among_the_changes() -> None:
-    key = engine_key("adding", Adding(), BLUEPRINT, Options())
+    key = engine_key(Chosen("adding", Adding(), Options()), BLUEPRINT)
     assert len(key) >= 10
     named = [field for field in key if any(c.startswith(f"{field} ") for c in CHANGES)]
     assert sorted({*key} - {*named}) == ["component", "engine"]  # in the test above
@@ -149,22 +162,22 @@ def test_every_field_of_the_key_is_among_the_changes() -> None:
 
 def test_a_blueprint_without_digests_is_refused(cache: Cache) -> None:
     with pytest.raises(InputError, match="digests"):
-        cache.open("adding", Adding(), replace(BLUEPRINT, digests=None), Options())
+        cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, digests=None))
 
 
 @pytest.mark.parametrize("name", ["files/deep/addend", "files/padding", "artefact.json"])
 def test_a_flipped_byte_is_refused_and_built_again(cache: Cache, name: str) -> None:
-    cache.open("adding", Adding(), BLUEPRINT, Options())
+    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     path = stored(cache).path / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(ShapeNotBuilt, match=r"stored engine is refused: .*(has changed|HMAC)"):
-        cache.open("adding", Adding(), BLUEPRINT, Options(), build="never")
-    opened = cache.open("adding", Adding(), BLUEPRINT, Options())
+        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, build="never")
+    opened = cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     assert not opened.hit
     assert "the stored engine is refused" in opened.reason
-    assert cache.open("adding", Adding(), BLUEPRINT, Options()).hit
+    assert cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT).hit
 
 
 def _add_file(path: Path) -> None:
@@ -181,33 +194,33 @@ def _remove_mac(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [_add_file, _remove_file, _remove_mac])
 def test_files_more_or_less_are_refused(cache: Cache, spoil: Any) -> None:
-    cache.open("adding", Adding(), BLUEPRINT, Options())
+    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     spoil(stored(cache).path)
     with pytest.raises(ShapeNotBuilt, match="the stored engine is refused"):
-        cache.open("adding", Adding(), BLUEPRINT, Options(), build="never")
-    assert not cache.open("adding", Adding(), BLUEPRINT, Options()).hit
+        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, build="never")
+    assert not cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT).hit
 
 
 def test_an_engine_built_in_another_cache_is_refused(cache: Cache, tmp_path: Path) -> None:
     other = Cache(tmp_path / "other")
-    other.open("adding", Adding(), BLUEPRINT, Options())
-    cache.open("adding", Adding(), replace(BLUEPRINT, component="vae_decoder"), Options())
+    other.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, component="vae_decoder"))
     source = stored(other).path
     shutil.copytree(source, cache.path / "engines" / source.name)
     with pytest.raises(ShapeNotBuilt, match="was not written here"):
-        cache.open("adding", Adding(), BLUEPRINT, Options(), build="never")
+        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, build="never")
 
 
 def test_an_engine_under_the_name_of_another_is_refused(cache: Cache) -> None:
-    cache.open("adding", Adding(), BLUEPRINT, Options())
+    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     first = stored(cache).path
     larger = replace(BLUEPRINT, sizes={"batch": 3})
-    cache.open("adding", Adding(), larger, Options())
+    cache.open(Chosen("adding", Adding(), Options()), larger)
     second = next(a.path for a in cache.artefacts() if a.path != first)
     shutil.rmtree(second)
     shutil.copytree(first, second)
     with pytest.raises(ShapeNotBuilt, match="is another engine's"):
-        cache.open("adding", Adding(), larger, Options(), build="never")
+        cache.open(Chosen("adding", Adding(), Options()), larger, build="never")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
@@ -215,15 +228,15 @@ def test_an_engine_under_the_name_of_another_is_refused(cache: Cache) -> None:
 def test_a_cache_that_others_may_write_or_whose_secret_they_may_read_is_refused(
     cache: Cache, name: str, mode: int
 ) -> None:
-    cache.open("adding", Adding(), BLUEPRINT, Options())
+    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     path = cache.path / name
     kept = stat.S_IMODE(path.stat().st_mode)
     assert kept == (0o700 if name == "engines" else 0o600)
     path.chmod(mode)
     with pytest.raises(FileError, match="is open to other users"):
-        cache.open("adding", Adding(), BLUEPRINT, Options())
+        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     path.chmod(kept)
-    assert cache.open("adding", Adding(), BLUEPRINT, Options()).hit
+    assert cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT).hit
 
 
 def test_an_engine_that_fails_its_check_is_not_stored(cache: Cache) -> None:
@@ -231,7 +244,7 @@ def test_an_engine_that_fails_its_check_is_not_stored(cache: Cache) -> None:
         raise VerificationFailed("unet: 0.5")
 
     with pytest.raises(VerificationFailed, match=r"0\.5"):
-        cache.open("adding", Adding(), BLUEPRINT, Options(), guard=lambda: check)
+        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=lambda: check)
     assert cache.artefacts() == []
     assert list((cache.path / "engines").iterdir()) == []
 
@@ -244,7 +257,7 @@ def test_the_record_of_the_check_is_kept_and_not_made_again(cache: Cache) -> Non
         return lambda engine: {"relative": 1e-7}  # pyright: ignore[reportUnknownLambdaType]
 
     for _ in range(2):
-        opened = cache.open("adding", Adding(), BLUEPRINT, Options(), guard=guard)
+        opened = cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=guard)
         assert opened.verification == {"relative": 1e-7}
     assert asked == ["guard"]
     assert stored(cache).verification == {"relative": 1e-7}
@@ -252,12 +265,14 @@ def test_the_record_of_the_check_is_kept_and_not_made_again(cache: Cache) -> Non
 
 def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
     for batch in (1, 2, 3):
-        cache.open("adding", Adding(), replace(BLUEPRINT, sizes={"batch": batch}), Options())
+        cache.open(
+            Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch})
+        )
     for n, artefact in enumerate(cache.artefacts()):
         os.utime(artefact.path / "artefact.json", (1000 + n, 1000 + n))
     first = cache.artefacts()[0].key["sizes"]
     batch = int(first.removeprefix("batch="))
-    cache.open("adding", Adding(), replace(BLUEPRINT, sizes={"batch": batch}), Options())
+    cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch}))
     before = cache.artefacts()
     assert before[-1].key["sizes"] == first  # used last now
     assert cache.limit(sum(a.size for a in before)) == []
@@ -276,7 +291,7 @@ def test_the_folder_is_the_argument_or_the_variable(
     assert Cache(tmp_path / "argument").path == tmp_path / "argument"
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="LATENTRT_CACHE"):
-        Cache(tmp_path / "file").open("adding", Adding(), BLUEPRINT, Options())
+        Cache(tmp_path / "file").open(Chosen("adding", Adding(), Options()), BLUEPRINT)
 
 
 PROCESS = """
@@ -284,11 +299,12 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.engines.test_cache import BLUEPRINT, Adding
+from latentrt.engines.backends import Chosen
 from latentrt.engines.cache import Cache
 from latentrt.engines.engine import Options
 
 class Slow(Adding):
-    def build(self, blueprint, options, folder):
+    def build(self, blueprint, options, folder, *, progress=None):
         time.sleep(0.5)
         super().build(blueprint, options, folder)
 
@@ -296,7 +312,7 @@ cache = Cache(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 backend = Slow()
-opened = cache.open("adding", backend, BLUEPRINT, Options())
+opened = cache.open(Chosen("adding", backend, Options()), BLUEPRINT)
 print(backend.built, opened.hit)
 """
 ROOT = Path(__file__).parents[2]
@@ -324,6 +340,7 @@ import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.engines.test_cache import BLUEPRINT, Adding
+from latentrt.engines.backends import Chosen
 from latentrt.engines.cache import Cache
 from latentrt.engines.engine import Options
 import filelock
@@ -331,7 +348,7 @@ import filelock
 place, kills = Path(sys.argv[2]), int(sys.argv[3])
 
 class Writing(Adding):
-    def build(self, blueprint, options, folder):
+    def build(self, blueprint, options, folder, *, progress=None):
         super().build(blueprint, options, folder)
         with open(folder / "large", "wb") as file:
             for _ in range(64):
@@ -341,7 +358,7 @@ def start():
     child = os.fork()
     if child == 0:
         try:
-            Cache(place).open("adding", Writing(), BLUEPRINT, Options())
+            Cache(place).open(Chosen("adding", Writing(), Options()), BLUEPRINT)
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
@@ -372,7 +389,7 @@ for kill in range(kills):
     hidden = len(list((place / "engines").glob(".*")))
     problems = state()
     if problems:  # whole: it loads, each file's hash checked
-        Cache(place).open("adding", Writing(), BLUEPRINT, Options(), build="never")
+        Cache(place).open(Chosen("adding", Writing(), Options()), BLUEPRINT, build="never")
     print(json.dumps([status, hidden, problems]), flush=True)
 wipe()
 assert os.waitpid(start(), 0)[1] == 0
@@ -405,7 +422,7 @@ def test_sweeping_leaves_builds_under_way_alone(cache: Cache) -> None:
             seen.append(folder.is_dir())
             return super().load(blueprint, options, folder)
 
-    cache.open("adding", Sweeping(), BLUEPRINT, Options())
+    cache.open(Chosen("adding", Sweeping(), Options()), BLUEPRINT)
     assert seen == [True]
     left = stored(cache).path
     left.rename(left.with_name(f".{left.name}.partial-1"))

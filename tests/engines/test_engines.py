@@ -17,7 +17,9 @@ from transformers import CLIPTextModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
 from latentrt.bundle.golden import Difference
-from latentrt.engines.engine import Blueprint, Engine, Options, backend, choose
+from latentrt.engines import openvino
+from latentrt.engines.backends import Status, backend, choose
+from latentrt.engines.engine import Blueprint, Engine, Options
 
 BACKENDS = ("onnxruntime", "openvino")
 # The project's promise for fp32 (relative, an evaluation); 1e-6 to 3e-6 is what is measured.
@@ -208,19 +210,35 @@ def test_a_graph_that_cannot_be_compiled_is_named(
 
 
 def test_unknown_backends_and_precisions_are_named() -> None:
-    with pytest.raises(InputError, match=r"engine: expected one of auto, onnxruntime, openvino"):
-        choose("cuda", Options())
+    with pytest.raises(InputError, match=r"engine: expected one of auto, .*onnxruntime, openvino"):
+        choose("cuda", Options(), "float32")
     with pytest.raises(InputError, match=r"precision: expected one of fp32 for onnxruntime"):
-        choose("onnxruntime", Options(precision="bf16"))
-    with pytest.raises(Unavailable, match="fp8"):
-        choose("auto", Options(precision="fp8"))
+        choose("onnxruntime", Options(precision="bf16"), "float32")
+    with pytest.raises(InputError, match="fp8"):
+        choose("auto", Options(precision="fp8"), "float32")
     with pytest.raises(InputError, match="threads"):
         Options(threads=0)
 
 
-def test_auto_takes_openvino_before_onnxruntime() -> None:
-    assert choose("auto", Options())[0] == "openvino"
-    assert choose("auto", Options(precision="bf16"))[0] == "openvino"
+def test_an_option_that_a_backend_has_not_is_refused_and_not_ignored() -> None:
+    with pytest.raises(InputError, match=r"level: expected nothing: onnxruntime has no such"):
+        choose("onnxruntime", Options(level=5), "float32")
+    # Arenas are ONNX Runtime's, and the first that has what is asked is taken.
+    assert choose("auto", Options(arena=False), "float32").name == "onnxruntime"
+
+
+def test_auto_takes_openvino_before_onnxruntime_and_each_computes_in_its_own_precision() -> None:
+    assert choose("auto", Options(precision="auto"), "float32").name == "openvino"
+    assert choose("auto", Options(precision="bf16"), "float32").name == "openvino"
+    for name in BACKENDS:
+        assert choose(name, Options(precision="auto"), "float32").options == Options()
+
+
+def test_auto_leaves_an_unverified_backend_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    untried = Status("openvino", "1", devices=("CPU",), unverified=True)
+    monkeypatch.setattr(openvino, "status", lambda: untried)
+    assert choose("auto", Options(), "float32").name == "onnxruntime"
+    assert choose("openvino", Options(), "float32").name == "openvino"
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -232,4 +250,4 @@ def test_a_missing_package_is_a_status_and_not_a_crash(
     assert not status.usable
     assert status.remedy == f"pip install 'latentrt[{name}]'"
     with pytest.raises(Unavailable, match=rf"pip install 'latentrt\[{name}\]'"):
-        choose(name, Options())
+        choose(name, Options(), "float32")

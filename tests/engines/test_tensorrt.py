@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -91,8 +92,14 @@ def one_node(folder: Path, operator: str) -> Blueprint:
     return Blueprint("unet", path, weights, (x,), (y,), {"batch": 1})
 
 
-def plan_of(blueprint: Blueprint, folder: Path, options: Options = HALF, **more: Any) -> bytes:
-    tensorrt.build(blueprint, options, folder, **{"target": "sm89", **more})
+def plan_of(
+    blueprint: Blueprint,
+    folder: Path,
+    options: Options = HALF,
+    target: str = "sm89",
+    **more: Any,
+) -> bytes:
+    tensorrt.build(blueprint, replace(options, target=target), folder, **more)
     return (folder / tensorrt.PLAN).read_bytes()
 
 
@@ -135,6 +142,7 @@ def test_the_weights_of_another_bundle_are_the_ones_built_in(half: Bundle, tmp_p
         inputs=blueprint.inputs,
         outputs=blueprint.outputs,
         sizes=blueprint.sizes,
+        dtype=blueprint.dtype,
     )
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -156,9 +164,9 @@ def test_the_unet_of_sd15_builds_in_float16(tmp_path: Path) -> None:
 def test_a_target_that_the_library_has_not_is_named(tmp_path: Path, target: str) -> None:
     message = rf"target: expected one of sm75, sm80, .*sm89, .*, got '{target}'"
     with pytest.raises(InputError, match=message):
-        tensorrt.build(one_node(tmp_path, "Relu"), Options(), tmp_path, target=target)
+        tensorrt.build(one_node(tmp_path, "Relu"), Options(target=target), tmp_path)
     with pytest.raises(InputError, match=message):
-        tensorrt.identity(Options(), target=target)
+        tensorrt.identity(Options(target=target))
 
 
 def test_a_graph_that_does_not_parse_names_the_node(tmp_path: Path) -> None:
@@ -196,7 +204,7 @@ def test_the_precision_asked_for_has_to_be_the_graphs(half: Bundle, tmp_path: Pa
 
 def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="level: expected 0 to 5, got 6"):
-        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), level=6)
+        Options(level=6)
 
 
 def test_progress_tells_every_phase_to_its_end(tmp_path: Path) -> None:
@@ -226,16 +234,14 @@ def test_an_exception_of_progress_stops_the_build(tmp_path: Path) -> None:
 def test_what_a_plan_depends_on_is_in_its_identity(
     monkeypatch: pytest.MonkeyPatch, data_centre: ModuleType
 ) -> None:
-    named = tensorrt.identity(Options(), target="sm89")
+    named = tensorrt.identity(Options(target="sm89"))
     assert named["library"] == "tensorrt-rtx"
     assert named["target"] == "sm89"
-    assert tensorrt.identity(Options(), target="sm120") != named
-    assert tensorrt.identity(Options(), target="sm89", level=5) != named
+    assert tensorrt.identity(Options(target="sm120")) != named
     monkeypatch.setattr(tensorrt, "gpu", lambda: Gpu("NVIDIA H100", "sm90", "13.0"))
     assert tensorrt.identity(Options()) == {
         "library": "tensorrt",
         "version": "11.0.0",
-        "level": "3",
         "target": "sm90",
         "device": "NVIDIA H100",
         "driver": "13.0",

@@ -16,8 +16,9 @@ from latentrt.bundle.errors import VerificationFailed
 from latentrt.bundle.manifest import GOLDEN
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines import onnxruntime
+from latentrt.engines.backends import Backend, Chosen, Progress, Status, backend
 from latentrt.engines.cache import Cache
-from latentrt.engines.engine import Backend, Blueprint, Engine, Options, Status, backend
+from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.engines.verify import TOLERANCES, golden_sizes, open_verified
 
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
@@ -30,7 +31,8 @@ class Faulty:
     def __init__(self, name: str, weights: Path) -> None:
         self._real: Backend = backend(name)
         self._weights = weights
-        self.PRECISIONS: tuple[str, ...] = self._real.PRECISIONS
+        self.PRECISIONS: Mapping[str, tuple[str, ...]] = self._real.PRECISIONS
+        self.OPTIONS: frozenset[str] = self._real.OPTIONS
 
     def status(self) -> Status:
         return self._real.status()
@@ -41,7 +43,14 @@ class Faulty:
     def compile(self, blueprint: Blueprint, options: Options) -> Engine:
         return self._real.compile(self._spoiled(blueprint), options)
 
-    def build(self, blueprint: Blueprint, options: Options, folder: Path) -> None:
+    def build(
+        self,
+        blueprint: Blueprint,
+        options: Options,
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
         self._real.build(self._spoiled(blueprint), options, folder)
 
     def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
@@ -112,7 +121,7 @@ def test_a_planted_fault_is_refused_with_its_numbers_and_nothing_is_stored(
     faulty = Faulty(name, spoil(shapes, tmp_path, fault))
     options = Options(precision=precision)
     with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from .* is allowed"):
-        open_verified(cache, shapes, "unet", sizes, (name, faulty), options)
+        open_verified(cache, shapes, "unet", sizes, Chosen(name, faulty, options))
     assert [a.key["engine"] for a in cache.artefacts() if a.key["engine"] == name] == []
 
 
@@ -123,7 +132,7 @@ def test_a_planted_fault_in_the_oracle_itself_is_refused(
     faulty = Faulty("onnxruntime", spoil(shapes, tmp_path, fault))
     for sizes in (UNET, OTHER, {**UNET, "batch": 3}):
         with pytest.raises(VerificationFailed, match=r"from the goldens"):
-            open_verified(cache, shapes, "unet", sizes, ("onnxruntime", faulty), Options())
+            open_verified(cache, shapes, "unet", sizes, Chosen("onnxruntime", faulty, Options()))
     assert cache.artefacts() == []
 
 
@@ -140,9 +149,8 @@ def test_a_planted_fault_in_the_oracle_itself_is_refused(
 def test_the_record_says_how_far_the_engine_is_from_what(
     shapes: Bundle, cache: Cache, precision: str, sizes: Mapping[str, int], reference: str
 ) -> None:
-    chosen = ("openvino", backend("openvino"))
-    options = Options(precision=precision)
-    record = open_verified(cache, shapes, "unet", sizes, chosen, options).verification
+    chosen = Chosen("openvino", backend("openvino"), Options(precision=precision))
+    record = open_verified(cache, shapes, "unet", sizes, chosen).verification
     assert record["reference"] == reference
     assert "weaker" not in record
     error = record["errors"]["model_output"]["relative"]
@@ -150,7 +158,7 @@ def test_the_record_says_how_far_the_engine_is_from_what(
     # A tolerance that nothing comes near would hold nothing; a real-size model sets it, whose
     # sums are longer.
     assert record["tolerance"] / 20 < error < record["tolerance"]
-    again = open_verified(cache, shapes, "unet", sizes, chosen, options)
+    again = open_verified(cache, shapes, "unet", sizes, chosen)
     assert (again.hit, again.verification) == (True, record)
 
 
@@ -165,8 +173,8 @@ def test_the_record_says_how_far_the_engine_is_from_what(
 def test_the_oracle_is_held_against_the_goldens(
     shapes: Bundle, cache: Cache, sizes: Mapping[str, int], reference: str, weaker: bool
 ) -> None:
-    chosen = ("onnxruntime", backend("onnxruntime"))
-    record = open_verified(cache, shapes, "unet", sizes, chosen, Options()).verification
+    chosen = Chosen("onnxruntime", backend("onnxruntime"), Options())
+    record = open_verified(cache, shapes, "unet", sizes, chosen).verification
     assert record["reference"] == reference
     assert ("weaker" in record) == weaker
 
@@ -182,14 +190,14 @@ def test_without_goldens_onnx_runtime_is_the_reference_and_the_record_says_weake
 ) -> None:
     bare = without_goldens(shapes, tmp_path / "bare")
     assert golden_sizes(bare, "unet") is None
-    openvino = ("openvino", backend("openvino"))
-    record = open_verified(cache, bare, "unet", UNET, openvino, Options()).verification
+    openvino = Chosen("openvino", backend("openvino"), Options())
+    record = open_verified(cache, bare, "unet", UNET, openvino).verification
     assert record["reference"] == "ONNX Runtime fp32"
     assert "no goldens" in record["weaker"]
     assert record["errors"]["model_output"]["relative"] < TOLERANCES["fp32"].unet
     faulty = Faulty("openvino", spoil(bare, tmp_path, "dropped bias"))
     with pytest.raises(VerificationFailed):
-        open_verified(cache, bare, "unet", OTHER, ("openvino", faulty), Options())
+        open_verified(cache, bare, "unet", OTHER, Chosen("openvino", faulty, Options()))
 
 
 def test_without_onnx_runtime_other_sizes_rest_on_the_goldens_and_the_record_says_weaker(
@@ -198,10 +206,10 @@ def test_without_onnx_runtime_other_sizes_rest_on_the_goldens_and_the_record_say
     missing = Status("onnxruntime", None, problem="not installed")
     monkeypatch.setattr(onnxruntime, "status", lambda: missing)
     openvino: Any = backend("openvino")
-    record = open_verified(cache, shapes, "unet", OTHER, ("openvino", openvino), Options())
+    record = open_verified(cache, shapes, "unet", OTHER, Chosen("openvino", openvino, Options()))
     assert record.verification["reference"].startswith("the goldens at batch=2")
     assert "weaker" in record.verification
     faulty = Faulty("openvino", spoil(shapes, tmp_path, "zeroed norm"))
     larger = Cache(tmp_path / "other")
     with pytest.raises(VerificationFailed, match="from the goldens"):
-        open_verified(larger, shapes, "unet", OTHER, ("openvino", faulty), Options())
+        open_verified(larger, shapes, "unet", OTHER, Chosen("openvino", faulty, Options()))

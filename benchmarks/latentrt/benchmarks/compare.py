@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference, psnr
 from latentrt.bundle.tensors import TensorFile
-from latentrt.engines.verify import TOLERANCES, effective_precision, golden_sizes
+from latentrt.engines.verify import TOLERANCES, golden_sizes
 from latentrt.runtime.conditioning import Conditioner, Conditioning
 from latentrt.runtime.conditioning import Row as ConditioningRow
 from latentrt.runtime.guidance import Guidance, guide
@@ -53,7 +53,7 @@ class Comparison:
     """
 
     engines: Mapping[str, str]
-    precision: str
+    precisions: Mapping[str, str]
     components: tuple[Row, ...]
     steps: tuple[Row, ...]
     picture_psnr: float
@@ -81,7 +81,7 @@ class Comparison:
         }
         return {
             "engines": dict(self.engines),
-            "precision": self.precision,
+            "precisions": dict(self.precisions),
             **rows,
             **_finite({"picture_psnr": self.picture_psnr}),
             "least_psnr": self.least_psnr,
@@ -96,18 +96,19 @@ def compare(pipeline: Pipeline) -> Comparison:
     Raises `BundleError` if the bundle has none.
     """
     golden = pipeline.bundle.golden()
-    precision = effective_precision(pipeline.bundle, pipeline.options)
-    tolerance = TOLERANCES[precision]
+    precisions = pipeline.precisions
     components = tuple(
-        _component(pipeline, golden, name, tolerance.of(name))
-        for name in pipeline.bundle.manifest.components
+        _component(pipeline, golden, name, TOLERANCES[precision].of(name))
+        for name, precision in precisions.items()
     )
+    # A run is as far off as its loosest component.
+    tolerance = max((TOLERANCES[p] for p in precisions.values()), key=lambda t: t.step)
     conditioning = _conditioning(pipeline, golden)
     prompts = _prompts(conditioning, golden, tolerance.text_encoder)
     latents, steps = _run(pipeline, golden, conditioning, tolerance.step)
     return Comparison(
         engines=pipeline.engines,
-        precision=precision,
+        precisions=precisions,
         components=(*components, prompts),
         steps=steps,
         picture_psnr=_picture(pipeline, golden, latents),

@@ -11,9 +11,12 @@ from typing import Any
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.cli.progress import Bars
-from latentrt.engines.cache import Cache, Opened
-from latentrt.engines.engine import Options, choose
+from latentrt.engines.artefact import Record
+from latentrt.engines.backends import Chosen, Progress
+from latentrt.engines.cache import PENDING, Cache
+from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.verify import open_verified
+from latentrt.runtime.bundle_engines import choices
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.size import Size
 
@@ -63,23 +66,26 @@ def build(
     *,
     engine: str,
     options: Options,
+    components: Mapping[str, str],
     progress: Bars,
 ) -> list[dict[str, Any]]:
     """Have every engine in the cache; one row each.
 
-    Raises what `open_verified` raises.
+    Those for a target are stored unverified: they are verified where they are first loaded. Raises
+    what `choices` and `open_verified` raise.
     """
     opened = Bundle.open(bundle)
-    chosen = choose(engine, options)
+    chosen = choices(opened, engine, options, components)
     cache = Cache()
     rows: list[dict[str, Any]] = []
     engines = wanted(opened, sizes, batches)
     for done, want in enumerate(engines):
+
+        def tell(phase: str, step: int, steps: int, done: int = done, want: Wanted = want) -> None:
+            progress("build", done, len(engines), f"{want}: {phase} {step}/{steps}")
+
         progress("build", done, len(engines), str(want))
-        begun = perf_counter()
-        result = open_verified(cache, opened, want.component, want.sizes, chosen, options)
-        result.engine.close()
-        rows.append(_row(want, chosen[0], options.precision, result, perf_counter() - begun))
+        rows.append(_had(cache, opened, want, chosen[want.component], tell))
     progress("build", len(engines), len(engines))
     return rows
 
@@ -109,22 +115,38 @@ def _of_component(
             yield Wanted(name, {"batch": 1, **latent})
 
 
-def _row(
-    want: Wanted, engine: str, precision: str, opened: Opened, seconds: float
+def _had(
+    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
 ) -> dict[str, Any]:
+    """An engine, had one way or the other, as a row."""
+    begun = perf_counter()
+    target = chosen.options.target
+    verification: Record
+    if target is None:
+        opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
+        opened.engine.close()
+        hit, reason, verification = opened.hit, opened.reason, opened.verification
+    else:
+        blueprint = Blueprint.of(bundle, want.component, want.sizes)
+        verification = {PENDING: f"built for {target}, verified when it is first loaded there"}
+        pending = verification[PENDING]
+        hit, reason = cache.store(chosen, blueprint, pending=pending, progress=progress)
     return {
         "component": want.component,
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in want.sizes.items()),
-        "engine": engine,
-        "precision": precision,
-        "hit": opened.hit,
-        "reason": opened.reason,
-        "seconds": seconds,
-        "verification": dict(opened.verification),
+        "engine": chosen.name,
+        "precision": chosen.options.precision,
+        "target": target,
+        "hit": hit,
+        "reason": reason,
+        "seconds": perf_counter() - begun,
+        "verification": dict(verification),
     }
 
 
 def _verdict(verification: Mapping[str, Any]) -> str:
+    if PENDING in verification:
+        return f"unverified: {verification[PENDING]}"
     reference = verification["reference"]
     weaker = f" (weaker: {verification['weaker']})" if "weaker" in verification else ""
     if "errors" not in verification:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from latentrt.bundle.errors import InputError
-from latentrt.engines.cache import Artefact, Cache
+from latentrt.engines.artefact import Artefact
+from latentrt.engines.cache import PENDING, Cache
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -59,7 +60,8 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["used"]))
         cells = [row[name] for name in ("component", "engine", "precision", "sizes")]
-        table.add_row(*cells, _readable(row["bytes"]), used, row["problem"])
+        note = row["problem"] or row["verification"].get(PENDING, "")
+        table.add_row(*cells, _readable(row["bytes"]), used, note)
     Console(width=None if Console().is_terminal else 160).print(table, markup=False)
 
 

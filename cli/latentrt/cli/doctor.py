@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -12,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from latentrt.engines.engine import BACKENDS, Backend
+from latentrt.engines.backends import BACKENDS, backend
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 _UNVERIFIED: Final = (
@@ -20,8 +19,6 @@ _UNVERIFIED: Final = (
     "engine tensorrt: builds with TensorRT for RTX; has loaded and run nothing, on no GPU",
 )
 _PLANNED: Final = ("onnxruntime-cuda",)
-# TensorRT is told of whether or not it can be chosen.
-_ENGINES: Final = tuple(dict.fromkeys((*BACKENDS.values(), "latentrt.engines.tensorrt")))
 
 
 def diagnose() -> dict[str, Any]:
@@ -31,7 +28,7 @@ def diagnose() -> dict[str, Any]:
         "latentrt": importlib.metadata.version("latentrt"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "engines": [asdict(_backend(module).status()) for module in _ENGINES],
+        "engines": [asdict(backend(name).status()) for name in BACKENDS],
         "export": {
             "usable": not missing,
             "missing": missing,
@@ -40,11 +37,6 @@ def diagnose() -> dict[str, Any]:
         "unverified": list(_UNVERIFIED),
         "not_built_yet": list(_PLANNED),
     }
-
-
-def _backend(module: str) -> Backend:
-    imported: Any = importlib.import_module(module)
-    return imported
 
 
 def print_diagnosis(diagnosis: dict[str, Any]) -> None:

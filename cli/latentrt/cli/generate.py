@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.publish import write_file
 from latentrt.cli.progress import Bars
+from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline, Request, Result
 
 
@@ -36,15 +39,16 @@ def make(
     output: Path,
     *,
     save_latents: Path | None,
-    options: tuple[str, str, int | None],
+    engine: str,
+    options: Options,
+    components: Mapping[str, str],
     as_json: bool,
 ) -> None:
     """Run the request, write what it gave, and print where it is."""
     check_writable(output)
     if save_latents is not None:
         check_writable(save_latents)
-    engine, precision, threads = options
-    with Pipeline.open(bundle, engine=engine, precision=precision, threads=threads) as pipeline:
+    with Pipeline(Bundle.open(bundle), engine, options, components) as pipeline:
         with Bars(Console(stderr=True), quiet=as_json) as bars:
             result = _run(pipeline, request, bars)
         engines = dict(pipeline.engines)

@@ -26,9 +26,16 @@ app = typer.Typer(
 )
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder made by export.")]
-EngineOption = Annotated[str, typer.Option(help="auto, openvino or onnxruntime.")]
-PrecisionOption = Annotated[str, typer.Option(help="What engines compute in: fp32 or bf16.")]
+EngineOption = Annotated[str, typer.Option(help="auto, or one that `latentrt doctor` lists.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="What engines compute in: fp32, fp16, bf16; auto: the engine's own.")
+]
+ComponentOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=ENGINE, =PRECISION or =ENGINE:PRECISION for one of the components."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of an engine call.")]
+StreamsOption = Annotated[int | None, typer.Option(help="Calls that share the CPU's threads.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 
 
@@ -87,6 +94,7 @@ def export(
 
 @app.command()
 def generate(
+    context: typer.Context,
     bundle: BundleArgument,
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="A PNG.")] = Path("out.png"),
@@ -122,7 +130,8 @@ def generate(
         str | None, typer.Option(help="Noise levels to visit and to end on, such as 14,3,0.5,0.")
     ] = None,
     brownian: Annotated[
-        bool, typer.Option("--brownian", help="Noise of SDE samplers from one Brownian path.")
+        bool,
+        typer.Option("--brownian/--no-brownian", help="Noise of SDE samplers from one path."),
     ] = False,
     generator: Annotated[
         str,
@@ -140,66 +149,74 @@ def generate(
     latents: Annotated[Path | None, typer.Option(help="Starting noise, a .npy.")] = None,
     save_latents: Annotated[Path | None, typer.Option(help="Write the starting noise.")] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Make the picture of this PNG again.")
+        Path | None,
+        typer.Option("--from", help="Make this PNG's picture again, but for other options given."),
     ] = None,
     engine: EngineOption = "auto",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
     threads: ThreadsOption = None,
+    streams: StreamsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
+    from latentrt.cli.again import again
     from latentrt.cli.generate import load_latents, make
-    from latentrt.cli.values import corner, interval, numbers, weighted
+    from latentrt.cli.values import assignments, corner, interval, numbers, weighted
+    from latentrt.engines.engine import Options
     from latentrt.runtime import Guidance, Request, Sampling, Size
-    from latentrt.runtime.image import read_request
 
-    given = None if latents is None else load_latents(latents)
+    if prompt is None and source is None:
+        raise InputError("prompt", "text, or --from a picture", "neither")
+    request = Request(
+        prompt or "",
+        negative_prompt=negative_prompt,
+        size=None if size is None else Size.parse(size),
+        num_images=num_images,
+        seed=seed,
+        sampling=Sampling(
+            sampler,
+            schedule=schedule,
+            steps=steps,
+            eta=eta,
+            rho=rho,
+            timesteps=None if timesteps is None else numbers("timesteps", timesteps),
+            sigmas=None if sigmas is None else numbers("sigmas", sigmas),
+            brownian=brownian,
+        ),
+        guidance=Guidance(
+            guidance_scale,
+            rescale=guidance_rescale,
+            interval=None
+            if guidance_interval is None
+            else interval("guidance-interval", guidance_interval),
+        ),
+        clip_skip=clip_skip,
+        latents=None if latents is None else load_latents(latents),
+        composed=[weighted("compose", text) for text in compose or ()],
+        generator=generator,
+        original_size=None if original_size is None else Size.parse(original_size),
+        crop=corner("crop", crop),
+        target_size=None if target_size is None else Size.parse(target_size),
+    )
     if source is not None:
-        if prompt is not None:
-            raise InputError("prompt", "none beside --from", repr(prompt))
-        request = read_request(source, given)
-    else:
-        if prompt is None:
-            raise InputError("prompt", "text, or --from a picture", "neither")
-        request = Request(
-            prompt,
-            negative_prompt=negative_prompt,
-            size=None if size is None else Size.parse(size),
-            num_images=num_images,
-            seed=seed,
-            sampling=Sampling(
-                sampler,
-                schedule=schedule,
-                steps=steps,
-                eta=eta,
-                rho=rho,
-                timesteps=None if timesteps is None else numbers("timesteps", timesteps),
-                sigmas=None if sigmas is None else numbers("sigmas", sigmas),
-                brownian=brownian,
-            ),
-            guidance=Guidance(
-                guidance_scale,
-                rescale=guidance_rescale,
-                interval=None
-                if guidance_interval is None
-                else interval("guidance-interval", guidance_interval),
-            ),
-            clip_skip=clip_skip,
-            latents=given,
-            composed=[weighted("compose", text) for text in compose or ()],
-            generator=generator,
-            original_size=None if original_size is None else Size.parse(original_size),
-            crop=corner("crop", crop),
-            target_size=None if target_size is None else Size.parse(target_size),
-        )
+        request = again(source, request, _given(context))
     make(
         bundle,
         request,
         output,
         save_latents=save_latents,
-        options=(engine, precision, threads),
+        engine=engine,
+        options=Options(precision=precision, threads=threads, streams=streams),
+        components=assignments("component", component or ()),
         as_json=as_json,
     )
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """The options that the command line has, however equal to their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(n for n, s in sources.items() if s is not None and s.name == "COMMANDLINE")
 
 
 @app.command()
@@ -239,15 +256,24 @@ def build(
         typer.Option(help="WIDTHxHEIGHT; may be repeated. [default: the checkpoint's]"),
     ] = None,
     batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
     threads: ThreadsOption = None,
+    streams: StreamsOption = None,
     arena: Annotated[bool, typer.Option(help="Keep freed memory for the next call.")] = True,
+    target: Annotated[
+        str | None, typer.Option(help="TensorRT: build for another GPU, such as sm89.")
+    ] = None,
+    level: Annotated[int, typer.Option(help="TensorRT: 0 to 5, how hard to optimise.")] = 3,
+    stripped: Annotated[
+        bool, typer.Option("--stripped", help="TensorRT: store plans without weights.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
     from latentrt.cli.build import build as run
     from latentrt.cli.build import print_rows
-    from latentrt.cli.values import counts
+    from latentrt.cli.values import assignments, counts
     from latentrt.engines.engine import Options
     from latentrt.runtime import Size
 
@@ -257,7 +283,16 @@ def build(
             [Size.parse(text) for text in size or ()],
             counts("batch", batch),
             engine=engine,
-            options=Options(precision=precision, threads=threads, arena=arena),
+            options=Options(
+                precision=precision,
+                threads=threads,
+                streams=streams,
+                arena=arena,
+                target=target,
+                level=level,
+                stripped=stripped,
+            ),
+            components=assignments("component", component or ()),
             progress=bars,
         )
     if as_json:
@@ -288,19 +323,23 @@ def cache(
 def compare(
     bundle: BundleArgument,
     engine: EngineOption = "auto",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
     threads: ThreadsOption = None,
+    streams: StreamsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold an engine against PyTorch's stored answers. Exit status 3: out of tolerance."""
     from latentrt.benchmarks.compare import compare as run
     from latentrt.bundle.bundle import Bundle
     from latentrt.cli.report import print_comparison
+    from latentrt.cli.values import assignments
     from latentrt.engines.engine import Options
     from latentrt.runtime import Pipeline
 
-    options = Options(precision=precision, threads=threads)
-    with Pipeline(Bundle.open(bundle), engine, options, {}, guarded=False) as pipeline:
+    options = Options(precision=precision, threads=threads, streams=streams)
+    components = assignments("component", component or ())
+    with Pipeline(Bundle.open(bundle), engine, options, components, guarded=False) as pipeline:
         comparison = run(pipeline)
     if as_json:
         print(json.dumps(comparison.to_json(), indent=2))

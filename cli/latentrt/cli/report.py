@@ -11,8 +11,8 @@ from latentrt.benchmarks.compare import Comparison, Row
 def print_comparison(comparison: Comparison) -> None:
     """One row a component and a step, then the picture and the verdict."""
     console = Console()
-    engines = ", ".join(sorted(set(comparison.engines.values())))
-    table = Table(title=f"{engines}, {comparison.precision}, against PyTorch fp32", box=None)
+    used = {f"{name} {comparison.precisions[c]}" for c, name in comparison.engines.items()}
+    table = Table(title=f"{', '.join(sorted(used))}, against PyTorch fp32", box=None)
     table.add_column("")
     for heading in ("relative", "max abs", "1 - cosine", "tolerance"):
         table.add_column(heading, justify="right")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from latentrt.bundle.errors import InputError
 
 
@@ -45,3 +47,14 @@ def weighted(option: str, text: str) -> tuple[str, float]:
         return prompt, float(weight)
     except ValueError:
         raise InputError(option, "PROMPT=WEIGHT", repr(text)) from None
+
+
+def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE each."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not (name and sign and value):
+            raise InputError(option, "NAME=VALUE", repr(text))
+        found[name] = value
+    return found

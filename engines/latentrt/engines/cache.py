@@ -1,66 +1,41 @@
-"""Compiled engines on disk, found by everything that they depend on.
+"""Compiled engines, found by everything that they depend on.
 
-An artefact is a folder: `files/`, what a backend wrote; `artefact.json`, the key, the size and
-SHA-256 of every file, and how the engine did when it was verified; and `artefact.mac`. Its name is
-the digest of its key, so that a change of any field is a miss, and the nearest key says which.
+An artefact's name is the digest of its key, so that a change of any field is a miss, and the
+nearest key says which field.
 
-Engines are code, so only what was built here is loaded. Here means: by this user, in this cache.
-`artefact.mac` is the HMAC-SHA256 of `artefact.json` under a random secret, a file that this user
-alone can read; whoever can forge an artefact could as well change the program. That the machine is
-another one, in a cache that came with a copied home, shows in the key: the device is part of it.
+Engines are code, so only what was built here is loaded. Here means: by this user, in this cache
+(see `seal`). That the machine is another one, in a cache that came with a copied home or a
+container, shows in the key: the device is part of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
-import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from latentrt.bundle.bundle import record_files
-from latentrt.bundle.errors import FileError, InputError, ShapeNotBuilt
-from latentrt.bundle.manifest import FileRecord
+from latentrt.bundle.cache_folder import VARIABLE, cache_folder
+from latentrt.bundle.errors import InputError, ShapeNotBuilt
 from latentrt.bundle.publish import publishing
-from latentrt.engines.engine import Backend, Blueprint, Engine, Options
+from latentrt.engines.artefact import FILES, Artefact, Record, digest, write_record
+from latentrt.engines.backends import Chosen, Progress
+from latentrt.engines.engine import Blueprint, Engine
+from latentrt.engines.seal import Seal, check_private
 
-SCHEMA: Final = "1"
+SCHEMA: Final = "2"
 """Of artefacts and of how our backends compile; a change makes every artefact old."""
 
-VARIABLE: Final = "LATENTRT_CACHE"
-
-_RECORD: Final = "artefact.json"
-_MAC: Final = "artefact.mac"
-_FILES: Final = "files"
+PENDING: Final = "pending"
+"""In a record: why the engine has not been verified. It is when it is first loaded."""
 
 Build = Literal["missing", "never"]
-Record = Mapping[str, Any]
 Guard = Callable[[], Callable[[Engine], Record]]
 """Called before a build, so that what the reference needs is free again; gives the check of the
 engine, which returns the record to keep or raises `VerificationFailed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Artefact:
-    """A stored engine.
-
-    `used` is when it was last loaded, in seconds since 1970; `problem` says why it is not to be
-    trusted, and then `key`, `files` and `verification` are empty.
-    """
-
-    path: Path
-    size: int
-    used: float
-    key: Mapping[str, str]
-    files: Mapping[str, FileRecord]
-    verification: Record
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +53,18 @@ class Cache:
 
     def __init__(self, path: Path | str | None = None) -> None:
         """`path` is by default $LATENTRT_CACHE, or else this user's own cache folder."""
-        self.path = Path(os.path.abspath(path or os.environ.get(VARIABLE) or _default()))
+        self.path = Path(os.path.abspath(path or cache_folder()))
         self._engines = self.path / "engines"
+        self._seal = Seal(self.path)
 
     def open(
         self,
-        name: str,
-        backend: Backend,
+        chosen: Chosen,
         blueprint: Blueprint,
-        options: Options,
         *,
         build: Build = "missing",
         guard: Guard | None = None,
+        progress: Progress | None = None,
     ) -> Opened:
         """The stored engine, or one that is built, verified and stored now.
 
@@ -97,30 +72,42 @@ class Cache:
         saying what differs from the nearest one if `build` is "never", `Unavailable`,
         `BuildFailed`, `VerificationFailed`, and `FileError` if the cache is open to others.
         """
-        key = engine_key(name, backend, blueprint, options)
-        place = self._engines / _digest(key)
+        key = engine_key(chosen, blueprint)
+        place = self._engines / digest(key)
         self._prepare()
         if (artefact := self._usable(place)) is not None:
-            return _load(artefact, backend, blueprint, options)
+            return self._load(artefact, chosen, blueprint, guard)
         if build == "never":
             raise ShapeNotBuilt(f"{blueprint.component}: not built: {self._reason(place, key)}")
         with self._locked(place.name):
-            if (artefact := self._usable(place)) is not None:  # built while we waited
-                return _load(artefact, backend, blueprint, options)
+            if (artefact := self._usable(place)) is None:  # else it was built while we waited
+                return self._make(place, key, chosen, blueprint, guard, progress)
+        return self._load(artefact, chosen, blueprint, guard)
+
+    def store(
+        self,
+        chosen: Chosen,
+        blueprint: Blueprint,
+        *,
+        pending: str,
+        progress: Progress | None = None,
+    ) -> tuple[bool, str]:
+        """Have an engine that cannot be loaded here, such as one for another GPU.
+
+        Returns whether it was there already, and why not. `pending` says why it is not verified;
+        it is when it is first loaded. Raises what `open` raises but `VerificationFailed`.
+        """
+        key = engine_key(chosen, blueprint)
+        place = self._engines / digest(key)
+        self._prepare()
+        with self._locked(place.name):
+            if self._usable(place) is not None:
+                return True, ""
             reason = self._reason(place, key)
-            check = None if guard is None else guard()
             with publishing(place, force=True) as partial:
-                files = partial / _FILES
-                files.mkdir()
-                backend.build(blueprint, options, files)
-                engine = backend.load(blueprint, options, files)
-                try:
-                    verification = {} if check is None else dict(check(engine))
-                    self._seal(partial, key, verification)
-                except BaseException:
-                    engine.close()
-                    raise
-        return Opened(engine, False, reason, verification)
+                _build(partial, chosen, blueprint, progress)
+                write_record(partial, key, {PENDING: pending}, self._seal)
+        return False, reason
 
     def artefacts(self) -> list[Artefact]:
         """Everything stored, the longest unused first; what cannot be trusted has a `problem`."""
@@ -128,7 +115,7 @@ class Cache:
             return []
         self._prepare()
         places = [p for p in self._engines.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        found = [a for a in map(self._read, places) if a is not None]
+        found = [a for a in (Artefact.read(p, self._seal) for p in places) if a is not None]
         return sorted(found, key=lambda a: a.used)
 
     def explain(self, key: Mapping[str, str]) -> str:
@@ -146,8 +133,7 @@ class Cache:
     def remove(self, artefact: Artefact) -> None:
         """Delete one; who has it loaded keeps it."""
         with self._locked(artefact.path.name):
-            with contextlib.suppress(FileNotFoundError):
-                (artefact.path / _MAC).unlink()  # first, so that no half is ever trusted
+            artefact.disown()
             shutil.rmtree(artefact.path, ignore_errors=True)
 
     def limit(self, size: int) -> list[Artefact]:
@@ -169,6 +155,47 @@ class Cache:
             with contextlib.suppress(TimeoutError), self._locked(path.name.split(".")[1], 0):
                 shutil.rmtree(path, ignore_errors=True)
 
+    def _make(
+        self,
+        place: Path,
+        key: Mapping[str, str],
+        chosen: Chosen,
+        blueprint: Blueprint,
+        guard: Guard | None,
+        progress: Progress | None,
+    ) -> Opened:
+        reason = self._reason(place, key)
+        check = None if guard is None else guard()
+        with publishing(place, force=True) as partial:
+            _build(partial, chosen, blueprint, progress)
+            engine = chosen.backend.load(blueprint, chosen.options, partial / FILES)
+            try:
+                verification = {} if check is None else dict(check(engine))
+                write_record(partial, key, verification, self._seal)
+            except BaseException:
+                engine.close()
+                raise
+        return Opened(engine, False, reason, verification)
+
+    def _load(
+        self, artefact: Artefact, chosen: Chosen, blueprint: Blueprint, guard: Guard | None
+    ) -> Opened:
+        artefact.touch()
+        # Weights that were put in just now are checked as a new engine's are.
+        unsure = PENDING in artefact.verification or chosen.options.stripped
+        check = guard() if guard is not None and unsure else None
+        engine = chosen.backend.load(blueprint, chosen.options, artefact.path / FILES)
+        if check is None:
+            return Opened(engine, True, "", artefact.verification)
+        try:
+            verification = check(engine)
+            with self._locked(artefact.path.name):
+                write_record(artefact.path, artefact.key, verification, self._seal)
+        except BaseException:
+            engine.close()
+            raise
+        return Opened(engine, True, "", verification)
+
     def _prepare(self) -> None:
         try:
             self._engines.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -176,7 +203,7 @@ class Cache:
         except OSError as error:
             expected = f"a folder that can be written (${VARIABLE})"
             raise InputError("cache", expected, f"{self.path} ({error.strerror})") from error
-        _check_private(self._engines, 0o022)
+        check_private(self._engines, 0o022)
 
     @contextlib.contextmanager
     def _locked(self, name: str, timeout: float = -1) -> Generator[None]:
@@ -187,63 +214,17 @@ class Cache:
             yield
 
     def _reason(self, place: Path, key: Mapping[str, str]) -> str:
-        artefact = self._read(place)
+        artefact = Artefact.read(place, self._seal)
         if artefact is None:
             return self.explain(key)
-        return f"the stored engine is refused: {artefact.problem or _damage(artefact)}"
+        return f"the stored engine is refused: {artefact.damage}"
 
     def _usable(self, place: Path) -> Artefact | None:
-        artefact = self._read(place)
-        if artefact is None or artefact.problem or _damage(artefact):
-            return None
-        return artefact
-
-    def _read(self, place: Path) -> Artefact | None:
-        """None if there is nothing."""
-        try:
-            used = (place / _RECORD).stat().st_mtime
-            content = (place / _RECORD).read_bytes()
-            mac = (place / _MAC).read_text("ascii")
-        except (OSError, ValueError) as error:
-            if not place.exists():
-                return None
-            return Artefact(place, _size(place), 0.0, {}, {}, {}, f"is not whole ({error})")
-        if not hmac.compare_digest(mac.encode(), self._mac(content).encode()):
-            problem = f"{_RECORD} was not written here: its HMAC differs"
-            return Artefact(place, _size(place), used, {}, {}, {}, problem)
-        value = json.loads(content)
-        key: dict[str, str] = value["key"]
-        if _digest(key) != place.name:
-            return Artefact(place, _size(place), used, {}, {}, {}, "is another engine's, moved")
-        files = {name: FileRecord(**record) for name, record in value["files"].items()}
-        return Artefact(place, _size(place), used, key, files, value["verification"])
-
-    def _seal(self, folder: Path, key: Mapping[str, str], verification: Record) -> None:
-        value = {
-            "key": dict(key),
-            "files": {name: asdict(f) for name, f in record_files(folder / _FILES).items()},
-            "verification": dict(verification),
-        }
-        content = json.dumps(value, indent=1).encode()
-        (folder / _RECORD).write_bytes(content)
-        (folder / _MAC).write_text(self._mac(content), "ascii")
-
-    def _mac(self, content: bytes) -> str:
-        return hmac.new(self._secret(), content, hashlib.sha256).hexdigest()
-
-    def _secret(self) -> bytes:
-        path = self.path / "secret"
-        if not path.exists():
-            with self._locked("secret"):
-                if not path.exists():
-                    _write_secret(path)
-        _check_private(path, 0o077)
-        return path.read_bytes()
+        artefact = Artefact.read(place, self._seal)
+        return None if artefact is None or artefact.damage else artefact
 
 
-def engine_key(
-    name: str, backend: Backend, blueprint: Blueprint, options: Options
-) -> dict[str, str]:
+def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
     """Everything that an artefact depends on, by field.
 
     Raises `InputError` for a blueprint without digests, `Unavailable`.
@@ -251,6 +232,9 @@ def engine_key(
     if blueprint.digests is None:
         raise InputError("digests", "the SHA-256 of graph and weights", "none")
     graph, weights = blueprint.digests
+    name, backend, options = chosen.name, chosen.backend, chosen.options
+    # The target is in the identity, where this machine's own GPU is a target too.
+    heeded = sorted(backend.OPTIONS - {"target"})
     return {
         "schema": SCHEMA,
         "component": blueprint.component,
@@ -258,38 +242,16 @@ def engine_key(
         "weights": weights,
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in sorted(blueprint.sizes.items())),
         "engine": name,
-        **{field: str(value) for field, value in asdict(options).items()},
+        "precision": options.precision,
+        **{field: str(getattr(options, field)) for field in heeded},
         **{f"{name} {field}": value for field, value in backend.identity(options).items()},
     }
 
 
-def _load(artefact: Artefact, backend: Backend, blueprint: Blueprint, options: Options) -> Opened:
-    with contextlib.suppress(OSError):  # it may just have been removed
-        os.utime(artefact.path / _RECORD)
-    engine = backend.load(blueprint, options, artefact.path / _FILES)
-    return Opened(engine, True, "", artefact.verification)
-
-
-def _damage(artefact: Artefact) -> str:
-    """How the files are not what was written; nothing if they are."""
-    try:
-        found = record_files(artefact.path / _FILES)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    for name in sorted({*found, *artefact.files}):
-        if found.get(name) != artefact.files.get(name):
-            return f"{name} has changed since it was built"
-    return ""
-
-
-def _default() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("latentrt")
-
-
-def _digest(key: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:40]
+def _build(partial: Path, chosen: Chosen, blueprint: Blueprint, progress: Progress | None) -> None:
+    files = partial / FILES
+    files.mkdir()
+    chosen.backend.build(blueprint, chosen.options, files, progress=progress)
 
 
 def _differing(key: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
@@ -301,34 +263,3 @@ def _short(value: str | None) -> str:
         return "(none)"
     is_digest = len(value) == 64 and all(c in "0123456789abcdef" for c in value)
     return value[:12] if is_digest else value
-
-
-def _size(folder: Path) -> int:
-    sizes: list[int] = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            sizes.append(path.stat().st_size if path.is_file() else 0)
-    return sum(sizes)
-
-
-def _write_secret(path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_bytes(32))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _check_private(path: Path, forbidden: int) -> None:
-    if os.name == "nt":  # a profile's own folders are private there
-        return
-    found = path.stat()
-    if found.st_uid != os.geteuid():
-        raise FileError(path, "belongs to another user: engines of others are not loaded")
-    if found.st_mode & forbidden:
-        closed = f"{found.st_mode & 0o777 & ~forbidden:o}"
-        raise FileError(path, f"is open to other users: chmod {closed} it")

@@ -1,27 +1,20 @@
-"""What an engine is, and how one is had by name.
+"""What an engine is, and what one is made from.
 
-An engine maps named arrays to named arrays at fixed shapes and knows nothing of diffusion. A
-backend compiles engines; each is one module of this package, imported only when it is asked for.
+An engine maps named arrays to named arrays at fixed shapes and knows nothing of diffusion.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError, Unavailable
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.spec import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -60,8 +53,9 @@ class Blueprint:
     """What to compile: a graph, the weights it reads, and a size for each symbol.
 
     A graph names its weights by a path such as `weights/unet.safetensors`; that path must be the
-    end of `weights`, whose second parent is where it is looked up. `digests` are the SHA-256 of the
-    graph and of the weights in hexadecimal; only what is cached needs them.
+    end of `weights`, whose second parent is where it is looked up. `dtype` is what the graph
+    computes in. `digests` are the SHA-256 of the graph and of the weights in hexadecimal; only what
+    is cached needs them.
     """
 
     component: str
@@ -70,6 +64,7 @@ class Blueprint:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     sizes: Mapping[str, int]
+    dtype: str = "float32"
     digests: tuple[str, str] | None = None
 
     @staticmethod
@@ -84,6 +79,7 @@ class Blueprint:
             inputs=record.inputs,
             outputs=record.outputs,
             sizes=dict(sizes),
+            dtype=bundle.manifest.dtype,
             digests=(files[record.graph].sha256, files[record.weights].sha256),
         )
 
@@ -100,131 +96,32 @@ class Blueprint:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an engine computes and uses the machine.
+    """How an engine computes and uses the machine; a backend heeds those that it lists.
 
-    `precision` is what it computes in ("fp32", "bf16"), whatever the weights are stored as;
-    `threads` is the number of CPU threads of one call (None: the backend's choice); `arena` keeps
-    freed memory for the next call, which is faster and holds the peak.
+    `precision` is what it computes in ("fp32", "fp16", "bf16", "int8"), whatever the weights are
+    stored as; `threads` is the number of CPU threads of one call (None: the backend's choice);
+    `streams` is how many calls a CPU works on at once, each with its share of the threads (None:
+    one); `arena` keeps freed memory for the next call, which is faster and holds the peak; `target`
+    is the compute capability to build for, such as "sm89" (None: this machine's GPU); `level`, 0
+    to 5, is how hard a builder looks for faster kernels; `stripped` stores no weights in the plan
+    and puts the bundle's in when it is loaded.
     """
 
     precision: str = "fp32"
     threads: int | None = None
+    streams: int | None = None
     arena: bool = True
+    target: str | None = None
+    level: int = 3
+    stripped: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise InputError("threads", "at least 1", self.threads)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Whether a backend can be used here.
-
-    `version` is None where it is not installed; `devices` those that it found; `problem` and
-    `remedy` say what is missing and the command that would help; `unverified` is true for a path
-    that nobody has run on its hardware.
-    """
-
-    name: str
-    version: str | None
-    devices: tuple[str, ...] = ()
-    problem: str = ""
-    remedy: str = ""
-    unverified: bool = False
-
-    @property
-    def usable(self) -> bool:
-        """Whether engines can be compiled and run here."""
-        return self.version is not None and not self.problem
-
-
-class Backend(Protocol):
-    """A module of this package: it says whether it works here, and compiles."""
-
-    PRECISIONS: tuple[str, ...]
-
-    def status(self) -> Status:
-        """Whether the backend can be used; never raises."""
-        ...
-
-    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
-        """Compile for fixed sizes; raises `Unavailable` or `BuildFailed`."""
-        ...
-
-    def identity(self, options: Options) -> dict[str, str]:
-        """What an artefact depends on beside graph, weights, sizes and options.
-
-        Such as the backend's version, the device's name, its driver. Raises `Unavailable`.
-        """
-        ...
-
-    def build(self, blueprint: Blueprint, options: Options, folder: Path) -> None:
-        """Compile, and write what `load` needs into an empty folder.
-
-        Raises `Unavailable` or `BuildFailed`.
-        """
-        ...
-
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
-        """The engine that `build` wrote; raises `Unavailable` or `BuildFailed`."""
-        ...
-
-
-BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "openvino": "latentrt.engines.openvino",
-        "onnxruntime": "latentrt.engines.onnxruntime",
-    }
-)
-"""Module of each backend, the faster first."""
-
-
-def backend(name: str) -> Backend:
-    """The backend of that name; raises `InputError` for a name that nobody has."""
-    if name not in BACKENDS:
-        raise InputError("engine", f"one of auto, {', '.join(sorted(BACKENDS))}", repr(name))
-    module: Any = importlib.import_module(BACKENDS[name])
-    return module
-
-
-def choose(name: str, options: Options) -> tuple[str, Backend]:
-    """The backend asked for, or for "auto" the first that works here, with its name.
-
-    Raises `InputError` for a precision that it has not, `Unavailable` with the command that would
-    install one.
-    """
-    if name != "auto":
-        chosen = backend(name)
-        status = chosen.status()
-        if not status.usable:
-            raise Unavailable(f"engine {name}: {status.problem}; {status.remedy}")
-        if options.precision not in chosen.PRECISIONS:
-            expected = f"one of {', '.join(chosen.PRECISIONS)} for {name}"
-            raise InputError("precision", expected, repr(options.precision))
-        return name, chosen
-    for candidate in BACKENDS:
-        chosen = backend(candidate)
-        if options.precision in chosen.PRECISIONS and chosen.status().usable:
-            return candidate, chosen
-    raise Unavailable(
-        f"no engine for {options.precision} is installed; pip install 'latentrt[onnxruntime]'"
-    )
-
-
-def cpu_identity() -> dict[str, str]:
-    """The CPU's name, the digest of its instruction sets, and how many CPUs may be used."""
-    facts: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            name, _, value = line.partition(":")
-            facts.setdefault(name.strip(), value.strip())
-    flags = " ".join(sorted(facts.get("flags", facts.get("Features", "")).split()))
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "device": facts.get("model name") or platform.processor() or platform.machine(),
-        "instruction sets": hashlib.sha256(flags.encode()).hexdigest()[:16],
-        "cpus": str(len(affinity(0)) if affinity else os.cpu_count()),
-    }
+        for name in ("threads", "streams"):
+            value: int | None = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(name, "at least 1", value)
+        if self.level not in range(6):
+            raise InputError("level", "0 to 5", self.level)
 
 
 def check_inputs(component: str, specs: tuple[TensorSpec, ...], inputs: Arrays) -> None:

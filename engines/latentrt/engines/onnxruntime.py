@@ -21,17 +21,12 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.engine import (
-    Arrays,
-    Blueprint,
-    Options,
-    Status,
-    check_inputs,
-    cpu_identity,
-)
+from latentrt.engines.backends import Progress, Status, cpu_identity
+from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 
 NAME: Final = "onnxruntime"
-PRECISIONS: Final = ("fp32",)
+PRECISIONS: Final = {"float32": ("fp32",), "float16": ("fp32",)}
+OPTIONS: Final = frozenset({"threads", "arena"})
 _REMEDY: Final = "pip install 'latentrt[onnxruntime]'"
 
 
@@ -103,7 +98,9 @@ def identity(options: Options) -> dict[str, str]:
     return {"version": found.version, **cpu_identity()}
 
 
-def build(blueprint: Blueprint, options: Options, folder: Path) -> None:
+def build(
+    blueprint: Blueprint, options: Options, folder: Path, *, progress: Progress | None = None
+) -> None:
     """Write nothing: loading a stored session gains nothing (see above)."""
 
 

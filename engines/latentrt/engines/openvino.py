@@ -1,14 +1,15 @@
-"""OpenVINO on the CPU.
+"""OpenVINO on the CPU, and on Intel's GPUs and NPUs, where nobody has run it yet.
 
 The symbolic graph is reshaped to fixed sizes before it is compiled. OpenVINO reads external weights
 only from below the graph's own folder, so a graph with the weights of another bundle is linked
 together with them in a temporary folder first.
 
-What is stored is the compiled model without weights, which are read from the bundle's own file
-again. For an SD 1.5 U-Net at 64x64 that is 4 MB, loaded in 3 s instead of compiled in 6.5 s (fp32
-10.5 of 21 s where the weights came from the disk); with weights it is 3.4 GB, and loading takes
-25 s. OpenVINO's own cache (CACHE_DIR) is not used: 2026.4.1 loads what it stored for f32 when bf16
-is asked for, and the outputs are wrong (models/shapes' U-Net: relative error 0.9, then NaN).
+What is stored for the CPU is the compiled model without weights, which are read from the bundle's
+own file again. For an SD 1.5 U-Net at 64x64 that is 4 MB, loaded in 3 s instead of compiled in
+6.5 s (fp32 10.5 of 21 s where the weights came from the disk); with weights it is 3.4 GB, and
+loading takes 25 s. For other devices the whole compiled model is stored. OpenVINO's own cache
+(CACHE_DIR) is not used: 2026.4.1 loads what it stored for f32 when bf16 is asked for, and the
+outputs are wrong (models/shapes' U-Net: relative error 0.9, then NaN).
 """
 
 # The package's stubs leave most of its API unknown.
@@ -21,38 +22,21 @@ import queue
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.engine import (
-    Arrays,
-    Blueprint,
-    Options,
-    Status,
-    check_inputs,
-    cpu_identity,
-)
+from latentrt.engines.backends import Progress, Status, cpu_identity
+from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 
-NAME: Final = "openvino"
-PRECISIONS: Final = ("fp32", "bf16")
-_REMEDY: Final = "pip install 'latentrt[openvino]'"
-_HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
+_INSTALL: Final = "pip install 'latentrt[openvino]'"
+_HINTS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _BLOB: Final = "model.blob"
-_WEIGHTLESS: Final = {"CACHE_MODE": "OPTIMIZE_SIZE"}
-
-
-def status() -> Status:
-    """Installed or not; of its devices only the CPU is used."""
-    try:
-        import openvino
-    except ImportError as error:
-        return Status(NAME, None, problem=f"not installed ({error})", remedy=_REMEDY)
-    return Status(NAME, openvino.__version__.split("-")[0], devices=("CPU",))
+_DTYPES: Final = ("float32", "float16", "bfloat16")
 
 
 class OpenVinoEngine:
@@ -63,6 +47,7 @@ class OpenVinoEngine:
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
         self._model: Any = model
+        self._ports: dict[str, Any] = {s.name: model.output(s.name) for s in self.outputs}
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -76,77 +61,153 @@ class OpenVinoEngine:
         except queue.Empty:
             request = model.create_infer_request()
         try:
-            results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
-            return {spec.name: np.array(results[spec.name]) for spec in self.outputs}
+            # Inputs are read where they lie; outputs are copied, for the next call overwrites them.
+            results = request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+            return {name: results[port] for name, port in self._ports.items()}
         finally:
             self._idle.put(request)
 
     def close(self) -> None:
         """Free the model and its infer requests."""
         self._model = None
+        self._ports = {}
         while not self._idle.empty():
             self._idle.get_nowait()
 
 
-def compile(blueprint: Blueprint, options: Options) -> OpenVinoEngine:
-    """A model for these sizes and precision; raises `Unavailable` or `BuildFailed`."""
-    return OpenVinoEngine(blueprint, _compiled(blueprint, options, {}))
+@dataclass(frozen=True, slots=True)
+class OpenVino:
+    """One kind of device that OpenVINO runs on, as a backend.
+
+    `device` is OpenVINO's name for it; `driver` the property that tells its driver's version;
+    `remedy` what to do where no such device is seen.
+    """
+
+    name: str
+    device: str
+    PRECISIONS: Mapping[str, tuple[str, ...]]
+    OPTIONS: frozenset[str]
+    driver: str = ""
+    remedy: str = ""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether this is the CPU, the one device that was tried."""
+        return self.device == "CPU"
+
+    def status(self) -> Status:
+        """Installed or not, and whether OpenVINO sees such a device; never raises."""
+        untried = not self.on_cpu
+        try:
+            import openvino
+        except ImportError as error:
+            problem = f"not installed ({error})"
+            return Status(self.name, None, (), problem, _INSTALL, untried)
+        version = openvino.__version__.split("-")[0]
+        if self.on_cpu:
+            return Status(self.name, version, ("CPU",))
+        try:
+            devices, cause = self._devices(openvino.Core()), ""
+        except Exception as error:  # the package raises RuntimeError for everything
+            devices, cause = (), f": {_cause(error)}"
+        if devices:
+            return Status(self.name, version, devices, unverified=untried)
+        problem = f"OpenVINO sees no {self.device} here{cause}"
+        return Status(self.name, version, (), problem, self.remedy, untried)
+
+    def compile(self, blueprint: Blueprint, options: Options) -> OpenVinoEngine:
+        """A model for these sizes and precision; raises `Unavailable` or `BuildFailed`."""
+        return OpenVinoEngine(blueprint, self._compiled(blueprint, options, {}))
+
+    def identity(self, options: Options) -> dict[str, str]:
+        """OpenVINO's whole version, the device, and its driver; raises `Unavailable`."""
+        package = _package(self.name)
+        version = {"version": str(package.__version__)}
+        if self.on_cpu:
+            return version | cpu_identity()
+        found = self.status()
+        if not found.usable:
+            raise Unavailable(f"engine {self.name}: {found.problem}; {found.remedy}")
+        driver: object = package.Core().get_property(self.device, self.driver)
+        return version | {"device": found.devices[0], "driver": str(driver)}
+
+    def build(
+        self,
+        blueprint: Blueprint,
+        options: Options,
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        """Compile and write the model; raises `Unavailable` or `BuildFailed`."""
+        del progress
+        compiled = self._compiled(blueprint, options, self._form)
+        try:
+            content: Any = compiled.export_model()
+        except Exception as error:
+            raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
+        (folder / _BLOB).write_bytes(content if isinstance(content, bytes) else content.getbuffer())
+
+    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> OpenVinoEngine:
+        """The model that `build` wrote; raises `Unavailable` or `BuildFailed`."""
+        core: Any = _package(self.name).Core()
+        settings = {**self._settings(options), **self._form}
+        if self.on_cpu:
+            settings["WEIGHTS_PATH"] = str(blueprint.weights)
+        try:
+            content = (folder / _BLOB).read_bytes()
+            model = core.import_model(content, self.device, settings)
+        except Exception as error:
+            raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
+        return OpenVinoEngine(blueprint, model)
+
+    @property
+    def _form(self) -> Mapping[str, str]:
+        """How the model is stored: on the CPU without its weights."""
+        return {"CACHE_MODE": "OPTIMIZE_SIZE"} if self.on_cpu else {}
+
+    def _devices(self, core: Any) -> tuple[str, ...]:
+        # Asked of the one plugin: Core.available_devices would load them all.
+        ids: list[str] = core.get_property(self.device, "AVAILABLE_DEVICES")
+        names = (f"{self.device}.{i}" if i else self.device for i in ids)
+        return tuple(str(core.get_property(name, "FULL_DEVICE_NAME")) for name in names)
+
+    def _settings(self, options: Options) -> dict[str, Any]:
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if options.streams is not None:
+            settings["NUM_STREAMS"] = options.streams
+        if options.threads is not None:
+            # OpenVINO counts the threads of all streams, options those of one call.
+            settings["INFERENCE_NUM_THREADS"] = options.threads * (options.streams or 1)
+        return settings
+
+    def _compiled(self, blueprint: Blueprint, options: Options, more: Mapping[str, str]) -> Any:
+        openvino = _package(self.name)
+        with tempfile.TemporaryDirectory(prefix="latentrt-") as scratch:
+            try:
+                core: Any = openvino.Core()
+                model = core.read_model(_beside_weights(blueprint, Path(scratch)))
+                model.reshape({s.name: list(s.dims) for s in blueprint.fixed_inputs})
+                settings = {**self._settings(options), **more}
+                return core.compile_model(model, self.device, settings)
+            except Exception as error:
+                raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
 
 
-def identity(options: Options) -> dict[str, str]:
-    """OpenVINO's whole version, and the CPU; raises `Unavailable`."""
-    return {"version": str(_package().__version__), **cpu_identity()}
-
-
-def build(blueprint: Blueprint, options: Options, folder: Path) -> None:
-    """Compile and write the model without its weights; raises `Unavailable` or `BuildFailed`."""
-    compiled = _compiled(blueprint, options, _WEIGHTLESS)
-    try:
-        content: Any = compiled.export_model()
-    except Exception as error:
-        raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
-    (folder / _BLOB).write_bytes(content if isinstance(content, bytes) else content.getbuffer())
-
-
-def load(blueprint: Blueprint, options: Options, folder: Path) -> OpenVinoEngine:
-    """The model that `build` wrote; raises `Unavailable` or `BuildFailed`."""
-    core: Any = _package().Core()
-    settings = {**_settings(options), **_WEIGHTLESS, "WEIGHTS_PATH": str(blueprint.weights)}
-    try:
-        model = core.import_model((folder / _BLOB).read_bytes(), "CPU", settings)
-    except Exception as error:
-        raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
-    return OpenVinoEngine(blueprint, model)
-
-
-def _package() -> Any:
+def _package(name: str) -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise Unavailable(f"engine {NAME}: not installed; {_REMEDY}") from error
+        raise Unavailable(f"engine {name}: not installed; {_INSTALL}") from error
     return openvino
 
 
-def _settings(options: Options) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    if options.threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = options.threads
-    return settings
-
-
-def _compiled(blueprint: Blueprint, options: Options, more: Mapping[str, str]) -> Any:
-    openvino = _package()
-    with tempfile.TemporaryDirectory(prefix="latentrt-") as scratch:
-        try:
-            core: Any = openvino.Core()
-            model = core.read_model(_beside_weights(blueprint, Path(scratch)))
-            model.reshape({s.name: list(s.dims) for s in blueprint.fixed_inputs})
-            return core.compile_model(model, "CPU", {**_settings(options), **more})
-        except Exception as error:  # the package raises RuntimeError for everything
-            raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
+def _cause(error: Exception) -> str:
+    """What went wrong: OpenVINO puts its own source lines and the plugin's path before it."""
+    return str(error).strip().splitlines()[-1].rpartition('": ')[2]
 
 
 def _beside_weights(blueprint: Blueprint, scratch: Path) -> Path:
@@ -160,3 +221,41 @@ def _beside_weights(blueprint: Blueprint, scratch: Path) -> Path:
     except OSError:
         shutil.copyfile(blueprint.weights, linked)
     return Path(shutil.copyfile(blueprint.graph, scratch / blueprint.graph.name))
+
+
+CPU: Final = OpenVino(
+    name="openvino",
+    device="CPU",
+    # However weights are stored, computing in fp32 adds no error of its own.
+    PRECISIONS=dict.fromkeys(_DTYPES, ("fp32", "bf16")),
+    OPTIONS=frozenset({"threads", "streams"}),
+)
+GPU: Final = OpenVino(
+    name="openvino-gpu",
+    device="GPU",
+    PRECISIONS={
+        "float32": ("fp32", "fp16"),
+        "float16": ("fp16", "fp32"),
+        "bfloat16": ("fp32", "fp16"),
+    },
+    OPTIONS=frozenset({"streams"}),
+    driver="GPU_DRIVER_VERSION",
+    remedy="install the driver of Intel's GPU (OpenCL; on Debian and Ubuntu intel-opencl-icd)",
+)
+NPU: Final = OpenVino(
+    name="openvino-npu",
+    device="NPU",
+    PRECISIONS=dict.fromkeys(_DTYPES, ("fp16",)),
+    OPTIONS=frozenset(),
+    driver="NPU_DRIVER_VERSION",
+    remedy="install the driver of Intel's NPU (github.com/intel/linux-npu-driver)",
+)
+
+# The module itself is the CPU's backend.
+PRECISIONS: Final = CPU.PRECISIONS
+OPTIONS: Final = CPU.OPTIONS
+status = CPU.status
+compile = CPU.compile
+identity = CPU.identity
+build = CPU.build
+load = CPU.load

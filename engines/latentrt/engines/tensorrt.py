@@ -1,7 +1,8 @@
 """TensorRT on an NVIDIA GPU: the data-centre package, or TensorRT for RTX.
 
-Building is tested with the real compiler of TensorRT for RTX, which needs no GPU when the target
-is named. Loading and running are unverified: nobody has run them on a GPU.
+A strongly typed network computes in the graph's own dtypes; fp32 on stored halves is a graph that
+was widened first. Building is tested with the real compiler of TensorRT for RTX, which needs no GPU
+when the target is named. Loading and running are unverified: nobody has run them on a GPU.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
+from latentrt.engines.backends import Progress, Status
 from latentrt.engines.cuda_device import Gpu, Missing, gpu
 from latentrt.engines.cuda_memory import CudaMemory
-from latentrt.engines.engine import Blueprint, Options, Status
+from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.tensorrt_engine import TensorRtEngine
 from latentrt.engines.tensorrt_library import (
     RTX,
@@ -23,13 +26,18 @@ from latentrt.engines.tensorrt_library import (
     installed,
     library_for,
 )
-from latentrt.engines.tensorrt_listeners import Progress, log, monitor
-from latentrt.engines.tensorrt_network import parse
+from latentrt.engines.tensorrt_listeners import log, monitor
+from latentrt.engines.tensorrt_network import Source, parse
+from latentrt.engines.tensorrt_refit import refit
 
 NAME: Final = "tensorrt"
-PRECISIONS: Final = ("fp32", "fp16")
+PRECISIONS: Final = {
+    "float32": ("fp32",),
+    "float16": ("fp16", "fp32"),
+    "bfloat16": ("bf16", "fp32"),
+}
+OPTIONS: Final = frozenset({"target", "level", "stripped"})
 PLAN: Final = "plan.trt"
-_DTYPES: Final = {"fp32": "float32", "fp16": "float16"}
 
 
 def status() -> Status:
@@ -49,15 +57,21 @@ def status() -> Status:
     return Status(NAME, version, (device.name,), problem, remedy, unverified=True)
 
 
-def identity(options: Options, *, target: str | None = None, level: int = 3) -> dict[str, str]:
-    """What a plan depends on besides its graph, weights and sizes; raises `Unavailable`."""
-    del options
-    library = library_for(target)
-    facts = {"library": library.name, "version": library.version, "level": str(level)}
-    if target is not None:
-        library.capability(target)
-        return facts | {"target": target}
+def identity(options: Options) -> dict[str, str]:
+    """What a plan depends on besides its graph, weights, sizes and options.
+
+    A plan of TensorRT for RTX fits every GPU of its compute capability, whatever the driver; one
+    of the data-centre library fits only what it was built on. Raises `Unavailable`, `InputError`
+    for a target that the library has not.
+    """
+    library = library_for(options.target)
+    facts = {"library": library.name, "version": library.version}
+    if options.target is not None:
+        library.capability(options.target)
+        return facts | {"target": options.target}
     device = _device()
+    if library.name == RTX:
+        return facts | {"target": device.target}
     return facts | {"target": device.target, "device": device.name, "driver": device.driver}
 
 
@@ -66,31 +80,28 @@ def build(
     options: Options,
     folder: Path,
     *,
-    target: str | None = None,
-    level: int = 3,
     timings: Path | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Build the plan for the blueprint's sizes into `folder`.
 
-    `target` is a compute capability such as "sm89" (None: this machine's GPU); `level`, 0 to 5, is
-    how hard the builder looks for faster kernels; `timings` is a file that keeps what the
-    data-centre library measures from one build to the next (TensorRT for RTX measures nothing).
-    Raises `InputError` for another precision than the graph's or a target that the library does not
-    know, `Unavailable` without a library or GPU, `BuildFailed` when the graph is refused, and
-    whatever `progress` raises, which stops the build.
+    `timings` is the folder that keeps what the data-centre library measures from one build to the
+    next; by default one in this user's cache. TensorRT for RTX measures nothing. Raises
+    `InputError` for a precision that the graph cannot be computed in or a target that the library
+    does not know, `Unavailable` without a library or GPU, `BuildFailed` when the graph is refused,
+    and whatever `progress` raises, which stops the build.
     """
     _check_precision(blueprint, options)
-    library = library_for(target)
-    capability = _capability(library, target)
+    library = library_for(options.target)
+    capability = _capability(library, options)
     heard = log(library.api)
     builder: Any = library.api.Builder(heard)
-    network = parse(library.api, builder, heard, blueprint)
-    config = _config(library, builder, capability, level)
+    network = parse(library.api, builder, heard, Source.of(blueprint, options.precision))
+    config = _config(library, builder, capability, options)
     watch = None if progress is None else monitor(library.api, progress)
     if watch is not None:
         config.progress_monitor = watch
-    timed = timings if library.name != RTX else None
+    timed = None if library.name == RTX else _timings(library, timings)
     if timed is not None:
         _recall(config, timed)
     plan: Any = builder.build_serialized_network(network.definition, config)
@@ -108,6 +119,7 @@ def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine
     _check_precision(blueprint, options)
     library = library_for(None)
     _device()
+    source = Source.of(blueprint, options.precision)
     heard = log(library.api)
     runtime: Any = library.api.Runtime(heard)
     with (
@@ -117,7 +129,9 @@ def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine
         engine: Any = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise BuildFailed(f"{blueprint.component}: TensorRT says: {'; '.join(heard.errors)}")
-    return TensorRtEngine(blueprint, engine, CudaMemory(), keep=(runtime, heard))
+    if options.stripped:
+        refit(library.api, engine, heard, source)
+    return TensorRtEngine(source.blueprint, engine, CudaMemory(), keep=(heard, runtime))
 
 
 def compile(blueprint: Blueprint, options: Options) -> TensorRtEngine:
@@ -136,10 +150,13 @@ def _device() -> Gpu:
     return device
 
 
-def _capability(library: Library, target: str | None) -> Any:
+def _capability(library: Library, options: Options) -> Any:
     """What to build for; None where the library takes the GPU that it finds."""
-    if target is not None:
-        return library.capability(target)
+    if options.stripped and isinstance(device := gpu(), Missing):
+        # Without weights a kernel is finished on a GPU, whatever GPU it is for.
+        raise Unavailable(f"engine {NAME}: a plan without weights is built on a GPU only; {device}")
+    if options.target is not None:
+        return library.capability(options.target)
     device = _device()
     if library.name != RTX:
         return None
@@ -151,15 +168,19 @@ def _capability(library: Library, target: str | None) -> Any:
     return library.capability(device.target)
 
 
-def _config(library: Library, builder: Any, capability: Any, level: int) -> Any:
-    if level not in range(6):
-        raise InputError("level", "0 to 5", level)
+def _config(library: Library, builder: Any, capability: Any, options: Options) -> Any:
     api = library.api
     config: Any = builder.create_builder_config()
-    config.builder_optimization_level = level
+    config.builder_optimization_level = options.level
     config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
     # TF32 keeps 10 of the 23 bits of a float32's fraction; who asks for fp32 wants all of them.
     config.clear_flag(api.BuilderFlag.TF32)
+    if options.stripped:
+        # The weights that come back are the same, bit for bit: the cache's key has their digest.
+        # With REFIT, which takes others too, the bias of a matrix multiplication can be lost; with
+        # REFIT_IDENTICAL it is not (TensorRT 11.3, "Refitting an Engine").
+        config.set_flag(api.BuilderFlag.STRIP_PLAN)
+        config.set_flag(api.BuilderFlag.REFIT_IDENTICAL)
     if capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(capability, 0)
@@ -167,16 +188,21 @@ def _config(library: Library, builder: Any, capability: Any, level: int) -> Any:
 
 
 def _check_precision(blueprint: Blueprint, options: Options) -> None:
-    # Options say what is computed in, and TensorRT computes in the graph's own dtypes.
-    own = next((p for p in PRECISIONS if _DTYPES[p] == blueprint.outputs[0].dtype), None)
-    if options.precision != own:
-        expected = f"{own}, which {blueprint.component}'s graph is in"
+    known = PRECISIONS[blueprint.dtype]
+    if options.precision not in known:
+        expected = f"{' or '.join(known)} for {blueprint.component}'s graph"
         raise InputError("precision", expected, repr(options.precision))
+
+
+def _timings(library: Library, folder: Path | None) -> Path:
+    """The file of this library on this GPU: the timings of others say nothing here."""
+    place = cache_folder() / "timings" if folder is None else folder
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place / f"{library.name}-{library.version}-{_device().target}.cache"
 
 
 def _recall(config: Any, timings: Path) -> None:
     known = timings.read_bytes() if timings.exists() else b""
-    # Timings of another GPU or version are not taken over.
     config.set_timing_cache(config.create_timing_cache(known), False)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-Progress = Callable[[str, int, int], None]
-"""Told how far a phase is: its name, steps done, steps in all."""
+from latentrt.engines.backends import Progress
 
 
 def log(api: Any) -> Any:

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from latentrt.bundle.errors import BuildFailed
+from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Blueprint
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a plan is made of: an ONNX graph as it is parsed, and a blueprint of its arrays."""
+
+    blueprint: Blueprint
+    graph: bytes
+
+    @staticmethod
+    def of(blueprint: Blueprint, precision: str) -> Source:
+        """The graph as it is, or widened for fp32 where it is in halves."""
+        graph = blueprint.graph.read_bytes()
+        if precision != "fp32" or blueprint.dtype == "float32":
+            return Source(blueprint, graph)
+        from latentrt.engines.widen import widen  # loads onnx
+
+        inputs, outputs = _widened(blueprint.inputs), _widened(blueprint.outputs)
+        wide = replace(blueprint, inputs=inputs, outputs=outputs, dtype="float32")
+        return Source(wide, widen(graph))
+
+    @property
+    def path(self) -> Path:
+        """Where the graph would lie: weights are looked up beside it."""
+        return self.blueprint.weights.parents[1] / self.blueprint.graph.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,22 +44,22 @@ class Network:
     parser: Any
 
 
-def parse(api: Any, builder: Any, log: Any, blueprint: Blueprint) -> Network:
-    """Parse the graph and its weights and fix the sizes; raises `BuildFailed` naming the node."""
+def parse(api: Any, builder: Any, log: Any, source: Source) -> Network:
+    """Parse a graph and its weights and fix the sizes; raises `BuildFailed` naming the node."""
+    blueprint = source.blueprint
     # From TensorRT 11 on this is the only kind: each layer computes in the graph's own dtype.
     strongly_typed = 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition: Any = builder.create_network(strongly_typed)
     parser: Any = api.OnnxParser(definition, log)
-    # The path is where the graph would lie; the parser looks for weights beside it.
-    path = blueprint.weights.parents[1] / blueprint.graph.name
-    if not parser.parse(blueprint.graph.read_bytes(), str(path)):
-        raise BuildFailed(f"{blueprint.component}: {_complaint(parser)}")
+    if not parser.parse(source.graph, str(source.path)):
+        raise BuildFailed(f"{blueprint.component}: {complaint(parser)}")
     _fix(definition, blueprint)
     _allow_unfused_attention(api, definition)
     return Network(definition, parser)
 
 
-def _complaint(parser: Any) -> str:
+def complaint(parser: Any) -> str:
+    """The first thing that a parser did not take."""
     if not parser.num_errors:
         return "TensorRT does not parse the graph"
     error = parser.get_error(0)
@@ -62,3 +89,8 @@ def _allow_unfused_attention(api: Any, definition: Any) -> None:
             # The bindings give the base class; assigning the class is their way to cast.
             layer.__class__ = api.IAttentionInputLayer
             layer.attention.decomposable = True
+
+
+def _widened(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    halves = ("float16", "bfloat16")
+    return tuple(replace(s, dtype="float32") if s.dtype in halves else s for s in specs)

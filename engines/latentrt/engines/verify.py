@@ -25,8 +25,10 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import VerificationFailed
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.cache import Build, Cache, Guard, Opened, Record
-from latentrt.engines.engine import Backend, Blueprint, Engine, Options, backend
+from latentrt.engines.artefact import Record
+from latentrt.engines.backends import Chosen, Progress, backend
+from latentrt.engines.cache import Build, Cache, Guard, Opened
+from latentrt.engines.engine import Blueprint, Engine, Options
 
 ORACLE: Final = "onnxruntime"
 
@@ -82,25 +84,18 @@ def open_verified(
     bundle: Bundle,
     component: str,
     sizes: Mapping[str, int],
-    chosen: tuple[str, Backend],
-    options: Options,
+    chosen: Chosen,
     *,
     build: Build = "missing",
+    progress: Progress | None = None,
 ) -> Opened:
     """A component's engine from the cache, or built, held against a reference, and stored.
 
     Raises what `Cache.open` raises, `VerificationFailed` with the numbers.
     """
-    name, module = chosen
     blueprint = Blueprint.of(bundle, component, sizes)
-    guard = _guard(cache, bundle, blueprint, chosen, options)
-    return cache.open(name, module, blueprint, options, build=build, guard=guard)
-
-
-def effective_precision(bundle: Bundle, options: Options) -> str:
-    """What is computed in: a graph of half-precision weights is itself half-precision."""
-    half = bundle.manifest.dtype == "float16"
-    return "fp16" if half and options.precision == "fp32" else options.precision
+    guard = _guard(cache, bundle, blueprint, chosen)
+    return cache.open(chosen, blueprint, build=build, guard=guard, progress=progress)
 
 
 def golden_sizes(bundle: Bundle, component: str) -> dict[str, int] | None:
@@ -142,18 +137,12 @@ def judge(
     return {name: asdict(difference) for name, difference in found.items()}
 
 
-def _guard(
-    cache: Cache,
-    bundle: Bundle,
-    blueprint: Blueprint,
-    chosen: tuple[str, Backend],
-    options: Options,
-) -> Guard:
-    precision = effective_precision(bundle, options)
+def _guard(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) -> Guard:
+    precision = chosen.options.precision
     tolerance = TOLERANCES[precision].of(blueprint.component)
 
     def prepare() -> Callable[[Engine], Record]:
-        case = _case(cache, bundle, blueprint, chosen, options)
+        case = _case(cache, bundle, blueprint, chosen)
 
         def check(engine: Engine) -> Record:
             try:
@@ -163,7 +152,7 @@ def _guard(
                     expected = {name: np.nan_to_num(array) for name, array in outputs.items()}
                 errors = judge(engine, case.inputs, expected, tolerance, case.reference)
             except VerificationFailed as error:
-                raise VerificationFailed(f"{chosen[0]} {precision}, {error}") from None
+                raise VerificationFailed(f"{chosen.name} {precision}, {error}") from None
             weaker = {"weaker": case.weaker} if case.weaker else {}
             known = {"errors": errors, "tolerance": tolerance} if case.expected else {}
             return {"reference": case.reference, **known, **weaker}
@@ -173,19 +162,13 @@ def _guard(
     return prepare
 
 
-def _case(
-    cache: Cache,
-    bundle: Bundle,
-    blueprint: Blueprint,
-    chosen: tuple[str, Backend],
-    options: Options,
-) -> _Case:
+def _case(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) -> _Case:
     component, sizes = blueprint.component, blueprint.sizes
-    plain = replace(options, precision="fp32")
-    if options != plain and "fp32" in chosen[1].PRECISIONS:
-        open_verified(cache, bundle, component, sizes, chosen, plain).engine.close()
+    plain = replace(chosen, options=replace(chosen.options, precision="fp32"))
+    if chosen != plain:
+        open_verified(cache, bundle, component, sizes, plain).engine.close()
     known = golden_sizes(bundle, component)
-    is_oracle = chosen[0] == ORACLE and options.precision == "fp32"
+    is_oracle = plain == chosen and chosen.name == ORACLE
     if known is not None and {**known, "batch": 0} == {**sizes, "batch": 0}:
         if sizes["batch"] <= known["batch"]:
             return _golden_case(bundle, blueprint, "the goldens")
@@ -194,13 +177,14 @@ def _case(
     inputs = _inputs(bundle, blueprint)
     if not is_oracle and backend(ORACLE).status().usable:
         weaker = "" if known else "the bundle has no goldens to hold ONNX Runtime against"
-        opened = open_verified(cache, bundle, component, sizes, (ORACLE, backend(ORACLE)), plain)
+        oracle = Chosen(ORACLE, backend(ORACLE), Options())
+        opened = open_verified(cache, bundle, component, sizes, oracle)
         expected = opened.engine(inputs)
         opened.engine.close()
         return _Case("ONNX Runtime fp32", inputs, expected, weaker)
     if known is None:
         return _Case("nothing", inputs, {}, "the bundle has no goldens")
-    opened = open_verified(cache, bundle, component, known, chosen, options)
+    opened = open_verified(cache, bundle, component, known, chosen)
     opened.engine.close()
     written = " ".join(f"{symbol}={n}" for symbol, n in sorted(known.items()))
     return _Case(f"the goldens at {written}", inputs, {}, "no other reference at these sizes")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -16,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
 from latentrt.engines.cache import Build, Cache
-from latentrt.engines.engine import Blueprint, Engine, Options, choose
-from latentrt.engines.verify import open_verified
+from latentrt.engines.engine import Engine, Options
 from latentrt.runtime.batcher import Batcher
+from latentrt.runtime.bundle_engines import BundleEngines
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
 from latentrt.runtime.plan import Plan
@@ -31,16 +29,6 @@ from latentrt.runtime.run import DirectRun, Run
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
-
-_Key = tuple[str, tuple[tuple[str, int], ...]]
-
-
-@dataclass(slots=True, eq=False)
-class _Place:
-    """Where an engine is, or will be when the thread that has the lock has compiled it."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    engine: Engine | None = None
 
 
 class Pipeline:
@@ -62,22 +50,11 @@ class Pipeline:
         Without `guarded`, engines are compiled for this pipeline alone and not verified: for
         measuring how far off an engine is that would be refused.
         """
-        unknown = sorted(set(components) - set(bundle.manifest.components))
-        if unknown:
-            expected = f"names among {', '.join(bundle.manifest.components)}"
-            raise InputError("components", expected, repr(unknown[0]))
         self.bundle = bundle
         self.options = options
-        self._backends = {
-            name: choose(components.get(name, engine), options)
-            for name in bundle.manifest.components
-        }
-        self._cache = Cache() if cache is None else cache
-        self._build: Build = build
-        self._guarded = guarded
-        self._engines: dict[_Key, _Place] = {}
-        self._lock = threading.Lock()
-        self._closed = False
+        self._engines = BundleEngines(
+            bundle, engine, options, components, build=build, cache=cache, guarded=guarded
+        )
         self._conditioner = Conditioner(bundle)
         self._xl = bundle.manifest.family == STABLE_DIFFUSION_XL
         config = bundle.scheduler_config()
@@ -89,8 +66,9 @@ class Pipeline:
         path: Path | str,
         *,
         engine: str = "auto",
-        precision: str = "fp32",
+        precision: str = "auto",
         threads: int | None = None,
+        streams: int | None = None,
         arena: bool = True,
         components: Mapping[str, str] = MappingProxyType({}),
         build: Build = "missing",
@@ -98,8 +76,10 @@ class Pipeline:
     ) -> Pipeline:
         """Open a bundle.
 
-        `engine` is a backend's name or "auto", the fastest installed that has the `precision`;
-        `components` gives single components another backend; `threads` and `arena` are as in
+        `engine` is a backend's name or "auto", the fastest that is installed, verified and has the
+        `precision`, which by default is the backend's own for the dtype of the weights;
+        `components` gives single components another backend or precision, such as
+        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `threads`, `streams` and `arena` are as in
         `latentrt.engines.engine.Options`. Engines come from the folder `cache` (None: the user's
         own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
         or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it. Raises
@@ -107,7 +87,7 @@ class Pipeline:
         """
         if build not in ("missing", "never"):
             raise InputError("build", "missing or never", repr(build))
-        options = Options(precision=precision, threads=threads, arena=arena)
+        options = Options(precision=precision, threads=threads, streams=streams, arena=arena)
         return Pipeline(
             Bundle.open(path), engine, options, components, build=build, cache=Cache(cache)
         )
@@ -115,14 +95,17 @@ class Pipeline:
     @property
     def engines(self) -> Mapping[str, str]:
         """Name of the backend of each component."""
-        return {name: chosen for name, (chosen, _) in self._backends.items()}
+        return {name: chosen.name for name, chosen in self._engines.chosen.items()}
+
+    @property
+    def precisions(self) -> Mapping[str, str]:
+        """What the engine of each component computes in."""
+        return {name: c.options.precision for name, c in self._engines.chosen.items()}
 
     @property
     def compiled(self) -> frozenset[tuple[str, int]]:
         """(component, batch size) of every engine compiled so far."""
-        with self._lock:
-            made = [key for key, place in self._engines.items() if place.engine is not None]
-            return frozenset((name, dict(sizes)["batch"]) for name, sizes in made)
+        return self._engines.compiled
 
     def __enter__(self) -> Self:
         return self
@@ -137,14 +120,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Free every engine; runs still going fail at their next step."""
-        with self._lock:
-            self._closed = True
-            places = list(self._engines.values())
-            self._engines.clear()
-        for place in places:
-            with place.lock:
-                if place.engine is not None:
-                    place.engine.close()
+        self._engines.close()
 
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""
@@ -201,7 +177,7 @@ class Pipeline:
         sizes = {"height": shape[1], "width": shape[2]}
         length = self._conditioner.length
         begun = time.perf_counter()
-        encoders = [name for name in self._backends if name.startswith("text_encoder")]
+        encoders = [name for name in self.engines if name.startswith("text_encoder")]
         text = {name: self.engine(name, {"batch": 1, "sequence": length}) for name in encoders}
         opened = time.perf_counter()
         conditioning = self._conditioner(request, text.__getitem__)
@@ -216,6 +192,7 @@ class Pipeline:
             model=self.bundle.manifest.source,
             seconds=(0.0, encoded - opened),
         )
+        # Asked for in any case: a scale function that fails does so before any step.
         own = sorted(plan.row_counts)
         for rows in own if batches is None else batches:
             plan.unet(rows)
@@ -237,55 +214,7 @@ class Pipeline:
 
     def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
         """The component's engine for these sizes, opened at first use."""
-        key = component, tuple(sorted(sizes.items()))
-        with self._lock:
-            if self._closed:
-                raise Unavailable("the pipeline is closed")
-            place = self._engines.setdefault(key, _Place())
-        # Only who wants this very engine waits for it to be compiled.
-        with place.lock:
-            if place.engine is None:
-                place.engine = self._compile(component, sizes)
-            engine = place.engine
-        if self._closed:  # while it was compiled; `close` did not see it
-            engine.close()
-            raise Unavailable("the pipeline is closed")
-        return engine
-
-    def _compile(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        chosen = self._backends[component]
-        if not self._guarded:
-            blueprint = Blueprint.of(self.bundle, component, sizes)
-            return chosen[1].compile(blueprint, self.options)
-        try:
-            opened = open_verified(
-                self._cache,
-                self.bundle,
-                component,
-                sizes,
-                chosen,
-                self.options,
-                build=self._build,
-            )
-        except ShapeNotBuilt as error:
-            raise ShapeNotBuilt(f"{error}; {self._command(chosen[0], sizes)}") from None
-        return opened.engine
-
-    def _command(self, engine: str, sizes: Mapping[str, int]) -> str:
-        """What would build an engine of these sizes."""
-        factor, options = self.bundle.manifest.vae_factor, self.options
-        words = ["latentrt", "build", str(self.bundle.path), "--engine", engine]
-        if "height" in sizes:
-            words += ["--size", str(Size(sizes["width"] * factor, sizes["height"] * factor))]
-        if sizes["batch"] > 1:
-            words += ["--batch", str(sizes["batch"])]
-        if options.precision != "fp32":
-            words += ["--precision", options.precision]
-        if options.threads is not None:
-            words += ["--threads", str(options.threads)]
-        if not options.arena:
-            words += ["--no-arena"]
-        return shlex.join(words)
+        return self._engines.get(component, sizes)
 
     def _schedule(self, sampling: Sampling) -> Schedule:
         return build_schedule(
@@ -297,6 +226,7 @@ class Pipeline:
             rho=sampling.rho,
             timesteps=sampling.timesteps,
             sigmas=sampling.sigmas,
+            brownian=sampling.brownian,
             xl=self._xl,
         )
 

@@ -1,0 +1,158 @@
+"""The engines of one bundle, opened or built as their shapes come up."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
+from latentrt.engines.backends import PRECISIONS, Chosen, choose
+from latentrt.engines.cache import Build, Cache
+from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.verify import open_verified
+from latentrt.runtime.size import Size
+
+_Key = tuple[str, tuple[tuple[str, int], ...]]
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where an engine is, or will be when the thread that has the lock has compiled it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    engine: Engine | None = None
+
+
+class BundleEngines:
+    """Gives each component's engine for a size, made once. Thread-safe.
+
+    Arguments are as in `choices`. Without `guarded`, engines are compiled for this object alone and
+    not verified. Raises what `choices` raises.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: str,
+        options: Options,
+        components: Mapping[str, str],
+        *,
+        build: Build,
+        cache: Cache | None,
+        guarded: bool,
+    ) -> None:
+        self._bundle = bundle
+        self._chosen = choices(bundle, engine, options, components)
+        self._cache = Cache() if cache is None else cache
+        self._build: Build = build
+        self._guarded = guarded
+        self._places: dict[_Key, _Place] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def chosen(self) -> Mapping[str, Chosen]:
+        """Backend, precision and options of each component."""
+        return MappingProxyType(self._chosen)
+
+    @property
+    def compiled(self) -> frozenset[tuple[str, int]]:
+        """(component, batch size) of every engine there is so far."""
+        with self._lock:
+            made = [key for key, place in self._places.items() if place.engine is not None]
+        return frozenset((name, dict(sizes)["batch"]) for name, sizes in made)
+
+    def get(self, component: str, sizes: Mapping[str, int]) -> Engine:
+        """The component's engine for these sizes, opened at first use.
+
+        Raises `Unavailable` when closed, `ShapeNotBuilt`, `BuildFailed` or `VerificationFailed`.
+        """
+        key = component, tuple(sorted(sizes.items()))
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the pipeline is closed")
+            place = self._places.setdefault(key, _Place())
+        # Only who wants this very engine waits for it to be compiled.
+        with place.lock:
+            if place.engine is None:
+                place.engine = self._compile(component, sizes)
+            engine = place.engine
+        if self._closed:  # while it was compiled; `close` did not see it
+            engine.close()
+            raise Unavailable("the pipeline is closed")
+        return engine
+
+    def close(self) -> None:
+        """Free every engine; none is given any more."""
+        with self._lock:
+            self._closed = True
+            places = list(self._places.values())
+            self._places.clear()
+        for place in places:
+            with place.lock:
+                if place.engine is not None:
+                    place.engine.close()
+
+    def _compile(self, component: str, sizes: Mapping[str, int]) -> Engine:
+        chosen = self._chosen[component]
+        if not self._guarded:
+            blueprint = Blueprint.of(self._bundle, component, sizes)
+            return chosen.backend.compile(blueprint, chosen.options)
+        try:
+            opened = open_verified(
+                self._cache, self._bundle, component, sizes, chosen, build=self._build
+            )
+        except ShapeNotBuilt as error:
+            raise ShapeNotBuilt(f"{error}; {self._command(chosen, sizes)}") from None
+        return opened.engine
+
+    def _command(self, chosen: Chosen, sizes: Mapping[str, int]) -> str:
+        """What would build an engine of these sizes."""
+        factor, options = self._bundle.manifest.vae_factor, chosen.options
+        words = ["latentrt", "build", str(self._bundle.path), "--engine", chosen.name]
+        words += ["--precision", options.precision]
+        if "height" in sizes:
+            words += ["--size", str(Size(sizes["width"] * factor, sizes["height"] * factor))]
+        if sizes["batch"] > 1:
+            words += ["--batch", str(sizes["batch"])]
+        for option in fields(Options):
+            value: object = getattr(options, option.name)
+            if option.name == "precision" or value == option.default:
+                continue
+            name = option.name if value is not False else f"no-{option.name}"
+            words += [f"--{name}", *([] if isinstance(value, bool) else [str(value)])]
+        return shlex.join(words)
+
+
+def choices(
+    bundle: Bundle, engine: str, options: Options, components: Mapping[str, str]
+) -> dict[str, Chosen]:
+    """Backend, precision and options of each of a bundle's components.
+
+    `engine` is a backend's name or "auto"; `components` gives single components another backend, or
+    precision, or both, as "onnxruntime", "fp32" or "onnxruntime:fp32". Raises `InputError` for a
+    component that the bundle has not or a precision or an option that a backend has not,
+    `Unavailable` for a backend that does not work here.
+    """
+    manifest = bundle.manifest
+    unknown = sorted(set(components) - set(manifest.components))
+    if unknown:
+        expected = f"names among {', '.join(manifest.components)}"
+        raise InputError("components", expected, repr(unknown[0]))
+    return {
+        name: _choose(components.get(name, ""), engine, options, manifest.dtype)
+        for name in manifest.components
+    }
+
+
+def _choose(own: str, engine: str, options: Options, dtype: str) -> Chosen:
+    """What a component is given, where it is given something of its own."""
+    name, _, precision = own.partition(":")
+    if name in PRECISIONS and not precision:
+        name, precision = "", name
+    chosen = options if not precision else replace(options, precision=precision)
+    return choose(name or engine, chosen, dtype)
