@@ -239,16 +239,20 @@ def checkpoint(shared: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def bundle(shared: Path, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
-    """The bundle of a tiny checkpoint or of "shapes", exported once a session."""
+    """The bundle of a tiny checkpoint or of "shapes", exported once a session.
+
+    A dtype may follow, as in "shapes-fp16"; else weights are stored in fp32.
+    """
     traced = _tracing_once()
 
     def get(configuration: str) -> Path:
         folder = shared / "bundle" / configuration
+        name, _, dtype = configuration.partition("-")
 
         def make() -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(trace, "trace", traced)
-                export(checkpoint(configuration), folder)
+                export(checkpoint(name), folder, dtype=dtype or "fp32")
 
         return _once(folder, make)
 

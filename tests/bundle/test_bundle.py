@@ -267,11 +267,11 @@ def test_a_malformed_manifest_is_refused(folder: Path, damage: str) -> None:
     refused(folder, folder / "manifest.json", "")
 
 
-@pytest.mark.parametrize("schema", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("schema", [0, 2, 4, "3", None])
 def test_another_schema_version_is_refused_with_both_versions(folder: Path, schema: object) -> None:
     edit(folder, lambda m: m.update(schema=schema))
     path = folder / "manifest.json"
-    problem = f"schema {schema}; this version reads schema 2: export the checkpoint again"
+    problem = f"schema {schema}; this version reads schema 3: export the checkpoint again"
     refused(folder, path, problem)
 
 
@@ -292,6 +292,8 @@ FIELDS = (
     "inferred",
     "versions",
     "components",
+    "storage",
+    "islands",
     "files",
 )
 
@@ -346,6 +348,12 @@ WRONG: dict[str, Change] = {
     "a mean is a number": lambda m: m.update(latents_mean=0.5),
     "a mean is of three channels": lambda m: m.update(latents_mean=[0.0] * 3),
     "a deviation is text": lambda m: m.update(latents_std=["a", "b", "c", "d"]),
+    "storage is a number": lambda m: m.update(storage=0.1),
+    "what storing cost is text": lambda m: m["storage"].update(unet="little"),
+    "storage of no component": lambda m: m["storage"].update(refiner=0.1),
+    "islands is a list": lambda m: m.update(islands=["node"]),
+    "an island is text": lambda m: m["islands"].update(unet="node"),
+    "an island in no component": lambda m: m["islands"].update(refiner=["node"]),
     "versions is a list": lambda m: m.update(versions=["1"]),
     "inferred is a number": lambda m: m.update(inferred=1),
 }

@@ -332,7 +332,7 @@ def test_force_does_not_replace_a_folder_of_something_else(folder: Path, out: Pa
 
 @pytest.mark.parametrize("dtype", ["int8", "float32", ""])
 def test_an_unknown_dtype_is_refused_with_the_known(folder: Path, out: Path, dtype: str) -> None:
-    with pytest.raises(InputError, match=f"dtype: expected one of fp32, fp16, got '{dtype}'"):
+    with pytest.raises(InputError, match=f"dtype: expected one of fp32, fp16, bf16, got '{dtype}'"):
         export(folder, out / "bundle", dtype=dtype)
     assert list(out.iterdir()) == []
 

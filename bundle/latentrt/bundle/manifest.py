@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.spec import TensorSpec
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 FILE_NAME: Final = "manifest.json"
 GOLDEN: Final = "golden.safetensors"
 
@@ -54,6 +54,10 @@ class Manifest:
     where the VAE states a mean and a standard deviation for each channel, (z - latents_mean) /
     latents_std * scaling; `sample_size` is the default (height, width) of a latent.
     `force_zeros_for_empty_prompt` says that no negative prompt is zeros, not the empty prompt.
+    `dtype` is how weights are stored, `storage` what that cost, by component: the relative change
+    of its outputs on the golden inputs, the largest of them; empty in float32 or without goldens.
+    `islands` names, by component, the nodes that compute in float32 though the graph's dtype is
+    float16; a component without any is not in it.
     `inferred` says what the checkpoint did not state, and why it was taken so.
     """
 
@@ -69,6 +73,8 @@ class Manifest:
     latents_mean: tuple[float, ...] | None
     latents_std: tuple[float, ...] | None
     components: Mapping[str, ComponentRecord]
+    storage: Mapping[str, float]
+    islands: Mapping[str, tuple[str, ...]]
     files: Mapping[str, FileRecord]
     inferred: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
@@ -113,6 +119,8 @@ class Manifest:
                 }
                 for name, c in self.components.items()
             },
+            "storage": dict(self.storage),
+            "islands": {name: list(nodes) for name, nodes in self.islands.items()},
             "files": {
                 path: {"size": f.size, "sha256": f.sha256} for path, f in sorted(self.files.items())
             },
@@ -126,6 +134,7 @@ class Manifest:
             raise ValueError(f"{problem}: export the checkpoint again")
         height, width = value["sample_size"]
         channels = int(value["latent_channels"])
+        components = {str(k): _component(v) for k, v in value["components"].items()}
         return Manifest(
             family=str(value["family"]),
             source=str(value["source"]),
@@ -141,7 +150,9 @@ class Manifest:
             latents_std=_by_channel(value["latents_std"], channels),
             inferred=tuple(str(s) for s in value["inferred"]),
             versions={str(k): str(v) for k, v in value["versions"].items()},
-            components={str(k): _component(v) for k, v in value["components"].items()},
+            components=components,
+            storage={_known(k, components): float(v) for k, v in value["storage"].items()},
+            islands={_known(k, components): _names(v) for k, v in value["islands"].items()},
             files={
                 _inside(str(k)): FileRecord(int(v["size"]), str(v["sha256"]))
                 for k, v in value["files"].items()
@@ -181,6 +192,18 @@ def _by_channel(value: Any, channels: int) -> tuple[float, ...] | None:
     if len(numbers) != channels:
         raise ValueError(f"{len(numbers)} numbers for {channels} latent channels")
     return numbers
+
+
+def _known(name: Any, components: Mapping[str, ComponentRecord]) -> str:
+    if name not in components:
+        raise ValueError(f"{name!r} is no component")
+    return name
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list of names")
+    return tuple(str(name) for name in cast("list[object]", value))
 
 
 def _component(value: Any) -> ComponentRecord:

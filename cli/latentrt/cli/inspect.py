@@ -47,6 +47,7 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
         "vae_scaling": manifest.vae_scaling,
         "prediction_type": manifest.prediction_type,
         "goldens": manifest.has_goldens,
+        "storage": dict(manifest.storage),
         "inferred": list(manifest.inferred),
         "scheduler": _scheduler(bundle.scheduler_config()),
         "components": {
@@ -55,6 +56,7 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
                 "inputs": {s.name: str(s) for s in record.inputs},
                 "outputs": {s.name: str(s) for s in record.outputs},
                 "fingerprint": record.fingerprint,
+                "islands": len(manifest.islands.get(name, ())),
             }
             for name, record in manifest.components.items()
         },

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from torch import nn
@@ -14,13 +15,17 @@ from latentrt.export.modules import Config, TextEncoder, unet, vae_decoder, vae_
 SIZES: Final = 6
 """SDXL's `time_ids`: height and width of the original, top and left of the crop, of the target."""
 
+BORDER: Final[Mapping[str, str]] = MappingProxyType(
+    {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
+)
+"""What a graph takes and gives, by what it computes in: NumPy has no bfloat16."""
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
     """One graph: which folder of the checkpoint it is of, its module, and its named arrays.
 
-    `inputs` and `outputs` give the arrays for a config at a floating-point dtype ("float32" or
-    "float16").
+    `inputs` and `outputs` give the arrays for a config at a floating-point dtype.
     """
 
     name: str

@@ -17,19 +17,21 @@ from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.bundle.manifest import FILE_NAME, GOLDEN, ComponentRecord, Manifest
 from latentrt.bundle.publish import publishing
-from latentrt.bundle.tensors import Entry, Layout, save_tensors, write_tensors
+from latentrt.bundle.tensors import Entry, Layout, TensorFile, save_tensors, write_tensors
 from latentrt.export import trace
-from latentrt.export.components import Component, components
+from latentrt.export.components import BORDER, Component, components
 from latentrt.export.family import Family, family_of, forces_zeros, tokenizer_of
+from latentrt.export.islands import check_measurable, measured_islands, set_apart, whole_island
 from latentrt.export.latent_space import LatentSpace
 from latentrt.export.parts import Part, open_parts
-from latentrt.export.reference import GoldenInputs, Goldens
+from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
 from latentrt.export.source import Source
 from latentrt.export.synthetic import PREFIX, SyntheticCheckpoint
 from latentrt.export.tokenizer import Tokenizer, open_tokenizers
 from latentrt.weights.checkpoint import Checkpoint
 
-DTYPES: Final = {"fp32": "float32", "fp16": "float16"}
+DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+Arrays = Mapping[str, NDArray[Any]]
 _VERSIONED: Final = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 
@@ -74,14 +76,17 @@ def export(
 ) -> None:
     """Turn a diffusers folder, or `random:sd15`, into a bundle at `destination`.
 
-    `dtype` ("fp32", "fp16") is how weights are stored; `golden` also stores PyTorch's outputs.
-    Raises `CheckpointError` naming the file, tensor or field that cannot be exported, and
-    `InputError` if the destination is taken and `force` is false. The bundle appears whole or not
-    at all.
+    `dtype` ("fp32", "fp16", "bf16") is how weights are stored; `golden` also stores PyTorch's
+    outputs, and measures on them what storing the weights in 16 bits cost and where float16 would
+    overflow. Raises `CheckpointError` naming the file, tensor or field that cannot be exported,
+    `InputError` if the destination is taken and `force` is false, and `Unavailable` if ONNX
+    Runtime, which measures overflows, is not there. The bundle appears whole or not at all.
     """
     if dtype not in DTYPES:
         raise InputError("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
     _check_replaceable(Path(destination))
+    if golden and dtype == "fp16":
+        check_measurable()
     with publishing(Path(destination), force=force) as folder:
         progress("check", 0, 1)
         source = open_source(checkpoint)
@@ -102,9 +107,10 @@ def export(
         progress("check", 1, 1)
         entries = _write_weights(job)
         _trace_graphs(job, entries)
-        if golden:
-            _write_goldens(job)
-        _write_manifest(job)
+        goldens = _write_goldens(job) if golden else None
+        storage = _measure_storage(job, goldens)
+        islands = _set_islands_apart(job, goldens)
+        _write_manifest(job, storage, islands)
 
 
 def _check_replaceable(destination: Path) -> None:
@@ -187,7 +193,7 @@ def _trace_graphs(job: _Job, entries: Mapping[str, Mapping[str, Entry]]) -> None
         job.progress("graphs", done, total)
 
 
-def _write_goldens(job: _Job) -> None:
+def _write_goldens(job: _Job) -> Arrays:
     done = 0
 
     def advance() -> None:
@@ -208,7 +214,45 @@ def _write_goldens(job: _Job) -> None:
         size=(height, width),
         unscale=job.latent_space.unscale,
     )
-    save_tensors(job.folder / GOLDEN, Goldens(job.parts, inputs, advance).tensors())
+    stored = {f: TensorFile(job.folder / "weights" / f"{f}.safetensors") for f in job.parts}
+    tensors = Goldens(job.parts, stored, inputs, advance).tensors()
+    save_tensors(job.folder / GOLDEN, tensors)
+    return tensors
+
+
+def _measure_storage(job: _Job, goldens: Arrays | None) -> dict[str, float]:
+    """What storing each component's weights in 16 bits cost; nothing of it without goldens."""
+    if goldens is None or job.dtype == "float32":
+        return {}
+    costs: dict[str, float] = {}
+    job.progress("storage", 0, len(job.components))
+    for done, component in enumerate(job.components, start=1):
+        costs[component.name] = storage_cost(component, job.parts[component.folder], goldens)
+        job.progress("storage", done, len(job.components))
+    return costs
+
+
+def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str, ...]]:
+    """Let a float16 bundle compute in float32 where float16 would overflow; the nodes' names."""
+    if job.dtype != "float16":
+        return {}
+    islands: dict[str, tuple[str, ...]] = {}
+    job.progress("islands", 0, len(job.components))
+    for done, component in enumerate(job.components, start=1):
+        graph = job.folder / f"{component.name}.onnx"
+        prefix = f"{component.name}/inputs/"
+        if goldens is not None:
+            of = {n.removeprefix(prefix): a for n, a in goldens.items() if n.startswith(prefix)}
+            names = measured_islands(graph, of)
+        elif job.family.upcasts(component.folder, job.parts[component.folder].config):
+            names = whole_island(graph)
+        else:
+            names = ()
+        if names:
+            set_apart(graph, names)
+            islands[component.name] = names
+        job.progress("islands", done, len(job.components))
+    return islands
 
 
 def _sample_size(job: _Job) -> tuple[int, int]:
@@ -217,7 +261,9 @@ def _sample_size(job: _Job) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _write_manifest(job: _Job) -> None:
+def _write_manifest(
+    job: _Job, storage: Mapping[str, float], islands: Mapping[str, tuple[str, ...]]
+) -> None:
     job.progress("manifest", 0, 1)
     latents = job.latent_space
     scheduler = job.source.config("scheduler")
@@ -242,6 +288,8 @@ def _write_manifest(job: _Job) -> None:
         prediction_type=str(scheduler.get("prediction_type", "epsilon")),
         force_zeros_for_empty_prompt=job.zeros,
         components={c.name: _record(job, c) for c in job.components},
+        storage=storage,
+        islands=islands,
         files=record_files(job.folder),
         inferred=tuple(inferred),
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
@@ -257,7 +305,7 @@ def _record(job: _Job, component: Component) -> ComponentRecord:
         graph=f"{component.name}.onnx",
         weights=f"weights/{component.folder}.safetensors",
         fingerprint=part.fingerprint,
-        inputs=component.inputs(part.config, job.dtype),
-        outputs=component.outputs(part.config, job.dtype),
+        inputs=component.inputs(part.config, BORDER[job.dtype]),
+        outputs=component.outputs(part.config, BORDER[job.dtype]),
         config=json.loads(json.dumps(dict(part.config), default=str)),
     )

@@ -40,6 +40,14 @@ class Family:
         """The tokenizers' folders, one a text encoder."""
         return tuple(tokenizer_of(folder) for folder in self.text_encoders)
 
+    def upcasts(self, folder: str, config: Config) -> bool:
+        """Whether diffusers runs a part stored in float16 in float32.
+
+        A VAE whose config says `force_upcast`; no pipeline but SDXL's reads that, and it is the
+        default. Source: `StableDiffusionXLPipeline`, `needs_upcasting`.
+        """
+        return self.name == STABLE_DIFFUSION_XL and folder == "vae" and bool(config["force_upcast"])
+
 
 FAMILIES: Final = (
     Family(

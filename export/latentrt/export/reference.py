@@ -1,5 +1,9 @@
 """PyTorch's own answers: one evaluation of each component, and a short guided run, in fp32.
 
+The weights are those that the bundle stores, rounded if it stores them in 16 bits, so that an
+engine that computes in fp32 owes these answers to the last digits whatever the bundle's dtype. What
+rounding the weights changed is another question, with an answer of its own (`storage_cost`).
+
 Components are held in memory one at a time.
 """
 
@@ -8,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,13 +20,19 @@ from diffusers import EulerDiscreteScheduler, LatentConsistencyModelPipeline
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from latentrt.bundle.golden import RUN_GUIDANCE_SCALE, RUN_STEPS
+from latentrt.bundle.golden import RUN_GUIDANCE_SCALE, RUN_STEPS, Difference
 from latentrt.export.components import Component, components
 from latentrt.export.modules import WHOLE, Config
 from latentrt.export.parts import Part
 
 SEED = 20_260_101
 TOKENS = "text_model.embeddings.token_embedding.weight"
+
+
+class Weights(Protocol):
+    """Arrays by name."""
+
+    def __getitem__(self, name: str) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +58,18 @@ class GoldenInputs:
 class Goldens:
     """Every golden tensor by name (see `latentrt.bundle.golden`), as they come to be.
 
-    `advance` is called once a component.
+    `weights`, by folder, are the stored ones; `advance` is called once a component.
     """
 
     def __init__(
-        self, parts: Mapping[str, Part], inputs: GoldenInputs, advance: Callable[[], None]
+        self,
+        parts: Mapping[str, Part],
+        weights: Mapping[str, Weights],
+        inputs: GoldenInputs,
+        advance: Callable[[], None],
     ) -> None:
         self._parts = parts
+        self._weights = weights
         self._inputs = inputs
         self._advance = advance
         self._components = {c.name: c for c in components(parts)}
@@ -104,26 +119,26 @@ class Goldens:
         suffix = name.removeprefix("text_encoder")
         self._tensors[f"run/input_ids{suffix}"] = self._inputs.input_ids[name]
         self._tensors[f"run/negative_input_ids{suffix}"] = self._inputs.negative_input_ids[name]
-        table = self._parts[name].tensors[TOKENS]
+        table = self._weights[name][TOKENS]
         embeds = torch.from_numpy(np.array(table[self._ids(name)], dtype=np.float32))
         return self._evaluate(name, {"inputs_embeds": embeds})
 
     def _pooled(self, name: str) -> Tensor:
         # By the library's own forward, which finds the end of the text by itself.
-        part = self._parts[name]
+        config, weights = self._parts[name].config, self._weights[name]
         ids = torch.from_numpy(self._ids(name))
-        with loaded(WHOLE[name].make, part) as module, torch.inference_mode():
+        with loaded(WHOLE[name].make, config, weights) as module, torch.inference_mode():
             whole = cast("Any", module)
             positions = torch.arange(ids.shape[1])[None]
             output = whole.text_model(input_ids=ids, position_ids=positions)
             return whole.text_projection(output.pooler_output)
 
     def _denoise(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        config, forced = self._inputs.scheduler_config, self._inputs.forced
-        scheduler: Any = EulerDiscreteScheduler.from_config(dict(config), **forced)
+        stated, forced = self._inputs.scheduler_config, self._inputs.forced
+        scheduler: Any = EulerDiscreteScheduler.from_config(dict(stated), **forced)
         scheduler.set_timesteps(RUN_STEPS)
-        kind, part = self._components["unet"], self._parts["unet"]
-        shape = (1, part.config["in_channels"], *self._inputs.sample_size)
+        kind, config = self._components["unet"], self._parts["unet"].config
+        shape = (1, config["in_channels"], *self._inputs.sample_size)
         noise = torch.randn(shape, generator=generator)
         self._keep("run/latents", noise)
         self._keep("run/timesteps", scheduler.timesteps.to(torch.float32))
@@ -131,7 +146,7 @@ class Goldens:
         self._keep("run/guidance_scale", torch.tensor([RUN_GUIDANCE_SCALE]))
         count = len(rows["encoder_hidden_states"])
         latents = noise * scheduler.init_noise_sigma
-        with loaded(kind.make, part) as module:
+        with loaded(kind.make, config, self._weights["unet"]) as module:
             for i, timestep in enumerate(scheduler.timesteps):
                 sample = scheduler.scale_model_input(latents, timestep)
                 inputs = {
@@ -151,7 +166,8 @@ class Goldens:
 
     def _evaluate(self, name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         kind = self._components[name]
-        with loaded(kind.make, self._parts[kind.folder]) as module:
+        config = self._parts[kind.folder].config
+        with loaded(kind.make, config, self._weights[kind.folder]) as module:
             outputs = self._call(kind, module, inputs, keep=True)
         self._advance()
         return outputs
@@ -159,9 +175,7 @@ class Goldens:
     def _call(
         self, kind: Component, module: nn.Module, inputs: Mapping[str, Tensor], *, keep: bool
     ) -> tuple[Tensor, ...]:
-        with torch.inference_mode():
-            outputs = module(**inputs)
-        outputs = cast("tuple[Tensor, ...]", outputs if isinstance(outputs, tuple) else (outputs,))
+        outputs = _outputs(module, inputs)
         if keep:
             specs = kind.outputs(self._parts[kind.folder].config, "float32")
             for name, tensor in inputs.items():
@@ -174,16 +188,42 @@ class Goldens:
         self._tensors[name] = tensor.numpy().copy()
 
 
+def storage_cost(component: Component, part: Part, golden: Mapping[str, NDArray[Any]]) -> float:
+    """What storing a component's weights in 16 bits cost, as the golden inputs have it.
+
+    The relative change of its outputs from the checkpoint's own weights to the stored ones, all in
+    fp32; of several outputs the largest.
+    """
+    prefix = f"{component.name}/inputs/"
+    names = [name for name in golden if name.startswith(prefix)]
+    inputs = {name.removeprefix(prefix): torch.from_numpy(golden[name]) for name in names}
+    specs = component.outputs(part.config, "float32")
+    with loaded(component.make, part.config, part.tensors) as module:
+        outputs = _outputs(module, inputs)
+    return max(
+        Difference.between(golden[f"{component.name}/outputs/{s.name}"], o.numpy()).relative
+        for s, o in zip(specs, outputs, strict=True)
+    )
+
+
 @contextmanager
-def loaded(make: Callable[[Config], nn.Module], part: Part) -> Generator[nn.Module]:
-    """A module with a checkpoint's weights, fp32, in evaluation mode."""
+def loaded(
+    make: Callable[[Config], nn.Module], config: Config, weights: Weights
+) -> Generator[nn.Module]:
+    """A module with these weights in fp32, in evaluation mode."""
     with torch.device("meta"):
-        module = make(part.config).eval().requires_grad_(False)
+        module = make(config).eval().requires_grad_(False)
     names = list(module.state_dict())
-    arrays = (np.array(part.tensors[name], dtype=np.float32) for name in names)
+    arrays = (np.array(weights[name], dtype=np.float32) for name in names)
     state = {name: torch.from_numpy(a) for name, a in zip(names, arrays, strict=True)}
     module.load_state_dict(state, assign=True)
     yield module
+
+
+def _outputs(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    with torch.inference_mode():
+        outputs = module(**inputs)
+    return cast("tuple[Tensor, ...]", outputs if isinstance(outputs, tuple) else (outputs,))
 
 
 def _embedded(guidance_scale: float, width: int) -> Tensor:

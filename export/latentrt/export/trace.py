@@ -15,6 +15,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import onnxscript.optimizer
@@ -24,7 +25,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from latentrt.bundle.spec import TensorSpec
 from latentrt.bundle.tensors import Entry
-from latentrt.export.components import Component
+from latentrt.export.casts import border_in_float32
+from latentrt.export.components import BORDER, Component
 from latentrt.export.modules import Config
 
 OPSET: Final = 23
@@ -48,7 +50,8 @@ _TORCH_DTYPES: Final = {
 def trace(component: Component, config: Config, dtype: str) -> ir.Model:
     """The component's graph in opset 23, every parameter an initialiser under its own name.
 
-    `dtype` ("float32", "float16", "bfloat16") is that of parameters, inputs and outputs.
+    `dtype` ("float32", "float16", "bfloat16") is that of parameters and of what is computed; that
+    of inputs and outputs is `BORDER`'s.
     """
     inputs = component.inputs(config, dtype)
     outputs = component.outputs(config, dtype)
@@ -69,6 +72,8 @@ def trace(component: Component, config: Config, dtype: str) -> ir.Model:
     assert program is not None
     model = program.model
     _optimise(model, names)
+    if BORDER[dtype] != dtype:
+        border_in_float32(model, ir.DataType.from_numpy(np.dtype(dtype)))
     _declare(model.graph.inputs, inputs)
     _declare(model.graph.outputs, outputs)
     _forget_shapes(model)

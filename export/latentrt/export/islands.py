@@ -1,0 +1,162 @@
+"""Which nodes of a float16 graph have to compute in float32: where float16 would overflow.
+
+They are found by measurement. The graph is evaluated in fp32 on the golden inputs, and what it
+computes on the way is compared with the largest float16, 65504. The golden inputs are one prompt's;
+another's values are larger here and there, so a quarter of that is taken as too much already. A
+node that gives such a value computes in float32, and so does every node that takes it, or it would
+overflow on the way there. The scores inside an attention layer are measured as well.
+
+What a kernel adds up inside a node, other than scores, is not seen: kernels for float16 sum in
+float32, and so do the norms, whose graph says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from latentrt.bundle.errors import CheckpointError, Unavailable
+from latentrt.export import trace
+from latentrt.export.casts import READS_SHAPE, dtypes_of, nodes_in_float32
+
+LARGEST: Final = float(np.finfo(np.float16).max)
+SHARE: Final = 0.25
+"""Of the largest float16: what is above that on the golden inputs is an island."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """A value of the graph, and the nodes that cannot be in float16 if it is too large for that."""
+
+    value: ir.Value
+    name: str
+    nodes: tuple[str, ...]
+
+
+def check_measurable() -> None:
+    """Raise `Unavailable` where ONNX Runtime, which the measurement needs, is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        problem = "where float16 overflows is measured with ONNX Runtime, which is not installed"
+        raise Unavailable(f"{problem}; pip install 'latentrt[onnxruntime]', or --no-golden")
+
+
+def measured_islands(graph: Path, inputs: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
+    """The nodes of a bundle's float16 graph that overflow, or would come near it, on these inputs.
+
+    In the graph's order. Raises `CheckpointError` if an output of the graph is no float16 number.
+    """
+    model = _read(graph)
+    outputs = {value.name for value in model.graph.outputs}
+    order = [str(node.name) for node in model.graph]
+    found: set[str] = set()
+    for probe, peak in _peaks(model, graph.parent, inputs):
+        if probe.name in outputs and not peak <= LARGEST:
+            problem = f"output {probe.name!r} reaches {peak:.3g}, which float16 cannot hold"
+            raise CheckpointError(graph.stem, f"{problem}; export it with bf16 or fp32")
+        if not peak <= SHARE * LARGEST:
+            found.update(probe.nodes)
+    return tuple(name for name in order if name in found)
+
+
+def whole_island(graph: Path) -> tuple[str, ...]:
+    """Every node of a bundle's float16 graph that computes in float16, in the graph's order."""
+    model = _read(graph)
+    dtypes = dtypes_of(model)
+    return tuple(
+        str(node.name)
+        for node in model.graph
+        if node.op_type not in READS_SHAPE
+        and any(dtypes.get(v) == ir.DataType.FLOAT16 for v in (*node.inputs, *node.outputs) if v)
+    )
+
+
+def set_apart(graph: Path, names: Collection[str]) -> None:
+    """Let these nodes of a bundle's graph compute in float32."""
+    model = _read(graph)
+    nodes_in_float32(model, names)
+    trace.save(model, graph)
+
+
+def _read(graph: Path) -> ir.Model:
+    return ir.from_proto(onnx.load(graph, load_external_data=False))
+
+
+def _peaks(
+    model: ir.Model, folder: Path, inputs: Mapping[str, NDArray[Any]]
+) -> list[tuple[_Probe, float]]:
+    """The largest absolute value of everything float16, computed in fp32.
+
+    The graph gives nothing but these numbers, so that what it computes on the way is freed as ever:
+    at real size its weights in fp32 and the scores of one attention layer are most of the memory.
+    """
+    dtypes = dtypes_of(model)
+    probes = [
+        _Probe(value, str(value.name), _touched(node, value))
+        for node in model.graph
+        for value in node.outputs
+        if dtypes[value] == ir.DataType.FLOAT16
+    ]
+    nodes_in_float32(model, {str(node.name) for node in model.graph})
+    probes += [_scores(node) for node in model.graph if node.op_type == "Attention"]
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(_peak(model, probe.value) for probe in probes)
+    session = _session(ir.to_proto(model).SerializeToString(), folder)
+    taken = {
+        name: inputs[name].astype(dtypes[value].numpy())
+        for name, value in ((str(v.name), v) for v in model.graph.inputs)
+    }
+    peaks: Any = session.run(None, taken)
+    return [(probe, float(peak)) for probe, peak in zip(probes, peaks, strict=True)]
+
+
+def _touched(node: ir.Node, value: ir.Value) -> tuple[str, ...]:
+    """Who gives a value, and who takes it."""
+    takers = [user for user in value.consumers() if user.op_type not in READS_SHAPE]
+    return tuple(str(n.name) for n in (node, *takers))
+
+
+def _scores(node: ir.Node) -> _Probe:
+    """An attention layer's queries times its keys, before the softmax."""
+    node.resize_outputs(4)
+    _, key, value, scores = node.outputs
+    key.name = value.name = ""
+    scores.name = f"{node.name}.scores"
+    return _Probe(scores, scores.name, (str(node.name),))
+
+
+def _peak(model: ir.Model, value: ir.Value) -> ir.Value:
+    """A scalar that is the largest absolute value; no array of absolute values is made for it."""
+    largest = ir.node("ReduceMax", [value], {"keepdims": 0})
+    smallest = ir.node("ReduceMin", [value], {"keepdims": 0})
+    negated = ir.node("Neg", smallest.outputs)
+    peak = ir.node("Max", [*largest.outputs, *negated.outputs])
+    for i, node in enumerate((largest, smallest, negated, peak)):
+        node.name = node.outputs[0].name = f"{value.name}.peak.{i}"
+    producer = value.producer()
+    assert producer is not None
+    model.graph.insert_after(producer, (largest, smallest, negated, peak))
+    peak.outputs[0].type, peak.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
+    return peak.outputs[0]
+
+
+def _session(graph: bytes, folder: Path) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    # Folding would keep a second copy of the weights; and in the default order every number above
+    # waits for the end, and with it the array that it is of.
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    settings.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    return onnxruntime.InferenceSession(graph, settings, ["CPUExecutionProvider"])
