@@ -64,12 +64,15 @@ def _widen_specs(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
 
 def _widen_graph(onnx: Any, graph: Any, outer: Mapping[str, str]) -> None:
     """Widen a graph in place; `outer` is what is now read for weights of the graphs around it."""
-    read = {**outer, **{t.name: f"{t.name}.float32" for t in _stored_narrow(onnx, graph)}}
-    casts = [_cast(onnx, t.name, read[t.name]) for t in _stored_narrow(onnx, graph)]
+    weights = _stored_narrow(onnx, graph)
+    wide = {name: f"{name}.widened" for name in weights}
+    casts = [_cast(onnx, *names) for names in wide.items()]
+    read = {**outer, **wide}
     for tensor in graph.initializer:
         _widen_tensor(onnx, tensor)
     for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type in _codes(onnx):
+        narrow = value.type.tensor_type.elem_type in _codes(onnx)
+        if narrow and value.name not in weights:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     for value in graph.output:
         value.name = read.get(value.name, value.name)
@@ -99,16 +102,17 @@ def _widen_tensor(onnx: Any, tensor: Any) -> None:
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
-def _stored_narrow(onnx: Any, graph: Any) -> list[Any]:
+def _stored_narrow(onnx: Any, graph: Any) -> list[str]:
     external = onnx.TensorProto.EXTERNAL
     return [
-        t for t in graph.initializer if t.data_type in _codes(onnx) and t.data_location == external
+        t.name
+        for t in graph.initializer
+        if t.data_type in _codes(onnx) and t.data_location == external
     ]
 
 
 def _cast(onnx: Any, source: str, target: str) -> Any:
-    name = f"cast_{target}"
-    return onnx.helper.make_node("Cast", [source], [target], name=name, to=onnx.TensorProto.FLOAT)
+    return onnx.helper.make_node("Cast", [source], [target], target, to=onnx.TensorProto.FLOAT)
 
 
 def _codes(onnx: Any) -> tuple[int, int]:
