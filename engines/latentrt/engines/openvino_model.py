@@ -1,0 +1,74 @@
+"""What OpenVINO is given to compile: the graph beside its weights, at fixed sizes, in one type.
+
+OpenVINO reads external weights only from below the graph's own folder, so a graph with the weights
+of another bundle is linked together with them in a temporary folder first.
+
+Its precision hint narrows a float32 graph and widens none: a bfloat16 graph is computed in bfloat16
+(models/shapes' U-Net: 2.6e-3 off), and a float16 one gives float16 (2e-4 off). So a 16-bit graph
+that is to be computed in anything but its own type is made float32 first.
+"""
+
+# The package's stubs leave most of its API unknown.
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.widen import widened
+
+_OWN: Final = {"fp16": "float16", "bf16": "bfloat16"}
+_NARROW: Final = ("f16", "bf16")
+
+
+def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
+    """The blueprint with the dtypes of what goes in and comes out at that precision."""
+    return blueprint if blueprint.dtype == _OWN.get(precision) else widened(blueprint)
+
+
+def read(package: Any, blueprint: Blueprint, precision: str) -> Any:
+    """OpenVINO's model of a graph, every dimension a number; raises what the package raises."""
+    with tempfile.TemporaryDirectory(prefix="latentrt-") as scratch:
+        model = package.Core().read_model(_beside_weights(blueprint, Path(scratch)))
+    model.reshape({s.name: list(s.dims) for s in blueprint.fixed_inputs})
+    if as_computed(blueprint, precision) != blueprint:
+        _widen(model)
+    return model
+
+
+def _widen(model: Any) -> None:
+    """Make a model float32 over the same weights, which keep their type and place in the file."""
+    from openvino import Type, opset13
+
+    for parameter in model.get_parameters():
+        if parameter.get_element_type().get_type_name() in _NARROW:
+            parameter.set_element_type(Type.f32)
+    for node in model.get_ordered_ops():
+        if node.get_output_element_type(0).get_type_name() not in _NARROW:
+            continue
+        if node.get_type_name() == "Convert":
+            node.set_attribute("destination_type", "f32")
+        elif node.get_type_name() == "Constant":
+            readers = list(node.output(0).get_target_inputs())
+            wide = opset13.convert(node, "f32").output(0)
+            for reader in readers:
+                reader.replace_source_output(wide)
+    model.validate_nodes_and_infer_types()
+
+
+def _beside_weights(blueprint: Blueprint, scratch: Path) -> Path:
+    root = blueprint.weights.parents[1]
+    if blueprint.graph.parent == root:
+        return blueprint.graph
+    (scratch / blueprint.weights.parent.name).mkdir()
+    linked = scratch / blueprint.weights.parent.name / blueprint.weights.name
+    try:
+        os.link(blueprint.weights, linked)
+    except OSError:
+        shutil.copyfile(blueprint.weights, linked)
+    return Path(shutil.copyfile(blueprint.graph, scratch / blueprint.graph.name))

@@ -1,0 +1,33 @@
+"""The benchmark of calls: what it counts. Its times are nobody's claim here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from latentrt.benchmarks import calls
+from latentrt.benchmarks.calls import measure
+from latentrt.benchmarks.contestants import Task
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_call_is_measured_bare_and_through_the_engine(
+    bundle: Callable[[str], Path], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A clock that reads 10 s for each of the two at first, then 2 s bare and 3 s through the engine
+    # in turns that change their order.
+    first = [10] * 6
+    turns = [3, 2, 2, 3, 3, 2, 2, 3]
+    ticks = itertools.accumulate(itertools.chain.from_iterable((0, s) for s in [*first, *turns]))
+    clock = SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr(calls, "time", clock)
+    call = measure(Task(bundle("heads"), "unet", 8), precision, pairs=4)
+    monkeypatch.undo()
+    assert (call.precision, call.latent, call.pairs) == (precision, 8, 4)
+    assert (call.bare.median, call.bare.greatest) == (2.0, 2.0)
+    assert (call.engine.median, call.engine.least) == (3.0, 3.0)
+    assert call.added == 0.5

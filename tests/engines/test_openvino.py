@@ -1,0 +1,268 @@
+"""OpenVINO's own: streams and threads, what is copied, and devices that are not there.
+
+Nobody has run it on a GPU or an NPU. A real CPU stands in for them here: what is asked of the
+library is held, not what their plugins make of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from numpy.typing import NDArray
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import Unavailable
+from latentrt.bundle.golden import Difference
+from latentrt.engines.backends import Chosen, backend, choose
+from latentrt.engines.cache import engine_key
+from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.openvino import CPU, GPU, NPU, OpenVino
+from latentrt.engines.verify import TOLERANCES, golden_sizes
+
+# models/shapes' goldens.
+UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
+
+
+@pytest.fixture
+def shapes(bundle: Callable[[str], Path]) -> Bundle:
+    return Bundle.open(bundle("shapes"))
+
+
+@pytest.fixture
+def unet(shapes: Bundle) -> Blueprint:
+    return Blueprint.of(shapes, "unet", UNET)
+
+
+def golden(bundle: Bundle) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    stored = bundle.golden()
+    specs = bundle.manifest.components["unet"].inputs
+    inputs = {s.name: np.array(stored[f"unet/inputs/{s.name}"]) for s in specs}
+    return inputs, stored["unet/outputs/model_output"]
+
+
+class Elsewhere:
+    """OpenVINO's Core on a machine with a GPU or NPU that the real one's CPU stands in for."""
+
+    def __init__(self, ids: list[str], properties: Mapping[str, str]) -> None:
+        self.ids = ids
+        self.properties = properties
+        self.asked: list[tuple[Any, ...]] = []
+        self._real: Any = openvino.Core()
+
+    def get_property(self, device: str, name: str) -> Any:
+        return self.ids if name == "AVAILABLE_DEVICES" else self.properties[f"{device} {name}"]
+
+    def read_model(self, path: Path) -> Any:
+        return self._real.read_model(path)
+
+    def compile_model(self, model: Any, device: str, settings: dict[str, Any]) -> Any:
+        self.asked.append((device, settings, not model.is_dynamic()))
+        return self._real.compile_model(model, "CPU", settings)
+
+    def import_model(self, content: bytes, device: str, settings: dict[str, Any]) -> Any:
+        self.asked.append((device, settings))
+        return self._real.import_model(content, "CPU", settings)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    properties = {
+        "GPU.0 FULL_DEVICE_NAME": "Intel Arc B580",
+        "NPU FULL_DEVICE_NAME": "Intel AI Boost",
+        "GPU GPU_DRIVER_VERSION": "25.1",
+        "NPU NPU_DRIVER_VERSION": "1.5",
+    }
+    found = Elsewhere(["0"], properties)
+    monkeypatch.setattr(openvino, "Core", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("device", "ids", "names"),
+    [(GPU, ["0"], ("Intel Arc B580",)), (NPU, [""], ("Intel AI Boost",))],
+    ids=["gpu", "npu"],
+)
+def test_a_device_that_is_there_is_named_and_called_unverified(
+    elsewhere: Elsewhere, device: OpenVino, ids: list[str], names: tuple[str, ...]
+) -> None:
+    elsewhere.ids = ids
+    status = device.status()
+    assert (status.devices, status.usable, status.unverified) == (names, True, True)
+    assert choose("auto", Options(), "float32").name == "openvino"
+
+
+@pytest.mark.parametrize("device", [GPU, NPU], ids=["gpu", "npu"])
+def test_a_device_that_is_not_there_is_a_problem_with_a_remedy(
+    elsewhere: Elsewhere, device: OpenVino
+) -> None:
+    elsewhere.ids = []
+    status = device.status()
+    assert not status.usable
+    assert status.problem == f"OpenVINO sees no {device.device} here"
+    assert f"install the driver of Intel's {device.device}" in status.remedy
+    with pytest.raises(Unavailable, match=rf"engine {device.name}: OpenVINO sees no .*driver"):
+        choose(device.name, Options(precision="auto"), "float32")
+    with pytest.raises(Unavailable, match="sees no"):
+        device.identity(Options())
+
+
+def test_what_a_plugin_lacks_is_told_without_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The whole of it, as 2026.4 says it where no OpenCL is installed.
+    message = (
+        "Exception from src/inference/src/cpp/core.cpp:268:\n"
+        'Cannot load library "/x/libs/libopenvino_intel_gpu_plugin.so": '
+        "libOpenCL.so.1: cannot open shared object file: No such file or directory\n"
+    )
+
+    def fail() -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(openvino, "Core", fail)
+    cause = "libOpenCL.so.1: cannot open shared object file: No such file or directory"
+    assert GPU.status().problem == f"OpenVINO sees no GPU here: {cause}"
+
+
+@pytest.mark.parametrize("device", [CPU, GPU, NPU], ids=["cpu", "gpu", "npu"])
+def test_every_device_says_so_when_openvino_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, device: OpenVino
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    status = device.status()
+    assert (status.version, status.unverified) == (None, device is not CPU)
+    assert status.remedy == "pip install 'latentrt[openvino]'"
+    with pytest.raises(Unavailable, match=rf"engine {device.name}: not installed"):
+        device.identity(Options())
+
+
+def test_a_cache_key_has_the_device_and_its_driver(elsewhere: Elsewhere, unet: Blueprint) -> None:
+    chosen = Chosen("openvino-gpu", GPU, Options())
+    key = engine_key(chosen, unet)
+    assert key["openvino-gpu device"] == "Intel Arc B580"
+    elsewhere.properties = {**elsewhere.properties, "GPU GPU_DRIVER_VERSION": "25.2"}
+    newer = engine_key(chosen, unet)
+    assert {field for field in key if key[field] != newer[field]} == {"openvino-gpu driver"}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "hint"),
+    [(GPU, "fp32", "f32"), (GPU, "fp16", "f16"), (NPU, "fp16", "f16")],
+    ids=["gpu-fp32", "gpu-fp16", "npu"],
+)
+def test_a_device_is_asked_by_name_for_fixed_shapes_in_a_named_precision(
+    shapes: Bundle,
+    unet: Blueprint,
+    elsewhere: Elsewhere,
+    tmp_path: Path,
+    device: OpenVino,
+    precision: str,
+    hint: str,
+) -> None:
+    options = Options(precision=precision)
+    device.build(unet, options, tmp_path)
+    engine = device.load(unet, options, tmp_path)
+    settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+    assert elsewhere.asked == [(device.device, settings, True), (device.device, settings)]
+    # The whole model is stored, weights and all.
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) > unet.weights.stat().st_size / 2
+    inputs, expected = golden(shapes)
+    # The CPU computes in fp32 where it has no fp16; fp16's own rounding is some 1e-3.
+    assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "first"), [("float32", "fp32"), ("float16", "fp32"), ("bfloat16", "fp32")]
+)
+def test_the_cpu_computes_in_fp32_by_itself_whatever_the_weights_are_stored_as(
+    dtype: str, first: str
+) -> None:
+    assert choose("openvino", Options(precision="auto"), dtype).options.precision == first
+    assert choose("openvino", Options(precision="bf16"), dtype).options.precision == "bf16"
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
+    bundle: Callable[[str], Path], tmp_path: Path, dtype: str, stored: bool
+) -> None:
+    opened = Bundle.open(bundle(f"heads-{dtype}"))
+    goldens = opened.golden()
+    for component, record in opened.manifest.components.items():
+        blueprint = Blueprint.of(opened, component, golden_sizes(opened, component) or {})
+        errors: dict[str, float] = {}
+        for precision in ("fp32", "bf16"):
+            options = Options(precision=precision)
+            folder = tmp_path / component / precision
+            folder.mkdir(parents=True)
+            if stored:
+                CPU.build(blueprint, options, folder)
+            engine = (
+                CPU.load(blueprint, options, folder) if stored else CPU.compile(blueprint, options)
+            )
+            assert {s.dtype for s in (*engine.inputs, *engine.outputs)} == {"float32"}
+            outputs = engine(
+                {s.name: goldens[f"{component}/inputs/{s.name}"] for s in record.inputs}
+            )
+            errors[precision] = max(
+                Difference.between(
+                    outputs[s.name], goldens[f"{component}/outputs/{s.name}"]
+                ).relative
+                for s in record.outputs
+            )
+        # The goldens are PyTorch's fp32 with the weights as they are stored; to compute in 16 bits
+        # anywhere, or to round what goes in or comes out, is 2e-4 off or more.
+        assert errors["fp32"] < TOLERANCES["fp32"].of(component), (component, errors)
+        assert 1e-3 < errors["bf16"] < TOLERANCES["bf16"].of(component), (component, errors)
+
+
+def property_of(engine: Any, name: str) -> Any:
+    return engine._model.get_property(name)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
+def test_two_streams_work_on_two_calls_at_once(
+    unet: Blueprint, tmp_path: Path, stored: bool
+) -> None:
+    options = Options(streams=2, threads=1)
+    if stored:
+        CPU.build(unet, options, tmp_path)
+    engine = CPU.load(unet, options, tmp_path) if stored else CPU.compile(unet, options)
+    assert property_of(engine, "NUM_STREAMS") == 2
+    assert property_of(engine, "OPTIMAL_NUMBER_OF_INFER_REQUESTS") == 2
+    # A thread for each of them.
+    assert property_of(engine, "INFERENCE_NUM_THREADS") == 2
+    alone = CPU.compile(unet, Options(threads=1))
+    assert property_of(alone, "NUM_STREAMS") == 1
+    assert property_of(alone, "INFERENCE_NUM_THREADS") == 1
+
+
+def test_streams_change_no_result(shapes: Bundle, unet: Blueprint) -> None:
+    inputs, expected = golden(shapes)
+    engine = CPU.compile(unet, Options(streams=2, threads=1))
+    # fp32's promise for an evaluation of the U-Net.
+    assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
+
+
+@pytest.mark.parametrize("field", ["threads", "streams"])
+def test_threads_and_streams_are_in_the_cache_key(unet: Blueprint, field: str) -> None:
+    chosen = Chosen("openvino", backend("openvino"), Options())
+    key = engine_key(chosen, unet)
+    other = engine_key(replace(chosen, options=replace(Options(), **{field: 2})), unet)
+    assert {name for name in key if key[name] != other[name]} == {field}
+
+
+def test_a_call_keeps_no_hold_of_its_inputs(shapes: Bundle, unet: Blueprint) -> None:
+    engine = CPU.compile(unet, Options())
+    inputs, _ = golden(shapes)
+    held = [weakref.ref(array) for array in inputs.values()]
+    engine(inputs)
+    inputs.clear()
+    gc.collect()
+    assert [reference() for reference in held] == [None] * 3
