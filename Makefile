@@ -7,7 +7,7 @@ BUNDLE := build/shapes
 PICTURE := build/red-circle.png
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench format clean
+.PHONY: help run test test-slow check bench gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 
 bench: $(STAMP) ## Measure the runtime
 	$(BIN)/python -m latentrt.benchmarks.runtime --json benchmarks/results/runtime.json
+
+gpu: $(STAMP) ## Build, verify, bench and compare on an NVIDIA GPU; ARGS=--sd15 for more
+	$(BIN)/python -m latentrt.benchmarks.gpu $(ARGS)
 
 format: $(STAMP) ## Format, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -17,8 +17,8 @@ from transformers import CLIPTextModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
 from latentrt.bundle.golden import Difference
-from latentrt.engines import openvino
-from latentrt.engines.backends import Status, backend, choose
+from latentrt.engines import backends
+from latentrt.engines.backends import UNVERIFIED, Backend, backend, choose
 from latentrt.engines.engine import Blueprint, Engine, Options
 
 BACKENDS = ("onnxruntime", "openvino")
@@ -210,7 +210,7 @@ def test_a_graph_that_cannot_be_compiled_is_named(
 
 
 def test_unknown_backends_and_precisions_are_named() -> None:
-    with pytest.raises(InputError, match=r"engine: expected one of auto, .*onnxruntime, openvino"):
+    with pytest.raises(InputError, match=r"engine: expected one of auto, onnxruntime, .*openvino"):
         choose("cuda", Options(), "float32")
     with pytest.raises(InputError, match=r"precision: expected one of fp32 for onnxruntime"):
         choose("onnxruntime", Options(precision="bf16"), "float32")
@@ -234,11 +234,22 @@ def test_auto_takes_openvino_before_onnxruntime_and_each_computes_in_its_own_pre
         assert choose(name, Options(precision="auto"), "float32").options == Options()
 
 
-def test_auto_leaves_an_unverified_backend_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    untried = Status("openvino", "1", devices=("CPU",), unverified=True)
-    monkeypatch.setattr(openvino, "status", lambda: untried)
-    assert choose("auto", Options(), "float32").name == "onnxruntime"
-    assert choose("openvino", Options(), "float32").name == "openvino"
+def test_auto_asks_no_unverified_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def note(name: str) -> Backend:
+        asked.append(name)
+        return backend(name)
+
+    monkeypatch.setattr(backends, "backend", note)
+    # Arenas are ONNX Runtime's alone, so that every one before it is looked at.
+    assert choose("auto", Options(arena=False), "float32").name == "onnxruntime"
+    assert asked == ["openvino", "onnxruntime"]
+
+
+@pytest.mark.parametrize("name", sorted(backends.BACKENDS))
+def test_a_backend_that_nobody_has_run_says_so(name: str) -> None:
+    assert backend(name).status().unverified == (name in UNVERIFIED)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -21,7 +24,8 @@ from latentrt.engines import cuda_device, tensorrt, tensorrt_library
 from latentrt.engines.cuda_device import Gpu, Missing, gpu
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.tensorrt_library import Library
-from latentrt.engines.tensorrt_listeners import monitor
+from latentrt.engines.tensorrt_listeners import log, monitor
+from latentrt.engines.tensorrt_network import as_computed
 from latentrt.export.export import export
 
 Bundles = Callable[[str], Path]
@@ -46,12 +50,10 @@ FUSED = b"_gemm_mha_v2_0x"
 NO_DRIVER = Missing("no NVIDIA driver was found", "install it")
 
 
-@pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory, checkpoint: Bundles) -> Bundle:
+@pytest.fixture
+def half(bundle: Bundles) -> Bundle:
     """models/shapes in float16."""
-    folder = tmp_path_factory.mktemp("half") / "shapes"
-    export(checkpoint("shapes"), folder, dtype="fp16", golden=False)
-    return Bundle.open(folder)
+    return Bundle.open(bundle("shapes-fp16"))
 
 
 @pytest.fixture
@@ -73,6 +75,13 @@ def data_centre(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def attentions(blueprint: Blueprint) -> int:
     graph = onnx.load(blueprint.graph, load_external_data=False).graph
     return sum(node.op_type == "Attention" for node in graph.node)
+
+
+def weight_bytes(blueprint: Blueprint) -> int:
+    """What a component's own weights take as they are stored."""
+    graph = onnx.load(blueprint.graph, load_external_data=False).graph
+    stored = (t for t in graph.initializer if t.data_location == TensorProto.EXTERNAL)
+    return sum(int(f.value) for t in stored for f in t.external_data if f.key == "length")
 
 
 def one_node(folder: Path, operator: str) -> Blueprint:
@@ -110,11 +119,12 @@ def test_every_component_builds_for_a_named_gpu_with_all_attention_fused(
 ) -> None:
     blueprint = Blueprint.of(half, component, SIZES[component])
     plan = plan_of(blueprint, tmp_path, target=target)
-    assert len(plan) > blueprint.weights.stat().st_size  # which are in it
+    assert len(plan) > weight_bytes(blueprint)  # which are in it
     assert attentions(blueprint) > 0
     assert plan.count(FUSED) == 3 * attentions(blueprint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", sorted(OTHER_SIZES))
 def test_every_component_builds_at_sizes_of_all_kinds(
     half: Bundle, component: str, tmp_path: Path
@@ -123,12 +133,45 @@ def test_every_component_builds_at_sizes_of_all_kinds(
     assert len(plan_of(blueprint, tmp_path)) > blueprint.weights.stat().st_size
 
 
-@pytest.mark.parametrize("component", sorted(SIZES))
+@pytest.mark.parametrize("component", ["text_encoder", "unet"])
 def test_fp32_graphs_build_though_no_fused_attention_is_for_them(
+    bundle: Bundles, component: str, tmp_path: Path
+) -> None:
+    blueprint = Blueprint.of(Bundle.open(bundle("heads")), component, SIZES[component])
+    assert FUSED not in plan_of(blueprint, tmp_path, Options())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("component", sorted(SIZES))
+def test_every_graph_of_sdxl_builds_in_fp32(
     bundle: Bundles, component: str, tmp_path: Path
 ) -> None:
     blueprint = Blueprint.of(Bundle.open(bundle("xl")), component, SIZES[component])
     assert FUSED not in plan_of(blueprint, tmp_path, Options())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("component", ["text_encoder", "unet", "vae_decoder", "vae_encoder"])
+def test_every_bfloat16_graph_builds_in_its_own_precision_and_in_fp32(
+    bundle: Bundles, component: str, precision: str, tmp_path: Path
+) -> None:
+    blueprint = Blueprint.of(Bundle.open(bundle("heads-bf16")), component, SIZES[component])
+    plan = plan_of(blueprint, tmp_path, Options(precision=precision))
+    assert len(plan) > weight_bytes(blueprint)
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "vae_decoder"])
+def test_fp32_on_stored_halves_is_built_of_weights_twice_as_wide(
+    half: Bundle, component: str, tmp_path: Path
+) -> None:
+    blueprint = Blueprint.of(half, component, SIZES[component])
+    plan = plan_of(blueprint, tmp_path, Options())
+    assert len(plan) > 2 * weight_bytes(blueprint)
+    assert FUSED not in plan
+    for precision, dtype in (("fp32", "float32"), ("fp16", "float16")):
+        specs = as_computed(blueprint, precision)
+        assert {s.dtype for s in (*specs.inputs, *specs.outputs)} == {dtype}
 
 
 def test_the_weights_of_another_bundle_are_the_ones_built_in(half: Bundle, tmp_path: Path) -> None:
@@ -194,11 +237,14 @@ def test_sizes_that_do_not_fit_the_graph_are_build_failures(half: Bundle, tmp_pa
         plan_of(blueprint, tmp_path)
 
 
-def test_the_precision_asked_for_has_to_be_the_graphs(half: Bundle, tmp_path: Path) -> None:
+def test_a_precision_that_a_graph_cannot_be_computed_in_is_named(
+    half: Bundle, tmp_path: Path
+) -> None:
     blueprint = Blueprint.of(half, "unet", SIZES["unet"])
-    with pytest.raises(InputError, match=r"precision: expected fp16, .*unet's graph.*, got 'fp32'"):
-        plan_of(blueprint, tmp_path, Options())
-    with pytest.raises(InputError, match=r"precision: expected fp32, .*, got 'fp16'"):
+    message = "precision: expected fp16 or fp32 for unet's graph, got 'bf16'"
+    with pytest.raises(InputError, match=message):
+        plan_of(blueprint, tmp_path, Options(precision="bf16"))
+    with pytest.raises(InputError, match=r"precision: expected fp32 for .*, got 'fp16'"):
         plan_of(one_node(tmp_path, "Relu"), tmp_path)
 
 
@@ -314,17 +360,79 @@ def test_tensorrt_for_rtx_says_when_it_is_not_for_the_gpu(
 
 # TensorRT for RTX stands in for the data-centre package here, and says that its own cache is empty.
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
-def test_the_data_centre_package_keeps_its_timings(
+def test_the_data_centre_package_keeps_its_timings_of_each_gpu_and_version(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rtx = tensorrt_library.library_for("sm89")
-    monkeypatch.setattr(tensorrt, "library_for", lambda _: Library("tensorrt", "11", rtx.api))
     monkeypatch.setattr(tensorrt, "_capability", lambda *_: rtx.capability("sm89"))
-    timings = tmp_path / "timing.cache"
-    for _ in range(2):
-        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), timings=timings)
-        assert timings.stat().st_size > 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["graph.onnx", "plan.trt", "timing.cache"]
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "cache"))
+    for version, target in (("11", "sm90"), ("11", "sm90"), ("12", "sm90"), ("12", "sm100")):
+        library = Library("tensorrt", version, rtx.api)
+        monkeypatch.setattr(tensorrt, "library_for", lambda _, library=library: library)
+        monkeypatch.setattr(tensorrt, "gpu", lambda target=target: Gpu("a GPU", target, "13.0"))
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options())
+    kept = [p for p in (tmp_path / "cache" / "timings").iterdir() if p.stat().st_size]
+    names = ["tensorrt-11-sm90.cache", "tensorrt-12-sm100.cache", "tensorrt-12-sm90.cache"]
+    assert sorted(p.name for p in kept) == names
+    plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), timings=tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["tensorrt-12-sm100.cache"]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """An interrupt is a KeyboardInterrupt, which a process of several that test may ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_stops_the_build_and_meets_no_callback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[threading.Thread] = []
+    made: list[Any] = []
+
+    def kept(*arguments: Any) -> Any:
+        made.append(monitor(*arguments))
+        return made[0]
+
+    def interrupt(*_: object) -> None:
+        told.append(threading.current_thread())
+        if len(told) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            # Until the main thread has seen it.
+            until = time.monotonic() + 10
+            while made[0].error is None and time.monotonic() < until:
+                time.sleep(0.001)
+
+    monkeypatch.setattr(tensorrt, "monitor", kept)
+    with pytest.raises(KeyboardInterrupt):
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), progress=interrupt)
+    assert len(told) == 1
+    # TensorRT swallows what is raised where it calls back, and only the main thread is interrupted.
+    assert told[0] is not threading.main_thread()
+    assert not (tmp_path / tensorrt.PLAN).exists()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_plan_without_weights_takes_a_gpu_to_build(tmp_path: Path) -> None:
+    message = "a plan without weights is built on a GPU only; no NVIDIA driver was found; install"
+    with pytest.raises(Unavailable, match=message):
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(stripped=True))
+
+
+def test_a_plan_without_weights_is_built_to_take_back_the_same() -> None:
+    library = tensorrt_library.library_for("sm89")
+    heard = log(library.api)
+    builder = library.api.Builder(heard)
+    flags = library.api.BuilderFlag
+    for stripped in (False, True):
+        options = Options(stripped=stripped)
+        config: Any = tensorrt._config(library, builder, None, options)  # pyright: ignore[reportPrivateUsage]
+        assert config.get_flag(flags.STRIP_PLAN) is stripped
+        assert config.get_flag(flags.REFIT_IDENTICAL) is stripped
+        assert not config.get_flag(flags.REFIT)
 
 
 def cuda_that_says(driver: int, code: str, count: int) -> SimpleNamespace:

@@ -6,9 +6,11 @@ That CUDA does as the stand-ins do, nobody has seen: running on a GPU is unverif
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ class Gpu:
         self.streams: dict[int, Queue] = {}
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.room = 1000  # allocations that there is room for
 
     def count(self, what: str) -> int:
         with self.lock:
@@ -43,6 +46,8 @@ class Gpu:
             return self.counts[what]
 
     def allocate(self, size: int) -> int:
+        if len(self.memory) == self.room:
+            raise EngineError("CUDA says: cudaErrorMemoryAllocation")
         address = 4096 * self.count("allocations")
         self.memory[address] = np.full(size, 0xAA, np.uint8)
         return address
@@ -105,10 +110,11 @@ class Queue:
 
 
 class Context:
-    """Gives sample + the sum of each row's text."""
+    """Gives sample + the sum of each row's text; does not keep its plan alive."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+        self.plan: Plan = weakref.proxy(plan)
+        self.gone = plan.gone
         self.addresses: dict[str, int] = {}
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -122,6 +128,9 @@ class Context:
         self.plan.gpu.count("enqueues")
         self.plan.gpu.streams[handle].work.append(self.run)
         return not self.plan.broken
+
+    def __del__(self) -> None:
+        self.gone.append("context")
 
     def run(self) -> None:
         memory = self.plan.gpu.memory
@@ -143,12 +152,20 @@ class Plan:
         self.capturable = True
         self.broken = False
         self.gate: threading.Barrier | None = None
+        self.half = "HALF"
+        self.gone: list[str] = []
 
     def get_tensor_name(self, index: int) -> str:
         return ("sample", "text", "output")[index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (2, 2) if name == "text" else (2, 3)
+
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name="FLOAT" if name == "text" else self.half)
+
+    def __del__(self) -> None:
+        self.gone.append("plan")
 
     def create_execution_context(self) -> Context:
         self.gpu.count("contexts")
@@ -290,6 +307,40 @@ def test_after_a_call_that_failed_everything_is_copied_again(
     assert gpu.counts["uploads"] == 4
 
 
+def test_what_a_failed_call_left_under_way_is_over_before_the_next(
+    engine: Engine, plan: Plan, gpu: Gpu
+) -> None:
+    plan.broken = True
+    with pytest.raises(EngineError, match="did not start"):
+        engine(arrays(0))
+    (queue,) = gpu.streams.values()
+    assert not queue.work
+
+
+def test_a_run_that_failed_is_not_the_one_that_tensorrt_sets_itself_up_in(
+    engine: Engine, plan: Plan, gpu: Gpu
+) -> None:
+    plan.broken = True
+    with pytest.raises(EngineError, match="did not start"):
+        engine(arrays(0))
+    plan.broken = False
+    engine(arrays(0))
+    assert gpu.counts["captures"] == 0
+    engine(arrays(1))
+    assert gpu.counts["captures"] == 1
+
+
+def test_a_gpu_without_room_keeps_nothing_of_what_was_begun(engine: Engine, gpu: Gpu) -> None:
+    gpu.room = 2
+    with pytest.raises(EngineError, match="cudaErrorMemoryAllocation"):
+        engine(arrays(0))
+    assert not gpu.memory
+    assert not gpu.pinned
+    assert not gpu.streams
+    gpu.room = 3
+    assert np.array_equal(engine(arrays(0))["output"], expected(arrays(0)))
+
+
 def test_calls_at_once_have_contexts_of_their_own(engine: Engine, plan: Plan, gpu: Gpu) -> None:
     plan.gate = threading.Barrier(3)
     found: dict[int, NDArray[Any]] = {}
@@ -337,6 +388,45 @@ def test_a_call_under_way_at_closing_ends_well_and_frees_its_own(
     assert not gpu.memory
 
 
+class Runtime:
+    """What a plan was made with."""
+
+    def __init__(self, gone: list[str]) -> None:
+        self.gone = gone
+
+    def __del__(self) -> None:
+        self.gone.append("runtime")
+
+
+def test_a_plan_goes_after_its_contexts_and_what_it_was_made_with_after_the_plan(gpu: Gpu) -> None:
+    for calls in (0, 1):
+        plan = Plan(gpu)
+        gone = plan.gone
+        engine = TensorRtEngine(blueprint(), plan, gpu, keep=(Runtime(gone),))
+        del plan
+        for seed in range(calls):
+            engine(arrays(seed))
+        engine.close()
+        assert gone == ["context"] * calls + ["plan", "runtime"]
+
+
+def test_a_plan_lives_until_the_last_call_under_way_ends(gpu: Gpu) -> None:
+    plan = Plan(gpu)
+    gone, gate = plan.gone, threading.Barrier(2)
+    plan.gate = gate
+    engine = TensorRtEngine(blueprint(), plan, gpu, keep=(Runtime(gone),))
+    del plan
+    thread = threading.Thread(target=lambda: engine(arrays(0)))
+    thread.start()
+    while not gpu.counts["enqueues"]:
+        threading.Event().wait(0.001)
+    engine.close()
+    assert not gone
+    gate.wait(timeout=10)
+    thread.join(timeout=60)
+    assert gone == ["context", "plan", "runtime"]
+
+
 def test_a_wrong_call_names_the_input(engine: Engine) -> None:
     inputs = arrays(0)
     inputs["text"] = inputs["text"].astype(np.float64)
@@ -347,3 +437,10 @@ def test_a_wrong_call_names_the_input(engine: Engine) -> None:
 def test_a_plan_of_other_arrays_is_refused(plan: Plan, gpu: Gpu) -> None:
     with pytest.raises(BuildFailed, match="unet: the plan is of other arrays"):
         TensorRtEngine(blueprint(TensorSpec("output", ("batch", 4), "float16")), plan, gpu)
+
+
+def test_a_plan_of_other_dtypes_is_refused(plan: Plan, gpu: Gpu) -> None:
+    # Its buffers would be twice as long as ours.
+    plan.half = "FLOAT"
+    with pytest.raises(BuildFailed, match=r"other arrays: \{'sample': \(\(2, 3\), 'float32'\)"):
+        TensorRtEngine(blueprint(), plan, gpu)

@@ -12,30 +12,36 @@ from rich.console import Console
 from rich.table import Table
 
 from latentrt.engines.backends import BACKENDS, backend
+from latentrt.engines.cuda_device import Missing, gpu
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
-_UNVERIFIED: Final = (
-    "generator torch-cuda: held against published values only, on no GPU",
-    "engine tensorrt: builds with TensorRT for RTX; has loaded and run nothing, on no GPU",
-)
-_PLANNED: Final = ("onnxruntime-cuda",)
+_GENERATOR: Final = "generator torch-cuda: held against published values only, on no GPU"
 
 
 def diagnose() -> dict[str, Any]:
-    """Versions, each backend's status, and whether checkpoints can be exported."""
+    """Versions, each backend's status, the GPU, and whether checkpoints can be exported."""
     missing = [name for name in _EXPORT if importlib.util.find_spec(name) is None]
+    statuses = [backend(name).status() for name in BACKENDS]
+    device = gpu()
     return {
         "latentrt": importlib.metadata.version("latentrt"),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "engines": [asdict(backend(name).status()) for name in BACKENDS],
+        "nvidia_gpu": {"found": not isinstance(device, Missing), **asdict(device)},
+        "engines": [asdict(status) for status in statuses],
         "export": {
             "usable": not missing,
             "missing": missing,
             "remedy": "pip install 'latentrt[export]'" if missing else "",
         },
-        "unverified": list(_UNVERIFIED),
-        "not_built_yet": list(_PLANNED),
+        "unverified": [
+            *(
+                f"engine {s.name}: nobody has run it on its hardware"
+                for s in statuses
+                if s.unverified
+            ),
+            _GENERATOR,
+        ],
     }
 
 
@@ -43,6 +49,11 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
     """As an aligned table."""
     head = f"latentrt {diagnosis['latentrt']}, Python {diagnosis['python']}"
     print(f"{head}, {diagnosis['machine']}")
+    device = diagnosis["nvidia_gpu"]
+    if device["found"]:
+        print(f"NVIDIA GPU: {device['name']} ({device['target']}), CUDA {device['driver']}")
+    else:
+        print(f"NVIDIA GPU: {device['problem']}; {device['remedy']}")
     table = Table(box=None)
     for heading in ("engine", "version", "devices", "", "what to do"):
         table.add_column(heading)
@@ -57,4 +68,3 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
     Console(width=None if Console().is_terminal else 160).print(table, markup=False)
     for what in diagnosis["unverified"]:
         print(f"unverified: {what}")
-    print(f"not built yet: {', '.join(diagnosis['not_built_yet'])}")

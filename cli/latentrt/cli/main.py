@@ -59,7 +59,10 @@ def main() -> None:
         if hasattr(error, "format_message"):  # typer's own usage errors
             _fail(str(error.format_message()), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
         raise
-    if status:  # an exit that a command asked for, or an interrupt, comes back as its status
+    # An exit that a command asked for, or an interrupt, comes back as its status.
+    if status == INTERRUPTED:
+        _fail("interrupted", INTERRUPTED)
+    if status:
         sys.exit(status)
 
 
@@ -72,7 +75,7 @@ def _fail(message: str, status: int) -> NoReturn:
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder, or random:sd15, :sd21, :sdxl.")],
     bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
-    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32 or fp16.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16, bf16.")] = "fp32",
     golden: Annotated[bool, typer.Option(help="Store PyTorch's outputs for compare.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
     as_json: JsonOption = False,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from latentrt.engines.tensorrt_library import (
     library_for,
 )
 from latentrt.engines.tensorrt_listeners import log, monitor
-from latentrt.engines.tensorrt_network import Source, parse
+from latentrt.engines.tensorrt_network import Source, as_computed, parse
 from latentrt.engines.tensorrt_refit import refit
 
 NAME: Final = "tensorrt"
@@ -94,24 +95,39 @@ def build(
     _check_precision(blueprint, options)
     library = library_for(options.target)
     capability = _capability(library, options)
-    heard = log(library.api)
-    builder: Any = library.api.Builder(heard)
-    network = parse(library.api, builder, heard, Source.of(blueprint, options.precision))
-    config = _config(library, builder, capability, options)
-    watch = None if progress is None else monitor(library.api, progress)
-    if watch is not None:
-        config.progress_monitor = watch
     timed = None if library.name == RTX else _timings(library, timings)
-    if timed is not None:
-        _recall(config, timed)
-    plan: Any = builder.build_serialized_network(network.definition, config)
-    if watch is not None and watch.error is not None:
-        raise watch.error
-    if plan is None:
-        raise BuildFailed(f"{blueprint.component}: TensorRT says: {'; '.join(heard.errors)}")
-    (folder / PLAN).write_bytes(plan)
-    if timed is not None:
-        _replace(timed, config.get_timing_cache().serialize())
+    source = Source.of(blueprint, options.precision)
+    watch = monitor(library.api, progress or _unheard)
+
+    def write() -> None:
+        heard = log(library.api)
+        builder: Any = library.api.Builder(heard)
+        network = parse(library.api, builder, heard, source)
+        config = _config(library, builder, capability, options)
+        config.progress_monitor = watch
+        if timed is not None:
+            _recall(config, timed)
+        plan: Any = builder.build_serialized_network(network.definition, config)
+        if watch.error is not None:
+            raise watch.error
+        if plan is None:
+            said = "; ".join(heard.errors)
+            raise BuildFailed(f"{blueprint.component}: TensorRT says: {said}")
+        (folder / PLAN).write_bytes(plan)
+        if timed is not None:
+            _replace(timed, config.get_timing_cache().serialize())
+
+    # An interrupt comes to the main thread alone, and TensorRT swallows it where it calls back.
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(write).result()
+        except BaseException as error:
+            watch.error = watch.error or error
+            raise
+
+
+def _unheard(phase: str, done: int, total: int) -> None:
+    del phase, done, total
 
 
 def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine:
@@ -119,7 +135,6 @@ def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine
     _check_precision(blueprint, options)
     library = library_for(None)
     _device()
-    source = Source.of(blueprint, options.precision)
     heard = log(library.api)
     runtime: Any = library.api.Runtime(heard)
     with (
@@ -130,8 +145,9 @@ def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine
     if engine is None:
         raise BuildFailed(f"{blueprint.component}: TensorRT says: {'; '.join(heard.errors)}")
     if options.stripped:
-        refit(library.api, engine, heard, source)
-    return TensorRtEngine(source.blueprint, engine, CudaMemory(), keep=(heard, runtime))
+        refit(library.api, engine, heard, Source.of(blueprint, options.precision))
+    wide = as_computed(blueprint, options.precision)
+    return TensorRtEngine(wide, engine, CudaMemory(), keep=(heard, runtime))
 
 
 def compile(blueprint: Blueprint, options: Options) -> TensorRtEngine:

@@ -188,13 +188,12 @@ class TensorRtEngine:
     def close(self) -> None:
         """Free the plan and every execution; one at work is freed when its call ends."""
         with self._lock:
-            plan, self._plan = self._plan, None
+            # An execution keeps the plan for its context, and what the plan was made with.
+            self._plan = None
+            self._keep = None
             idle, self._idle = self._idle, []
         for execution in idle:
             execution.close()
-        # A plan goes after its contexts, what it was made with after the plan.
-        del plan
-        self._keep = None
 
     def _take(self) -> Execution:
         with self._lock:

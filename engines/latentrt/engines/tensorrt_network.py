@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from latentrt.bundle.errors import BuildFailed
-from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.widen import widen, widened
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a plan is made of: an ONNX graph as it is parsed, and a blueprint of its arrays."""
+    """What a plan is made of: a blueprint, and its ONNX graph as it is parsed."""
 
     blueprint: Blueprint
     graph: bytes
 
     @staticmethod
     def of(blueprint: Blueprint, precision: str) -> Source:
-        """The graph as it is, or widened for fp32 where it is in halves."""
-        graph = blueprint.graph.read_bytes()
-        if precision != "fp32" or blueprint.dtype == "float32":
-            return Source(blueprint, graph)
-        from latentrt.engines.widen import widen  # loads onnx
-
-        inputs, outputs = _widened(blueprint.inputs), _widened(blueprint.outputs)
-        wide = replace(blueprint, inputs=inputs, outputs=outputs, dtype="float32")
-        return Source(wide, widen(graph))
+        """The graph as it is, or for fp32 of a 16-bit one, widened; raises what `widen` raises."""
+        graph, wide = blueprint.graph.read_bytes(), as_computed(blueprint, precision)
+        return Source(wide, graph if wide is blueprint else widen(graph))
 
     @property
     def path(self) -> Path:
         """Where the graph would lie: weights are looked up beside it."""
         return self.blueprint.weights.parents[1] / self.blueprint.graph.name
+
+
+def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
+    """A blueprint whose arrays have the dtypes that a plan of this precision takes and gives."""
+    wide = precision == "fp32" and blueprint.dtype != "float32"
+    return widened(blueprint) if wide else blueprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,3 @@ def _allow_unfused_attention(api: Any, definition: Any) -> None:
             # The bindings give the base class; assigning the class is their way to cast.
             layer.__class__ = api.IAttentionInputLayer
             layer.attention.decomposable = True
-
-
-def _widened(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    halves = ("float16", "bfloat16")
-    return tuple(replace(s, dtype="float32") if s.dtype in halves else s for s in specs)

@@ -1,0 +1,47 @@
+"""A module of ours, or another command, in a process of its own: what it finds, or how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from latentrt.bundle.cache_folder import VARIABLE
+
+
+def child(module: str, arguments: Sequence[object], scratch: Path, limit: float) -> dict[str, Any]:
+    """What a module of ours writes when it is run in a process of its own.
+
+    If it ends otherwise, `problem` says how, with the last of what it printed.
+    """
+    out = scratch / "row.json"
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-m", module, *map(str, arguments), "--out", str(out)]
+    problem = run(command, limit, scratch)
+    if out.is_file():
+        row: dict[str, Any] = json.loads(out.read_text())
+        return row
+    return {"found": True, "passed": False, "agrees": False, "problem": problem or "wrote nothing"}
+
+
+def run(command: Sequence[str], limit: float, scratch: Path) -> str:
+    """Run a command with a cache in `scratch`; what went wrong, or nothing."""
+    settings = {**os.environ, VARIABLE: str(scratch / "cache")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit, check=False, env=settings
+        )
+    except subprocess.TimeoutExpired:
+        return f"took longer than {limit:g} s"
+    if done.returncode == 0:
+        return ""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else "it printed nothing"
+    if done.returncode < 0:
+        return f"ended by {signal.Signals(-done.returncode).name}: {last}"
+    return f"exit status {done.returncode}: {last}"

@@ -1,0 +1,93 @@
+"""`latentrt build --target`: plans for a GPU that is not here, with TensorRT for RTX's compiler."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latentrt.cli.main import main
+from latentrt.engines import tensorrt
+from latentrt.engines.cuda_device import Missing
+
+Run = Callable[..., tuple[int, str, str]]
+
+TENSORRT = ("--engine", "tensorrt", "--batch", "2")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command over a cache of this test, as on a machine without a GPU."""
+    missing = Missing("no NVIDIA driver was found", "install it")
+    monkeypatch.setattr(tensorrt, "gpu", lambda: missing)
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
+        status: Any = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_plans_for_another_gpu_are_stored_and_listed_as_not_verified(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    status, out, err = run("build", bundle("heads"), *TENSORRT, "--target", "sm89", "--json")
+    assert status == 0, err
+    rows = json.loads(out)
+    components = ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert [row["component"] for row in rows] == components
+    pending = "built for sm89, verified when it is first loaded there"
+    for row in rows:
+        assert (row["engine"], row["precision"], row["target"]) == ("tensorrt", "fp32", "sm89")
+        assert row["verification"] == {"pending": pending}
+        assert not row["hit"]
+    _, out, _ = run("cache", "--json")
+    stored = json.loads(out)["engines"]
+    assert sorted(e["component"] for e in stored) == components
+    for engine in stored:
+        assert engine["verification"] == {"pending": pending}
+        assert engine["key"]["tensorrt target"] == "sm89"
+        assert engine["bytes"] > 10_000
+    _, out, _ = run("cache")
+    assert out.count(pending) == 4
+
+
+def test_a_plan_is_there_the_next_time_and_missed_for_another_target(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    for again in (False, True):
+        _, out, _ = run("build", bundle("heads"), *TENSORRT, "--target", "sm89", "--json")
+        assert [row["hit"] for row in json.loads(out)] == [again] * 4
+    _, out, _ = run("build", bundle("heads"), *TENSORRT, "--target", "sm120")
+    for line in out.splitlines():
+        assert "(tensorrt target sm89 -> sm120); unverified: built for sm120" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        ((), 1, "engine tensorrt: no NVIDIA driver was found; it builds for sm75, "),
+        (("--target", "sm90"), 2, "target: expected one of sm75, sm80, "),
+        (("--target", "sm89", "--stripped"), 1, "a plan without weights is built on a GPU only"),
+        (("--target", "sm89", "--precision", "fp16"), 2, "precision: expected one of fp32 for"),
+    ],
+)
+def test_what_cannot_be_built_here_is_one_line_that_says_why(
+    run: Run, bundle: Callable[[str], Path], options: tuple[str, ...], status: int, message: str
+) -> None:
+    found, _, err = run("build", bundle("heads"), *TENSORRT, *options)
+    assert found == status
+    last = err.splitlines()[-1]
+    assert last.startswith("latentrt: ")
+    assert message in last

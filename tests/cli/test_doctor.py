@@ -1,0 +1,71 @@
+"""What `latentrt doctor` says of engines, of the GPU, and of what nobody has run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from latentrt.cli import doctor
+from latentrt.cli.main import main
+from latentrt.engines.backends import Status
+from latentrt.engines.cuda_device import Gpu, Missing
+
+STATUSES = (
+    Status("quick", None, problem="quick is not installed", remedy="pip install quick"),
+    Status("odd", "2.0", problem="no NPU was found", remedy="buy one", unverified=True),
+    Status("plain", "1.0", ("CPU",)),
+    Status("new", "3.0", ("GPU",), unverified=True),
+)
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These engines and no others."""
+    by_name: Mapping[str, Status] = {status.name: status for status in STATUSES}
+
+    def backend(name: str) -> Any:
+        return SimpleNamespace(status=lambda: by_name[name])
+
+    monkeypatch.setattr(doctor, "BACKENDS", dict.fromkeys(by_name, ""))
+    monkeypatch.setattr(doctor, "backend", backend)
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    monkeypatch.setattr(sys, "argv", ["latentrt", "doctor"])
+    main()
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.usefixtures("engines")
+def test_every_engine_has_a_line_with_what_is_missing_and_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = told(monkeypatch, capsys)
+    rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.strip()}
+    assert rows["quick"] == "quick - quick is not installed pip install quick"
+    assert rows["odd"] == "odd 2.0 no NPU was found buy one"
+    assert rows["plain"] == "plain 1.0 CPU works"
+    assert rows["new"] == "new 3.0 GPU unverified"
+
+
+@pytest.mark.usefixtures("engines")
+def test_what_is_unverified_is_what_the_engines_say_and_the_generator() -> None:
+    found = doctor.diagnose()["unverified"]
+    assert [line.split(":")[0] for line in found] == [
+        "engine odd",
+        "engine new",
+        "generator torch-cuda",
+    ]
+
+
+def test_the_gpu_is_named_or_what_is_missing_before_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "gpu", lambda: Gpu("NVIDIA L4", "sm89", "13.0"))
+    assert "NVIDIA GPU: NVIDIA L4 (sm89), CUDA 13.0" in told(monkeypatch, capsys)
+    monkeypatch.setattr(doctor, "gpu", lambda: Missing("no driver was found", "install it"))
+    assert "NVIDIA GPU: no driver was found; install it" in told(monkeypatch, capsys)
