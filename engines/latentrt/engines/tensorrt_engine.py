@@ -5,69 +5,22 @@ Unverified: nobody has run it on a GPU; the tests hold it over memory and a plan
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
+from latentrt.bundle.errors import BuildFailed, EngineError
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.cuda_memory import Bytes, Memory, Stream
+from latentrt.engines.cuda_memory import Memory
+from latentrt.engines.device_buffers import Buffers, Pool
 from latentrt.engines.engine import Arrays, Blueprint, check_inputs
 
 _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
     {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32"}
 )
 """TensorRT's words for the dtypes that an array can have."""
-
-
-@dataclass(slots=True)
-class Buffer:
-    """One input or output: at `address` on the GPU, and `array` in pinned memory.
-
-    `current` says that the GPU holds what `array` holds.
-    """
-
-    address: int
-    pinned: Bytes
-    array: NDArray[Any]
-    current: bool = False
-
-    @staticmethod
-    def of(spec: TensorSpec, memory: Memory) -> Buffer:
-        """Room for an array whose dimensions are numbers."""
-        dims, dtype = spec.shape({}), np.dtype(spec.dtype)
-        size = int(np.prod(dims)) * dtype.itemsize
-        pinned = memory.allocate_host(size)
-        try:
-            address = memory.allocate(size)
-        except BaseException:
-            memory.free_host(pinned)
-            raise
-        return Buffer(address, pinned, pinned.view(dtype).reshape(dims))
-
-    def send(self, array: NDArray[Any], stream: Stream) -> None:
-        """Copy an array to the GPU unless it is there, bit for bit.
-
-        Content decides and not identity: the caller may write into an array between two calls.
-        Comparing reads both, as filling the pinned memory would, and saves the copy over the bus.
-        """
-        if self.current and _same_bits(self.array, array):
-            return
-        self.current = False
-        np.copyto(self.array, array)
-        stream.upload(self.address, self.pinned)
-        self.current = True
-
-    def free(self, memory: Memory) -> None:
-        """Give the memory back."""
-        memory.free(self.address)
-        memory.free_host(self.pinned)
 
 
 class Execution:
@@ -87,49 +40,28 @@ class Execution:
     ) -> None:
         self._plan: Any = plan
         self._context: Any = context
-        self._memory = memory
-        self._stream = memory.stream()
-        self._inputs: dict[str, Buffer] = {}
-        self._outputs: dict[str, Buffer] = {}
+        self._buffers = Buffers(inputs, outputs, memory)
         self._runs = 0
         self._replay: Callable[[], None] | None = None
         try:
-            for specs, buffers in ((inputs, self._inputs), (outputs, self._outputs)):
-                for spec in specs:
-                    buffers[spec.name] = Buffer.of(spec, memory)
-                    if not context.set_tensor_address(spec.name, buffers[spec.name].address):
-                        raise EngineError(f"TensorRT does not take an address for {spec.name}")
+            for name, buffer in (self._buffers.inputs | self._buffers.outputs).items():
+                if not context.set_tensor_address(name, buffer.address):
+                    raise EngineError(f"TensorRT does not take an address for {name}")
         except BaseException:
             self.close()
             raise
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate checked inputs; the arrays returned are copies."""
-        try:
-            for name, buffer in self._inputs.items():
-                buffer.send(inputs[name], self._stream)
-            self._launch()
-            self._stream.synchronize()
-        except BaseException:
-            # Nobody knows which of the copies arrived; none may arrive during the next call.
-            for buffer in self._inputs.values():
-                buffer.current = False
-            self._settle()
-            raise
+        outputs = self._buffers.call(inputs, self._launch)
         self._runs += 1
-        return {name: buffer.array.copy() for name, buffer in self._outputs.items()}
+        return outputs
 
     def close(self) -> None:
         """Free the context, its buffers and its stream, in the order in which they lean."""
-        self._settle()
+        self._buffers.settle()
         self._replay = self._context = self._plan = None
-        self._stream.close()
-        for buffer in (*self._inputs.values(), *self._outputs.values()):
-            buffer.free(self._memory)
-
-    def _settle(self) -> None:
-        with contextlib.suppress(EngineError):  # of a call that has failed and said so
-            self._stream.synchronize()
+        self._buffers.close()
 
     def _launch(self) -> None:
         # TensorRT sets itself up in the first run, which is why that one is never captured. A
@@ -144,18 +76,17 @@ class Execution:
     def _captured(self) -> Callable[[], None] | None:
         # Only TensorRT for RTX can be asked first.
         asked = getattr(self._context, "is_stream_capturable", None)
-        if asked is not None and not asked(self._stream.handle):
+        if asked is not None and not asked(self._buffers.stream.handle):
             return None
         try:
-            return self._stream.capture(self._enqueue)
+            return self._buffers.stream.capture(self._enqueue)
         except EngineError:
             return None
 
     def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream.handle):
+        if not self._context.execute_async_v3(self._buffers.stream.handle):
             raise EngineError("TensorRT did not start the engine")
-        for buffer in self._outputs.values():
-            self._stream.download(buffer.pinned, buffer.address)
+        self._buffers.download()
 
 
 class TensorRtEngine:
@@ -170,50 +101,26 @@ class TensorRtEngine:
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
         _check_arrays(plan, blueprint)
-        self._plan = plan
-        self._keep = keep
-        self._memory = memory
-        self._lock = threading.Lock()
-        self._idle: list[Execution] = []
+        # An execution keeps the plan for its context, and what the plan was made with; a tuple lets
+        # go of its last first.
+        held = (keep, plan)
+        self._pool = Pool(self.component, lambda: self._execution(held, memory))
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype."""
         check_inputs(self.component, self.inputs, inputs)
-        execution = self._take()
-        try:
+        with self._pool.one() as execution:
             return execution(inputs)
-        finally:
-            self._give(execution)
 
     def close(self) -> None:
         """Free the plan and every execution; one at work is freed when its call ends."""
-        with self._lock:
-            # An execution keeps the plan for its context, and what the plan was made with.
-            self._plan = None
-            self._keep = None
-            idle, self._idle = self._idle, []
-        for execution in idle:
-            execution.close()
+        self._pool.close()
 
-    def _take(self) -> Execution:
-        with self._lock:
-            if self._plan is None:
-                raise Unavailable(f"{self.component}: the engine is closed")
-            # The last one given back: a caller alone finds its own inputs on the GPU.
-            if self._idle:
-                return self._idle.pop()
-            plan = (self._keep, self._plan)  # a tuple lets go of its last first
-            context = self._plan.create_execution_context()
+    def _execution(self, held: tuple[Any, Any], memory: Memory) -> Execution:
+        context: Any = held[1].create_execution_context()
         if context is None:
             raise EngineError(f"{self.component}: TensorRT has no room for another context")
-        return Execution(plan, context, self.inputs, self.outputs, self._memory)
-
-    def _give(self, execution: Execution) -> None:
-        with self._lock:
-            if self._plan is not None:
-                self._idle.append(execution)
-                return
-        execution.close()
+        return Execution(held, context, self.inputs, self.outputs, memory)
 
 
 def _check_arrays(plan: Any, blueprint: Blueprint) -> None:
@@ -228,9 +135,3 @@ def _check_arrays(plan: Any, blueprint: Blueprint) -> None:
 def _array(plan: Any, name: str) -> tuple[tuple[int, ...], str]:
     word: str = plan.get_tensor_dtype(name).name
     return tuple(plan.get_tensor_shape(name)), _DTYPES.get(word, word)
-
-
-def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    # As integers: -0.0 is not 0.0, and a NaN is itself.
-    bits = f"u{one.dtype.itemsize}"
-    return np.array_equal(one.view(bits), other.view(bits))
