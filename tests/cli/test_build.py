@@ -7,45 +7,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.cli.outcome import Run
 
 from latentrt.bundle.errors import ShapeNotBuilt
-from latentrt.cli.main import main
 from latentrt.engines.cache import Cache
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling, Size
 
 REQUEST = Request("a red circle", seed=1, sampling=Sampling(steps=1))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of this test."""
     monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def run(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
-        status: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
-
-
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_what_was_built_is_all_that_pictures_of_these_sizes_need(
-    run: Callable[..., tuple[int, str, str]], bundle: Callable[[str], Path], engine: str
+    run: Run, bundle: Callable[[str], Path], engine: str
 ) -> None:
     options = ("--size", "64x64", "--size", "72x56", "--batch", "1,2", "--engine", engine)
     status, out, err = run("build", bundle("heads"), *options)
@@ -63,7 +45,7 @@ def test_what_was_built_is_all_that_pictures_of_these_sizes_need(
 
 
 def test_an_engine_that_must_not_be_built_is_named_with_the_command_that_builds_it(
-    run: Callable[..., tuple[int, str, str]], bundle: Callable[[str], Path]
+    run: Run, bundle: Callable[[str], Path]
 ) -> None:
     request = REQUEST.with_values(size=Size(72, 56))
     run("build", bundle("heads"), "--engine", "openvino")
@@ -94,7 +76,7 @@ def test_building_needs_no_pytorch(bundle: Callable[[str], Path], cache: Path) -
 
 
 def test_the_cache_is_listed_limited_and_removed(
-    run: Callable[..., tuple[int, str, str]], bundle: Callable[[str], Path], cache: Path
+    run: Run, bundle: Callable[[str], Path], cache: Path
 ) -> None:
     status, out, _ = run("cache")
     assert (status, out) == (0, f"0 engines, 0 B in {cache}\n")
@@ -135,7 +117,7 @@ def test_the_cache_is_listed_limited_and_removed(
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
-    run: Callable[..., tuple[int, str, str]],
+    run: Run,
     bundle: Callable[[str], Path],
     arguments: tuple[str, ...],
     message: str,

@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.cli.outcome import Run
 
-from latentrt.cli.main import main
 from latentrt.engines import tensorrt
 from latentrt.engines.cuda_device import Missing
-
-Run = Callable[..., tuple[int, str, str]]
 
 TENSORRT = ("--engine", "tensorrt", "--batch", "2")
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command over a cache of this test, as on a machine without a GPU."""
+@pytest.fixture(autouse=True)
+def without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without a GPU, over a cache of this test."""
     missing = Missing("no NVIDIA driver was found", "install it")
     monkeypatch.setattr(tensorrt, "gpu", lambda: missing)
     monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
-        status: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def test_plans_for_another_gpu_are_stored_and_listed_as_not_verified(

@@ -14,34 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cli.outcome import Run
 
-from latentrt.cli.main import main
 from latentrt.runtime.schedules import CATALOGUE
 
 LATENTRT = [sys.executable, "-c", "from latentrt.cli.main import main; main()"]
-
-
-class Outcome:
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-@pytest.fixture
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
-        status: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        assert isinstance(status, int)
-        return Outcome(status, captured.out, captured.err)
-
-    return call
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -50,7 +27,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_generate_writes_a_png_and_prints_its_path_last(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "new" / "out.png"
     done = run("generate", bundle("heads"), "a red circle", "-o", out, "--steps", 2, "--seed", 1)
@@ -61,7 +38,7 @@ def test_generate_writes_a_png_and_prints_its_path_last(
 
 
 def test_generate_from_a_png_gives_the_same_picture_bit_for_bit(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     first, again = tmp_path / "first.png", tmp_path / "again.png"
     options = ("--steps", 3, "--size", "136x72", "--guidance-scale", 3, "--sampler", "ddim")
@@ -77,7 +54,7 @@ def test_generate_from_a_png_gives_the_same_picture_bit_for_bit(
 
 
 def test_generate_from_a_png_but_for_an_option_is_as_if_all_were_given(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     first, again, whole = (tmp_path / n for n in ("first.png", "again.png", "whole.png"))
     common = ("generate", bundle("heads"))
@@ -94,7 +71,7 @@ def test_generate_from_a_png_but_for_an_option_is_as_if_all_were_given(
 
 
 def test_saved_latents_start_the_same_picture(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     first, again, noise = (tmp_path / n for n in ("a.png", "b.png", "noise.npy"))
     common = ("generate", bundle("heads"), "a red circle", "--steps", 2)
@@ -110,7 +87,7 @@ def test_saved_latents_start_the_same_picture(
 
 
 def test_json_is_one_object_and_nothing_else(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.png"
     done = run(
@@ -163,7 +140,7 @@ def test_json_is_one_object_and_nothing_else(
     ],
 )
 def test_bad_options_give_one_line_status_2_and_no_file(
-    run: Callable[..., Outcome],
+    run: Run,
     bundle: Callable[[str], Path],
     tmp_path: Path,
     options: tuple[object, ...],
@@ -181,7 +158,7 @@ def test_bad_options_give_one_line_status_2_and_no_file(
 
 @pytest.mark.parametrize("target", ["/proc/out.png", "file/out.png", "."])
 def test_an_output_that_cannot_be_written_is_said_before_the_work(
-    run: Callable[..., Outcome],
+    run: Run,
     bundle: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -196,7 +173,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
 
 
 def test_a_missing_or_half_bundle_is_named(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     missing = run("generate", tmp_path / "none", "a", "-o", tmp_path / "o.png")
     assert (missing.status, "no such bundle folder" in missing.err) == (2, True)
@@ -209,7 +186,7 @@ def test_a_missing_or_half_bundle_is_named(
 
 
 def test_export_refuses_what_is_no_checkpoint_and_leaves_nothing(
-    run: Callable[..., Outcome], checkpoint: Callable[[str], Path], tmp_path: Path
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     nothing = run("export", tmp_path / "none", tmp_path / "bundle")
     assert (nothing.status, "no such checkpoint folder" in nothing.err) == (2, True)
@@ -227,7 +204,7 @@ def test_export_refuses_what_is_no_checkpoint_and_leaves_nothing(
 
 
 def test_inspect_describes_bundles_and_checkpoints(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
+    run: Run, bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
 ) -> None:
     described = json.loads(run("inspect", bundle("lists"), "--verify", "--json").out)
     assert described["prediction_type"] == "v_prediction"
@@ -239,7 +216,7 @@ def test_inspect_describes_bundles_and_checkpoints(
 
 
 def test_compare_passes_on_the_goldens_and_fails_on_changed_weights(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     good = json.loads(run("compare", bundle("heads"), "--engine", "onnxruntime", "--json").out)
     assert good["passed"]
@@ -281,9 +258,7 @@ def forge_hash(folder: Path, name: str) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_an_interrupt_is_status_130(
-    run: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_is_status_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -300,7 +275,7 @@ def test_help_lists_every_command_and_each_has_its_own() -> None:
 
 
 def test_options_of_sampling_and_guidance_reach_the_picture(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out, again = tmp_path / "out.png", tmp_path / "again.png"
     options = (
@@ -321,7 +296,7 @@ def test_options_of_sampling_and_guidance_reach_the_picture(
 
 
 def test_sizes_that_sdxl_is_told_change_its_picture(
-    run: Callable[..., Outcome], bundle: Callable[[str], Path], tmp_path: Path
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     common = ("generate", bundle("xl"), "a red circle", "--steps", 2, "--seed", 1)
     told = {
@@ -339,7 +314,7 @@ def test_sizes_that_sdxl_is_told_change_its_picture(
         assert not np.array_equal(found["own"], found[name])
 
 
-def test_samplers_lists_every_name_that_generate_takes(run: Callable[..., Outcome]) -> None:
+def test_samplers_lists_every_name_that_generate_takes(run: Run) -> None:
     rows = json.loads(run("samplers", "--json").out)
     assert [row["name"] for row in rows] == list(CATALOGUE)
     done = run("samplers")
@@ -359,5 +334,5 @@ def test_samplers_lists_every_name_that_generate_takes(run: Callable[..., Outcom
         assert line[heading.index("schedules") :].strip() == schedules
 
 
-def test_doctor_says_what_never_ran_on_its_hardware(run: Callable[..., Outcome]) -> None:
+def test_doctor_says_what_never_ran_on_its_hardware(run: Run) -> None:
     assert "unverified: generator torch-cuda" in run("doctor").out

@@ -179,6 +179,18 @@ def test_the_oracle_is_held_against_the_goldens(
     assert ("weaker" in record) == weaker
 
 
+def test_without_an_fp32_engine_to_check_first_the_record_says_weaker(
+    shapes: Bundle, cache: Cache
+) -> None:
+    low = Faulty("openvino", shapes.weights("unet"))  # with the right weights
+    low.PRECISIONS = {"float32": ("bf16",)}
+    chosen = Chosen("openvino", low, Options(precision="bf16"))
+    record = open_verified(cache, shapes, "unet", UNET, chosen).verification
+    assert record["reference"] == "the goldens"
+    assert "no fp32 engine" in record["weaker"]
+    assert [a.key["precision"] for a in cache.artefacts()] == ["bf16"]
+
+
 def without_goldens(bundle: Bundle, folder: Path) -> Bundle:
     files = {name: f for name, f in bundle.manifest.files.items() if name != GOLDEN}
     copied = Path(shutil.copytree(bundle.path, folder))

@@ -161,7 +161,10 @@ def _guard(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) -
                 errors = judge(engine, case.inputs, expected, tolerance, case.reference)
             except VerificationFailed as error:
                 raise VerificationFailed(f"{chosen.name} {precision}, {error}") from None
-            weaker = {"weaker": case.weaker} if case.weaker else {}
+            fp32 = _has_fp32(chosen, blueprint)
+            lacking = "" if fp32 else "there is no fp32 engine of this backend to check first"
+            notes = "; ".join(note for note in (case.weaker, lacking) if note)
+            weaker = {"weaker": notes} if notes else {}
             known = {"errors": errors, "tolerance": tolerance} if case.expected else {}
             return {"reference": case.reference, **known, **weaker}
 
@@ -173,8 +176,7 @@ def _guard(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) -
 def _case(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) -> _Case:
     component, sizes = blueprint.component, blueprint.sizes
     plain = replace(chosen, options=replace(chosen.options, precision="fp32"))
-    has_twin = "fp32" in chosen.backend.PRECISIONS[blueprint.dtype]
-    if chosen != plain and has_twin:
+    if chosen != plain and _has_fp32(chosen, blueprint):
         open_verified(cache, bundle, component, sizes, plain).engine.close()
     known = golden_sizes(bundle, component)
     is_oracle = plain == chosen and chosen.name == ORACLE
@@ -197,6 +199,10 @@ def _case(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) ->
     opened.engine.close()
     written = " ".join(f"{symbol}={n}" for symbol, n in sorted(known.items()))
     return _Case(f"the goldens at {written}", inputs, {}, "no other reference at these sizes")
+
+
+def _has_fp32(chosen: Chosen, blueprint: Blueprint) -> bool:
+    return "fp32" in chosen.backend.PRECISIONS[blueprint.dtype]
 
 
 def _golden_case(bundle: Bundle, blueprint: Blueprint, reference: str) -> _Case:

@@ -143,10 +143,10 @@ def choices(
     if unknown:
         expected = f"names among {', '.join(manifest.components)}"
         raise InputError("components", expected, repr(unknown[0]))
-    return {
-        name: _choose(components.get(name, ""), engine, options, manifest.dtype)
-        for name in manifest.components
-    }
+    # Asking a backend whether it works here may take a while, and most components have the same.
+    wanted = {name: components.get(name, "") for name in manifest.components}
+    found = {own: _choose(own, engine, options, manifest.dtype) for own in wanted.values()}
+    return {name: found[own] for name, own in wanted.items()}
 
 
 def _choose(own: str, engine: str, options: Options, dtype: str) -> Chosen:
