@@ -30,19 +30,16 @@ from latentrt.engines.cache import Cache
 from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
 from latentrt.engines.verify import TOLERANCES, open_verified
 from latentrt.engines.widen import widen
-from latentrt.export.export import export
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
 each_component = pytest.mark.parametrize("component", components_of("xl"))
 
 
-@pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory, checkpoint: Callable[[str], Path]) -> Bundle:
+@pytest.fixture
+def half(bundle: Callable[[str], Path]) -> Bundle:
     """The configuration "xl", which has every kind of input, stored in float16."""
-    folder = tmp_path_factory.mktemp("half") / "bundle"
-    export(checkpoint("xl"), folder, dtype="fp16", golden=False)
-    return Bundle.open(folder)
+    return Bundle.open(bundle("xl-fp16"))
 
 
 @pytest.fixture(scope="module")

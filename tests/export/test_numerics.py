@@ -121,12 +121,10 @@ def test_a_graph_computes_with_another_checkpoints_weights(
 # In 16 bits.
 
 
-@pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory, checkpoint: Bundles) -> Path:
+@pytest.fixture
+def half(bundle: Bundles) -> Path:
     """The configuration "xl", which has every kind of input, stored in float16."""
-    folder = tmp_path_factory.mktemp("half") / "bundle"
-    export(checkpoint("xl"), folder, dtype="fp16", golden=False)
-    return folder
+    return bundle("xl-fp16")
 
 
 each_half = pytest.mark.parametrize("component", components_of("xl"))
