@@ -18,10 +18,10 @@ run: $(STAMP) ## Export models/shapes and generate a picture; prints its path la
 		-o $(PICTURE) --seed 7 --guidance-scale 5
 
 test: $(STAMP) ## Run the tests, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 test-slow: $(STAMP) ## Run the tests on models of real size
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --timeout 0
 
 check: $(STAMP) ## Check format, style, types, the imports between rooms, and the wheel
 	$(BIN)/ruff format --check .

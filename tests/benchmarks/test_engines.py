@@ -80,14 +80,19 @@ def test_a_decoders_operations_grow_as_its_picture(bundle: Callable[[str], Path]
     assert 4.0 * small < large < 4.2 * small
 
 
+# Products that take these seconds: PyTorch's, and in fp32 NumPy's after them.
+@pytest.mark.parametrize(
+    ("precision", "seconds", "least"),
+    [("fp32", (3, 2, 5, 4, 1, 6), 1), ("fp32", (3, 2, 5, 4, 7, 6), 2), ("bf16", (3, 2, 5), 2)],
+)
 def test_a_ceiling_is_two_operations_a_multiplication_in_the_shortest_time(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, precision: str, seconds: tuple[int, ...], least: int
 ) -> None:
-    # Products that take 3, 2 and 5 seconds.
-    ticks = itertools.accumulate([0, 3, 0, 2, 0, 5])
+    ticks = itertools.accumulate(itertools.chain.from_iterable((0, s) for s in seconds))
     clock = SimpleNamespace(perf_counter=lambda: next(ticks))
     monkeypatch.setattr(contestants, "time", clock)
-    assert ceiling("fp32", size=8, repeats=3) == 2 * 8**3 / 2
+    assert ceiling(precision, size=8, repeats=3) == 2 * 8**3 / least
+    assert next(ticks, None) is None
 
 
 def test_a_contestant_that_fails_in_its_process_is_named(bundle: Callable[[str], Path]) -> None:
