@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -243,7 +245,7 @@ def bundle(shared: Path, checkpoint: Callable[[str], Path]) -> Callable[[str], P
 
     A dtype may follow, as in "shapes-fp16"; else weights are stored in fp32.
     """
-    traced = _tracing_once()
+    traced = _tracing_once(shared / "traced")
 
     def get(configuration: str) -> Path:
         folder = shared / "bundle" / configuration
@@ -270,19 +272,30 @@ def _once(folder: Path, make: Callable[[], object]) -> Path:
     return folder
 
 
-def _tracing_once() -> Callable[[Component, Config, str], ir.Model]:
+def _tracing_once(folder: Path) -> Callable[[Component, Config, str], ir.Model]:
     # A trace takes seconds, and several configurations have the same VAE.
     trace_anew = trace.trace
-    traced: dict[str, ir.Model] = {}
 
     def get(component: Component, config: Config, dtype: str) -> ir.Model:
         decisive = {k: v for k, v in config.items() if k not in _INERT}
         key = json.dumps([component.name, decisive, dtype], sort_keys=True, default=str)
-        if key not in traced:
-            traced[key] = trace_anew(component, config, dtype)
-        return traced[key].clone()
+        path = folder / hashlib.sha256(key.encode()).hexdigest()
+        _once(path, lambda: _write_traced(trace_anew(component, config, dtype), path))
+        return ir.from_proto(onnx.load_model(path, load_external_data=False))
 
     return get
+
+
+def _write_traced(model: ir.Model, path: Path) -> None:
+    # A parameter has no value yet, and without one would not be written.
+    for value in model.graph.initializers.values():
+        if value.const_value is None:
+            assert value.dtype is not None
+            assert value.shape is not None
+            value.const_value = ir.ExternalTensor(
+                "none", 0, 0, value.dtype, shape=value.shape, name=value.name or ""
+            )
+    path.write_bytes(ir.to_proto(model).SerializeToString())
 
 
 def text_engines(opened: Bundle) -> Callable[[str], Engine]:
