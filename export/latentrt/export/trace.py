@@ -22,7 +22,7 @@ import onnxscript.optimizer
 import onnxscript.rewriter
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental._config import patch
+from torch.fx.experimental import _config as symbolic
 
 from latentrt.bundle.spec import TensorSpec
 from latentrt.bundle.tensors import Entry
@@ -110,7 +110,8 @@ def _captured(
 ) -> torch.export.ExportedProgram:
     # What the ONNX exporter tries first, but for its assertions at run time: a U-Net's it cannot
     # write down, and captures the module a second time by a way that takes three times as long.
-    with patch(backed_size_oblivious=True):  # so that a size may be 1
+    # So that a size may be 1.
+    with symbolic.patch(backed_size_oblivious=True):  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         return torch.export.export(
             module,
             (),
