@@ -29,7 +29,8 @@ _PROMPTS: Final = ("a large red circle on a blue background", "a small green sta
 class Goodput:
     """Pictures a second: `batch` None is one request after the other.
 
-    `calls` are U-Net calls, `filled` the share of their places that rows had.
+    `calls` are U-Net calls, `filled` the share of their places that rows had, `seconds` what every
+    repetition took.
     """
 
     batch: int | None
@@ -39,6 +40,12 @@ class Goodput:
     ratio: float
     calls: int | None
     filled: float | None
+    seconds: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called in a table."""
+        return "one at a time" if self.batch is None else f"batch {self.batch}"
 
 
 def measure(
@@ -98,6 +105,7 @@ def _goodput(
         ratio=alone / middle,
         calls=calls,
         filled=filled,
+        seconds=tuple(seconds),
     )
 
 
@@ -112,11 +120,10 @@ def _requests(count: int, steps: int, size: Size | None) -> list[Request]:
 def _print(rows: Sequence[Goodput]) -> None:
     print(f"{'':<14}{'pictures/s':>12}  {'range':<20}{'ratio':>7}{'calls':>8}{'filled':>9}")
     for row in rows:
-        name = "one at a time" if row.batch is None else f"batch {row.batch}"
         ends = f"({row.least:.3f} to {row.greatest:.3f})"
         calls = "" if row.calls is None else str(row.calls)
         filled = "" if row.filled is None else f"{row.filled:.0%}"
-        print(f"{name:<14}{row.median:12.3f}  {ends:<20}{row.ratio:7.2f}{calls:>8}{filled:>9}")
+        print(f"{row.name:<14}{row.median:12.3f}  {ends:<20}{row.ratio:7.2f}{calls:>8}{filled:>9}")
 
 
 def main() -> None:

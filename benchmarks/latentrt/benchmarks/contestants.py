@@ -132,18 +132,6 @@ CONTESTANTS: Final = (
 )
 
 
-def operations(task: Task) -> int:
-    """Floating-point operations of one evaluation: matrix products, convolutions and attention."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    module = _module(task)
-    tensors = {k: torch.empty(v.shape, device="meta") for k, v in task.inputs().items()}
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        module(**tensors)
-    return counter.get_total_flops()
-
-
 def ceiling(precision: str, *, size: int = _MATRIX, repeats: int = 5) -> float:
     """Operations a second of a product of two large matrices, the best of several.
 

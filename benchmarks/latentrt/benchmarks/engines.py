@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -27,8 +26,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.contestants import CONTESTANTS, Contestant, Task, ceiling, operations
+from latentrt.benchmarks.contestants import CONTESTANTS, Contestant, Task, ceiling
 from latentrt.benchmarks.machine import Machine
+from latentrt.benchmarks.memory import Memory
+from latentrt.benchmarks.operations import work_of
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError
@@ -44,27 +45,6 @@ _PAUSE: Final = 0.3
 
 Start = Callable[..., Any]
 """Makes a process, or a thread, of `target` and `args`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes of a process after an evaluation; None where they are not known.
-
-    `peak` is the most there ever was, with the pages of the bundle's files that were mapped; `own`
-    is what it holds without those.
-    """
-
-    peak: int | None
-    own: int | None
-
-    @staticmethod
-    def here() -> Memory:
-        """This process's, where there is a /proc."""
-        path = Path("/proc/self/status")
-        text = path.read_text() if path.is_file() else ""
-        found = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", text))
-        peak, own = (int(found[k]) * 1024 if k in found else None for k in ("VmHWM", "RssAnon"))
-        return Memory(peak, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +237,7 @@ def benchmark(
     components: dict[str, Any] = {}
     for name in COMPONENTS:
         task = Task(bundle, name, latent)
-        count = operations(task)
+        count = work_of(task.blueprint()).operations
         results = measure(task, count, ceilings, laps=laps, rounds=rounds, start=start)
         print_table(name, results)
         components[name] = {

@@ -353,6 +353,90 @@ def compare(
 
 
 @app.command()
+def bench(
+    bundle: BundleArgument,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
+    threads: ThreadsOption = None,
+    streams: StreamsOption = None,
+    prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red circle",
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
+    sampler: Annotated[
+        str | None, typer.Option(help="See `latentrt samplers`. [default: the checkpoint's]")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Pictures after warm-up, at the least.")] = 20,
+    limit: Annotated[
+        float, typer.Option(help="Seconds after which no more are drawn, settled or not.")
+    ] = 120.0,
+    cold: Annotated[bool, typer.Option(help="Start from nothing too, in new processes.")] = True,
+    ceilings: Annotated[bool, typer.Option(help="Measure what the machine can do.")] = True,
+    batch: Annotated[str, typer.Option(help="Batches that requests share; 0: none.")] = "1,2,4,8",
+    requests: Annotated[int, typer.Option(help="Requests that each batch size serves.")] = 16,
+    arrivals: Annotated[
+        int, typer.Option(help="Requests of each rate of random arrivals; 0: none.")
+    ] = 0,
+    compare_with: Annotated[
+        Path | None, typer.Option("--compare", help="An earlier report: a verdict on each row.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that needs nothing else.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast a bundle draws here, and how far that is from the limit."""
+    from latentrt.benchmarks.bench import Plan, measure
+    from latentrt.benchmarks.subject import Subject
+    from latentrt.cli.bench import beside, print_report, print_verdicts, read_runs
+    from latentrt.cli.values import assignments, counts
+    from latentrt.engines.engine import Options
+    from latentrt.runtime import Guidance, Request, Sampling, Size
+
+    old = None if compare_with is None else read_runs(compare_with)
+    subject = Subject(
+        bundle=bundle,
+        engine=engine,
+        options=Options(precision=precision, threads=threads, streams=streams),
+        components=assignments("component", component or ()),
+        request=Request(
+            prompt,
+            seed=0,
+            size=None if size is None else Size.parse(size),
+            sampling=Sampling(sampler, steps=steps),
+            guidance=Guidance(guidance_scale),
+        ),
+    )
+    plan = Plan(
+        runs=runs,
+        limit=limit,
+        cold=cold,
+        ceilings=ceilings,
+        batches=() if batch == "0" else counts("batch", batch),
+        requests=requests,
+        arrivals=arrivals,
+    )
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        report = measure(subject, plan, bars)
+    found = () if old is None else beside(report, old)
+    if plot is not None or html is not None:
+        from latentrt.benchmarks.plot import write_html, write_png
+
+        if plot is not None:
+            write_png(report, plot)
+        if html is not None:
+            write_html(report, found, html)
+    if as_json:
+        print(json.dumps({**report.to_json(), "verdicts": [v.to_json() for v in found]}))
+        return
+    print_report(report)
+    if compare_with is not None:
+        print_verdicts(found, compare_with)
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Say which engines and devices work here, and what is unverified."""
     from latentrt.cli.doctor import diagnose, print_diagnosis

@@ -1,0 +1,165 @@
+"""A benchmark's report as a picture, and as one page that needs nothing else."""
+
+from __future__ import annotations
+
+import html
+import importlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from latentrt.benchmarks.report import STAGES, Report
+from latentrt.benchmarks.verdict import Verdict
+from latentrt.bundle.errors import Unavailable
+from latentrt.bundle.publish import write_file
+
+_REMEDY: Final = "pip install 'latentrt[bench]'"
+_BLUE, _GREY, _ORANGE = "#3b6ea8", "#9aa3ad", "#c8702a"
+_WIDTH: Final = 8.0
+_HEIGHT: Final = 2.6
+"""Inches of one panel."""
+_STYLE: Final = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1.5rem; }
+th, td { padding: 0.2rem 0.9rem 0.2rem 0; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 1px solid; font-weight: 600; }
+figure { margin: 0; background: white; }
+figure svg { max-width: 100%; height: auto; }
+"""
+
+
+def write_png(report: Report, path: Path) -> None:
+    """Write the plots; raises `Unavailable` without matplotlib, `FileError`."""
+    write_file(path, _drawn(report, "png"))
+
+
+def write_html(report: Report, verdicts: Sequence[Verdict], path: Path) -> None:
+    """Write the plots, the tables and the whole report; raises as `write_png` does."""
+    drawn = _drawn(report, "svg").decode()
+    drawn = drawn[drawn.index("<svg") :]
+    title = html.escape(f"latentrt bench: {report.subject['source']}")
+    rows = [
+        (
+            name,
+            *(f"{1e3 * row.percentile(n):.3f}" for n in (50, 90, 99)),
+            str(len(row.seconds)),
+            "" if row.stable else "unstable",
+        )
+        for name, row in report.rows.items()
+    ]
+    tables = [_table(("milliseconds", "p50", "p90", "p99", "runs", ""), rows)]
+    if verdicts:
+        heads = ("against the earlier report", "times as fast", "95 % of resamples", "")
+        found = [
+            (v.row, f"{v.ratio:.3f}", f"{v.low:.3f} to {v.high:.3f}", v.word) for v in verdicts
+        ]
+        tables.append(_table(heads, found))
+    if report.errors:
+        errors = [(name, f"{error:.1e}") for name, error in report.errors.items()]
+        tables.append(_table(("away from PyTorch fp32", "relative"), errors))
+    whole = html.escape(json.dumps(report.to_json(), indent=1))
+    page = (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n'
+        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n<p>{html.escape(_where(report))}</p>\n"
+        f"<figure>{drawn}</figure>\n{''.join(tables)}"
+        f"<details><summary>The whole report</summary><pre>{whole}</pre></details>\n</html>\n"
+    )
+    write_file(path, page.encode())
+
+
+def _where(report: Report) -> str:
+    engines = sorted({f"{e} {report.precisions[c]}" for c, e in report.engines.items()})
+    machine = f"{report.machine.processor}, {report.machine.cores} cores"
+    return f"{', '.join(engines)}; {report.subject['size']}; {machine}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in headings)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows
+    )
+    return f"<table><tr>{head}</tr>\n{body}</table>\n"
+
+
+def _drawn(report: Report, form: str) -> bytes:
+    try:
+        figures: Any = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise Unavailable(f"plots: matplotlib is not installed; {_REMEDY}") from error
+    panels: list[Callable[[Any, Report], None]] = [_stages]
+    panels += [
+        draw
+        for draw, has in (
+            (_limits, report.limits),
+            (_served, report.served),
+            (_arrivals, report.arrivals),
+        )
+        if has
+    ]
+    figure = figures.Figure(figsize=(_WIDTH, _HEIGHT * len(panels)), layout="constrained")
+    places = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for place, draw in zip(places, panels, strict=True):
+        draw(place, report)
+        place.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{report.subject['source']}, {_where(report)}", fontsize=9)
+    content = io.BytesIO()
+    # No date in it, and no metadata that name other places.
+    fields = ("Creator", "Date", "Format", "Type") if form == "svg" else ()
+    metadata = dict.fromkeys(fields)
+    figure.savefig(content, format=form, dpi=150, metadata=metadata)
+    return content.getvalue()
+
+
+def _stages(place: Any, report: Report) -> None:
+    names = [name for name in STAGES if name in report.rows][::-1]
+    middle = [1e3 * report.rows[n].percentile(50) for n in names]
+    late = [1e3 * report.rows[n].percentile(99) for n in names]
+    place.barh(names, late, color=_GREY, height=0.35, label="p99")
+    place.barh(names, middle, color=_BLUE, height=0.6, label="p50")
+    for number, value in enumerate(middle):
+        place.annotate(f" {value:.3g} ms", (late[number], number), va="center", fontsize=8)
+    place.set_xscale("log")
+    place.margins(x=0.15)
+    place.set_title("a warm picture and its parts, milliseconds", loc="left", fontsize=9)
+    place.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _limits(place: Any, report: Report) -> None:
+    names = list(report.limits)[::-1]
+    shares = [100 * report.limits[name].share for name in names]
+    place.barh(names, shares, color=_BLUE, height=0.6)
+    for number, name in enumerate(names):
+        limit = report.limits[name]
+        words = f" {limit.rate / 1e12:.3f} TFLOP/s, bound by {limit.bound}"
+        place.annotate(words, (shares[number], number), va="center", fontsize=8)
+    place.set_xlim(0, 100)
+    place.set_title("per cent of what the machine can do", loc="left", fontsize=9)
+
+
+def _served(place: Any, report: Report) -> None:
+    names = [row.name for row in report.served]
+    middle = [row.median for row in report.served]
+    ends = [
+        [row.median - row.least for row in report.served],
+        [row.greatest - row.median for row in report.served],
+    ]
+    colours = [_GREY if row.batch is None else _BLUE for row in report.served]
+    place.bar(names, middle, yerr=ends, color=colours, width=0.6, capsize=3)
+    place.set_title("pictures a second, requests served together", loc="left", fontsize=9)
+
+
+def _arrivals(place: Any, report: Report) -> None:
+    for curve, colour in zip(report.arrivals, (_GREY, _ORANGE), strict=False):
+        rates = [point.rate for point in curve.points]
+        late = [point.p95 for point in curve.points]
+        more = " or more" if curve.open_ended else ""
+        words = f"{curve.server}: {curve.goodput:.2f} a second{more}"
+        place.plot(rates, late, marker="o", markersize=3, color=colour, label=words)
+    place.set_ylim(bottom=0)
+    place.set_xlabel("arrivals a second", fontsize=8)
+    place.set_title("95 of 100 requests wait at most, seconds", loc="left", fontsize=9)
+    place.legend(frameon=False, fontsize=8)

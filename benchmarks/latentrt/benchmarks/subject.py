@@ -1,0 +1,52 @@
+"""What a benchmark measures: a bundle, the engines of its components, and one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from latentrt.benchmarks.stopwatch import Stopwatch
+from latentrt.bundle.bundle import Bundle
+from latentrt.engines.engine import Options
+from latentrt.runtime import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One picture is asked for; `engine`, `options` and `components` are as in `Pipeline.open`."""
+
+    bundle: Path
+    engine: str
+    options: Options
+    components: Mapping[str, str]
+    request: Request
+
+    def open(self) -> Stopwatch:
+        """Its pipeline, engines from the user's cache; raises what `Pipeline.open` raises."""
+        bundle = Bundle.open(self.bundle)
+        return Stopwatch(bundle, self.engine, self.options, self.components)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object that `from_json` reads; starting latents are not in it."""
+        return {
+            "bundle": str(self.bundle),
+            "engine": self.engine,
+            "options": asdict(self.options),
+            "components": dict(self.components),
+            "request": self.request.to_json(),
+        }
+
+    @staticmethod
+    def read(path: Path) -> Subject:
+        """From a file with what `to_json` gives."""
+        value = json.loads(path.read_text())
+        return Subject(
+            bundle=Path(value["bundle"]),
+            engine=value["engine"],
+            options=Options(**value["options"]),
+            components=value["components"],
+            request=Request.from_json(value["request"]),
+        )

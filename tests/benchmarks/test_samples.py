@@ -1,0 +1,91 @@
+"""Percentiles, when measuring ends, and what two sets of runs say of each other."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from latentrt.benchmarks.samples import Samples, settled
+from latentrt.benchmarks.verdict import Verdict, verdicts
+
+
+def test_percentiles_are_between_the_two_nearest_runs() -> None:
+    runs = Samples(tuple(float(n) for n in (4, 1, 3, 2, 5)))
+    # The standard library's own, which has other names for them.
+    inclusive = statistics.quantiles(runs.seconds, n=100, method="inclusive")
+    for percent in (50, 90, 99):
+        assert runs.percentile(percent) == pytest.approx(inclusive[percent - 1], abs=1e-12)
+    assert runs.to_json()["count"] == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "last", "stable"),
+    [(20, 1.0, True), (19, 1.0, False), (20, 1.019, True), (20, 1.021, False)],
+)
+def test_runs_are_stable_when_there_are_enough_and_the_last_five_agree(
+    count: int, last: float, stable: bool
+) -> None:
+    assert Samples((*(1.0,) * (count - 1), last)).stable is stable
+
+
+def told(seconds: Iterator[float], heard: list[float]) -> float:
+    heard.append(next(seconds))
+    return heard[-1]
+
+
+def test_measuring_goes_on_until_the_last_five_runs_agree() -> None:
+    heard: list[float] = []
+    # Two of warm-up, seven that wander, then five of which the last is the 12th.
+    seconds = iter([9.0, 9.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, *(1.0,) * 9])
+    found = settled(lambda: told(seconds, heard), least=5, limit=1e9)
+    assert found == (1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    assert heard[:2] == [9.0, 9.0]
+
+
+def test_measuring_ends_at_its_limit_but_never_before_the_least_runs() -> None:
+    wandering = itertools.cycle([1.0, 2.0])
+    assert len(settled(lambda: next(wandering), least=8, limit=3.0)) == 8
+    wandering = itertools.cycle([1.0, 2.0])
+    assert len(settled(lambda: next(wandering), least=2, limit=10.0)) == 7  # 1+2+1+2+1+2+1 = 10
+
+
+def test_a_ratio_and_its_interval_are_those_of_the_medians() -> None:
+    rng = np.random.default_rng(1)
+    then, now = (rng.normal(mean, 0.05, 400) for mean in (2.0, 1.0))
+    (found,) = verdicts({"step": now.tolist()}, {"step": then.tolist(), "text": [1.0]})
+    assert found.row == "step"
+    assert found.ratio == pytest.approx(np.median(then) / np.median(now))
+    # The standard error of a median of n normal numbers is 1.2533 sigma / sqrt(n); of the ratio,
+    # both parts' relative errors in quadrature; 1.96 of them to either side.
+    relative = 1.2533 * 0.05 / 20 * np.hypot(1 / 2.0, 1 / 1.0)
+    width = 2 * 1.96 * found.ratio * relative
+    # A bootstrap of one sample of 400 is itself off by some 15 % (seeded: 1.5 times, at most).
+    assert width / 1.5 < found.high - found.low < width * 1.5
+    assert found.low < found.ratio < found.high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (1.05, 1.10, "faster"),
+        (0.90, 0.95, "slower"),
+        (0.99, 1.01, "same"),
+        (1.001, 1.015, "same"),
+        (0.90, 1.10, "unsure"),
+        (1.001, 1.05, "faster"),
+        (0.95, 0.999, "slower"),
+    ],
+)
+def test_a_verdict_is_no_surer_than_its_interval(low: float, high: float, word: str) -> None:
+    assert Verdict("step", (low + high) / 2, low, high).word == word
+    assert Verdict("step", 1.0, low, high).to_json()["word"] == word
+
+
+def test_the_same_runs_are_the_same() -> None:
+    runs = np.random.default_rng(2).normal(1.0, 0.001, 50).tolist()
+    (found,) = verdicts({"picture": runs}, {"picture": runs})
+    assert (found.ratio, found.word) == (1.0, "same")
