@@ -7,10 +7,13 @@ BUNDLE := build/shapes
 PICTURE := build/red-circle.png
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench gpu format clean
+.PHONY: help run test test-slow check bench tables gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BUNDLE)/manifest.json: $(STAMP)
+	$(BIN)/latentrt export models/shapes $(BUNDLE) --force
 
 run: $(STAMP) ## Export models/shapes and generate a picture; prints its path last
 	$(BIN)/latentrt export models/shapes $(BUNDLE) --force
@@ -28,10 +31,20 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m latentrt.benchmarks.tables README.md --check
 	$(BIN)/python tests/check_wheel.py
 
-bench: $(STAMP) ## Measure the runtime
+bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, and write the README's numbers
+	$(BIN)/python tests/check_wheel.py benchmarks/results/install.json
 	$(BIN)/python -m latentrt.benchmarks.runtime --json benchmarks/results/runtime.json
+	$(BIN)/python -m latentrt.benchmarks.calls $(BUNDLE) --json benchmarks/results/calls.json
+	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) \
+		--json benchmarks/results/batching-shapes.json
+	$(BIN)/python -m latentrt.benchmarks.engines --json benchmarks/results/engines.json
+	$(MAKE) tables
+
+tables: $(STAMP) ## Write the README's numbers from benchmarks/results
+	$(BIN)/python -m latentrt.benchmarks.tables README.md
 
 gpu: $(STAMP) ## Build, verify, bench and compare on an NVIDIA GPU; ARGS=--sd15 for more
 	$(BIN)/python -m latentrt.benchmarks.gpu $(ARGS)

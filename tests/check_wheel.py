@@ -7,6 +7,7 @@ neither brings in what only an export needs.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -68,9 +69,12 @@ def main() -> None:
         found = run(binaries / "python", "-c", INSTALLED, *NOT_IN_BASE, cwd=folder).split()
         if found:
             sys.exit(f"{wheel.name}: the installation brings in {', '.join(found)}")
+        sizes = {"base_mb": base, "onnxruntime_mb": size_of(folder / "env")}
+        if len(sys.argv) > 1:
+            Path(sys.argv[1]).write_text(json.dumps(sizes, indent=1) + "\n")
         print(
             f"{wheel.name}: doctor runs on the base installation ({base} MB), generate with "
-            f"[onnxruntime] ({size_of(folder / 'env')} MB); none of {', '.join(NOT_IN_BASE)} needed"
+            f"[onnxruntime] ({sizes['onnxruntime_mb']} MB); none of {', '.join(NOT_IN_BASE)} needed"
         )
 
 

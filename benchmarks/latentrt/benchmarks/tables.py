@@ -1,0 +1,180 @@
+"""The README's numbers, written from the committed measurements.
+
+    python -m latentrt.benchmarks.tables README.md [--check]
+
+Everything between `<!-- NAME -->` and `<!-- end -->` is made from the JSON files under
+benchmarks/results that the table NAME reads; nothing there is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from latentrt.bundle.errors import FileError
+from latentrt.bundle.publish import write_file
+
+RESULTS: Final = Path("benchmarks/results")
+_BLOCK: Final = re.compile(r"(<!-- (?P<name>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Read = Callable[[str], Any]
+"""Gives the content of a JSON file by its name under `RESULTS`."""
+
+
+def filled(text: str, read: Read) -> str:
+    """A document with every table made anew; raises `FileError` for one that nobody makes."""
+
+    def fill(block: re.Match[str]) -> str:
+        name = block["name"]
+        if name not in TABLES:
+            raise FileError("README.md", f"has a table {name!r}, not one of {', '.join(TABLES)}")
+        return f"{block[1]}{TABLES[name](read)}\n{block[3]}"
+
+    return _BLOCK.sub(fill, text)
+
+
+def reading(folder: Path) -> Read:
+    """Reads the files of a folder; raises `FileError` naming one that is not there."""
+
+    def read(name: str) -> Any:
+        try:
+            return json.loads((folder / name).read_bytes())
+        except OSError as error:
+            raise FileError(folder / name, error.strerror or str(error)) from error
+
+    return read
+
+
+def _rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+
+
+def _own(read: Read) -> str:
+    """What the runtime costs by itself."""
+    found = read("runtime.json")
+    imports, aims = found["import_seconds"], found
+    steps = _by_latent(found["step_seconds"])
+    batched = _by_latent(found["batched_step_seconds"])
+    large = [row for row in found["sampler_seconds"] if row["latent"][1:] == [128, 128]]
+    slowest = max(large, key=lambda row: row["median"])
+    calls = {row["precision"]: row["added"] for row in read("calls.json")["calls"]}
+    served = {row["batch"]: row["ratio"] for row in read("batching-shapes.json")["rows"]}
+    rows = [
+        ("`import latentrt.runtime`", _ms(imports["median"], 0), _ms(aims["import_aim"], 0)),
+        (
+            "the runtime's own time per guided step of `euler`, 64 x 64 and 128 x 128 latents",
+            ", ".join(_ms(s) for s in steps),
+            f"{_ms(aims['step_aim_64x64'], 1)} at 64 x 64",
+        ),
+        (
+            "the slowest sampler's own step at 128 x 128 latents, noise apart "
+            f"(`{slowest['sampler']}`)",
+            _ms(slowest["median"], 2),
+            _ms(aims["sampler_aim_128x128"], 0),
+        ),
+        (
+            "a batched step of 8 rows beyond the engine, 64 x 64 and 128 x 128 latents",
+            ", ".join(_ms(s, 2) for s in batched),
+            "",
+        ),
+        (
+            "what a call adds to bare OpenVINO, U-Net of models/shapes in fp32 and bf16",
+            f"{calls['fp32']:.1%}, {calls['bf16']:.1%}",
+            f"{read('calls.json')['aim']:.0%}",
+        ),
+        (
+            "pictures a second of the batcher at batch 8 against one request at a time, "
+            "models/shapes",
+            f"{served[8]:.2f}",
+            "",
+        ),
+    ]
+    return _rows(("", "", "aim"), rows)
+
+
+def _engines(read: Read) -> str:
+    """The CPU engines beside PyTorch at SD 1.5's size."""
+    parts = read("engines.json")["components"]
+    unet, vae = (parts[name]["results"] for name in ("unet", "vae_decoder"))
+    rows = [
+        (_who(one), *(cell for each in (one, other) for cell in _speed(each)))
+        for one, other in zip(unet, vae, strict=True)
+    ]
+    ratio = "against PyTorch fp32"
+    part = (ratio, "of the ceiling", "error")
+    return _rows(("", "U-Net", *part, "VAE", *part), rows)
+
+
+def _who(result: Mapping[str, Any]) -> str:
+    name: str = result["contestant"]
+    engine = name.removeprefix("engine ")
+    shown = f"`--engine {engine}`" if engine != name else name
+    return f"{shown}, {result['precision']}"
+
+
+def _speed(result: Mapping[str, Any]) -> tuple[str, ...]:
+    error = result["relative_error"]
+    return (
+        f"{result['seconds']['median']:.2f} s",
+        f"{result['ratio']:.2f}",
+        f"{result['share']:.0%}",
+        f"{error:.1e}" if error else "",
+    )
+
+
+def _adherence(read: Read) -> str:
+    """Whether models/shapes draws what was asked."""
+    found = read("../../models/shapes/adherence.json")
+    shares = found["shares"]["all"]
+    said = ", ".join(f"{n} {shares[n]:.1%}" for n in ("colour", "background", "position", "shape"))
+    return f"Prompt adherence of models/shapes on {found['count']} held-out prompts: {said}."
+
+
+def _install(read: Read) -> str:
+    """What an installation takes on disk."""
+    found = read("install.json")
+    return (
+        f"A fresh environment with `latentrt[onnxruntime]` takes {found['onnxruntime_mb']} MB on "
+        f"disk, the base installation {found['base_mb']} MB."
+    )
+
+
+TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
+    "own": _own,
+    "engines": _engines,
+    "adherence": _adherence,
+    "install": _install,
+}
+
+
+def _by_latent(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [row["median"] for row in sorted(rows, key=lambda row: row["latent"])]
+
+
+def _ms(seconds: float, digits: int = 3) -> str:
+    return f"{1e3 * seconds:.{digits}f} ms"
+
+
+def main() -> None:
+    """Write the document, or with --check only say whether it is up to date."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("document", type=Path)
+    parser.add_argument("--check", action="store_true", help="change nothing; status 1: it is old")
+    options = parser.parse_args()
+    text = options.document.read_text()
+    new = filled(text, reading(options.document.parent / RESULTS))
+    if options.check:
+        sys.exit(
+            f"{options.document} is not what the results say: make tables" if new != text else 0
+        )
+    write_file(options.document, new.encode())
+
+
+if __name__ == "__main__":
+    main()
