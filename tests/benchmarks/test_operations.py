@@ -19,7 +19,7 @@ from latentrt.benchmarks.operations import work_of
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.backends import choose
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.export import modules
+from latentrt.export.components import components
 
 Bundles = Callable[[str], Path]
 
@@ -38,9 +38,10 @@ CASES = [
 
 
 def counted_by_pytorch(blueprint: Blueprint, config: Any) -> int:
-    made: Any = getattr(modules, blueprint.component.removesuffix("_2"))
+    folders = ("text_encoder", "text_encoder_2", "unet", "vae")
+    make = {component.name: component.make for component in components(folders)}
     with torch.device("meta"):
-        module = made(config).eval()
+        module = make[blueprint.component](config).eval()
     inputs = {s.name: torch.zeros(s.shape({}), device="meta") for s in blueprint.fixed_inputs}
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module(**inputs)

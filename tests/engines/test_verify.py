@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import VerificationFailed
@@ -19,6 +21,7 @@ from latentrt.engines import onnxruntime
 from latentrt.engines.backends import Backend, Chosen, Progress, Status, backend
 from latentrt.engines.cache import Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.function import FunctionEngine
 from latentrt.engines.verify import TOLERANCES, golden_sizes, open_verified
 
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
@@ -123,6 +126,73 @@ def test_a_planted_fault_is_refused_with_its_numbers_and_nothing_is_stored(
     with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from .* is allowed"):
         open_verified(cache, shapes, "unet", sizes, Chosen(name, faulty, options))
     assert [a.key["engine"] for a in cache.artefacts() if a.key["engine"] == name] == []
+
+
+class Halves(Faulty):
+    """In fp16 onnx's own evaluator, which computes each node in the dtype that the graph gives it.
+
+    It stands for a GPU; in fp32 it is the real backend.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__("onnxruntime", weights)
+        self.PRECISIONS = {"float16": ("fp16", "fp32")}
+
+    def identity(self, options: Options) -> dict[str, str]:
+        return {**super().identity(options), "evaluator": onnx.__version__}
+
+    def build(
+        self,
+        blueprint: Blueprint,
+        options: Options,
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        if options.precision == "fp32":
+            super().build(blueprint, options, folder)
+        else:
+            (folder / "evaluator").write_text("there is nothing to build")
+
+    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        if options.precision == "fp32":
+            return super().load(blueprint, options, folder)
+        spoiled = self._spoiled(blueprint)
+        model = onnx.load_model(spoiled.graph, load_external_data=False)
+        onnx.load_external_data_for_model(model, str(spoiled.weights.parents[1]))
+        evaluator = ReferenceEvaluator(model)
+        names = [s.name for s in blueprint.outputs]
+
+        def evaluate(arrays: Mapping[str, Any]) -> dict[str, Any]:
+            with np.errstate(all="ignore"):
+                return dict(zip(names, evaluator.run(names, dict(arrays)), strict=True))
+
+        specs = blueprint.fixed_inputs, blueprint.fixed_outputs
+        return FunctionEngine(blueprint.component, *specs, evaluate)
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_planted_fault_is_refused_in_fp16_too(
+    bundle: Callable[[str], Path], cache: Cache, tmp_path: Path, fault: str
+) -> None:
+    heads = Bundle.open(bundle("heads-fp16"))
+    sizes = golden_sizes(heads, "unet") or {}
+    chosen = Chosen("halves", Halves(spoil(heads, tmp_path, fault)), Options(precision="fp16"))
+    with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from the goldens"):
+        open_verified(cache, heads, "unet", sizes, chosen)
+    assert cache.artefacts() == []
+
+
+def test_an_fp16_engine_without_a_fault_is_accepted_by_what_fp16_costs(
+    bundle: Callable[[str], Path], cache: Cache
+) -> None:
+    heads = Bundle.open(bundle("heads-fp16"))
+    sizes = golden_sizes(heads, "unet") or {}
+    chosen = Chosen("halves", Halves(heads.weights("unet")), Options(precision="fp16"))
+    record = open_verified(cache, heads, "unet", sizes, chosen).verification
+    error = record["errors"]["model_output"]["relative"]
+    assert 10 * TOLERANCES["fp32"].unet < error < TOLERANCES["fp16"].unet
+    assert sorted(a.key["precision"] for a in cache.artefacts()) == ["fp16", "fp32"]
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
