@@ -330,25 +330,36 @@ def compare(
     component: ComponentOption = None,
     threads: ThreadsOption = None,
     streams: StreamsOption = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer; needs PyTorch.")] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose weights PyTorch takes: a checkpoint or a bundle. [default: BUNDLE]"
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold an engine against PyTorch's stored answers. Exit status 3: out of tolerance."""
-    from latentrt.benchmarks.compare import compare as run
-    from latentrt.bundle.bundle import Bundle
-    from latentrt.cli.report import print_comparison
+    from latentrt.cli.compare import Wanted
+    from latentrt.cli.compare import compare as run
+    from latentrt.cli.report import print_findings
     from latentrt.cli.values import assignments
     from latentrt.engines.engine import Options
-    from latentrt.runtime import Pipeline
 
-    options = Options(precision=precision, threads=threads, streams=streams)
-    components = assignments("component", component or ())
-    with Pipeline(Bundle.open(bundle), engine, options, components, guarded=False) as pipeline:
-        comparison = run(pipeline)
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        findings = run(
+            bundle,
+            engine=engine,
+            options=Options(precision=precision, threads=threads, streams=streams),
+            components=assignments("component", component or ()),
+            wanted=Wanted(layers=layers, checkpoint=checkpoint),
+            progress=bars,
+        )
     if as_json:
-        print(json.dumps(comparison.to_json(), indent=2))
+        print(json.dumps(findings.to_json(several=False), indent=2))
     else:
-        print_comparison(comparison)
-    if not comparison.passed:
+        print_findings(findings)
+    if not findings.passed:
         raise typer.Exit(OUT_OF_TOLERANCE)
 
 
