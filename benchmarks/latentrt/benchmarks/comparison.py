@@ -10,10 +10,28 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.golden import Difference
+from latentrt.bundle.errors import InputError
+from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference
+from latentrt.runtime.size import Size
 
 SCHEMA: Final = 2
 """Of the JSON; 1 had neither steps alone, nor SSIM, nor several runs, nor said which it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked for: a prompt, the seed of the noise, steps, and a size (None: the model's)."""
+
+    prompt: str = RUN_PROMPT
+    seed: int = 0
+    steps: int = RUN_STEPS
+    size: Size | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1000:
+            raise InputError("steps", "an integer from 1 to 1000", self.steps)
+        if self.seed < 0:
+            raise InputError("seed", "at least 0", self.seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,8 @@ Imports PyTorch: `pip install 'latentrt[bench]'`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +19,12 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.bundle.tensors import TensorFile
 from latentrt.export.components import Component, components
-from latentrt.export.export import open_source
-from latentrt.export.family import FAMILIES, Family, family_of
+from latentrt.export.family import FAMILIES, Family, family_of, forces_zeros, tokenizer_of
 from latentrt.export.parts import Part, open_parts
 from latentrt.export.reference import Weights
-from latentrt.export.source import TensorSource
+from latentrt.export.source import TensorSource, open_source
+from latentrt.export.tokenizer import open_tokenizers
+from latentrt.runtime.text import PromptTokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +33,8 @@ class Original:
 
     `name` is what they are called in reports; `own` says that they are the bundle's own, which
     engines read too, so that a fault in them does not show. `parts` and `weights` are by folder;
-    the weights are rounded to what the bundle stores.
+    the weights are rounded to what the bundle stores. `tokens` gives the tokens [1, n] of a prompt
+    by text encoder; `zeros` says that no negative prompt is zeros.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Original:
     family: Family
     parts: Mapping[str, Part]
     weights: Mapping[str, Weights]
+    tokens: Callable[[str], Mapping[str, NDArray[np.int64]]]
+    scheduler_config: Mapping[str, Any]
+    zeros: bool
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -61,8 +67,18 @@ class Original:
         found = {folder: part.fingerprint for folder, part in parts.items()}
         _check(bundle, checkpoint, family.name, found)
         dtype = np.dtype(bundle.manifest.dtype)
-        weights = {folder: _Rounded(part.tensors, dtype) for folder, part in parts.items()}
-        return Original(source.name, False, family, parts, weights)
+        with tempfile.TemporaryDirectory(prefix="latentrt-") as folder:
+            tokenizers = open_tokenizers(source, family, parts, Path(folder))
+        return Original(
+            name=source.name,
+            own=False,
+            family=family,
+            parts=parts,
+            weights={folder: _Rounded(part.tensors, dtype) for folder, part in parts.items()},
+            tokens=lambda prompt: {name: each(prompt) for name, each in tokenizers.items()},
+            scheduler_config=source.config("scheduler"),
+            zeros=forces_zeros(source, family),
+        )
 
 
 class _Rounded:
@@ -96,10 +112,17 @@ def _of_bundle(bundle: Bundle, other: Bundle) -> Original:
     }
     family = next(f for f in FAMILIES if f.name == bundle.manifest.family)
     dtype = np.dtype(bundle.manifest.dtype)
-    weights = {folder: _Rounded(file, dtype) for folder, file in files.items()}
     own = other.path == bundle.path
+    tokenizers = {n: PromptTokenizer(other, tokenizer_of(n)) for n in family.text_encoders}
     return Original(
-        "the bundle's own weights" if own else str(other.path), own, family, parts, weights
+        name="the bundle's own weights" if own else str(other.path),
+        own=own,
+        family=family,
+        parts=parts,
+        weights={folder: _Rounded(file, dtype) for folder, file in files.items()},
+        tokens=lambda prompt: {name: each(prompt).ids[None] for name, each in tokenizers.items()},
+        scheduler_config=other.scheduler_config(),
+        zeros=other.manifest.force_zeros_for_empty_prompt,
     )
 
 

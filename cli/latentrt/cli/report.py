@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
-from latentrt.benchmarks.comparison import Comparison, Row
+from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerRow, LayerTable
 from latentrt.bundle.golden import Difference
 
 
-def print_findings(findings: Findings) -> None:
-    """Tables of what was compared, then of layers, then the verdict."""
-    for comparison in findings.comparisons:
-        _print_comparison(comparison)
+def print_findings(findings: Findings, *, several: bool) -> None:
+    """Tables of what was compared, then of layers, then the verdict.
+
+    One comparison is told row by row; where there may be `several`, each is one row of a table.
+    """
+    if several:
+        _print_summary(findings)
+    else:
+        for comparison in findings.comparisons:
+            _print_comparison(comparison, findings.reference)
     for table in findings.layers:
         _print_layers(table)
     if findings.layers and findings.layers[0].own:
@@ -25,9 +33,34 @@ def print_findings(findings: Findings) -> None:
     print("within tolerance" if findings.passed else "OUT OF TOLERANCE")
 
 
-def _print_comparison(comparison: Comparison) -> None:
-    """One row a component and a step, then the picture."""
-    table = _table(f"{comparison.name}, against PyTorch fp32", "")
+def _print_summary(findings: Findings) -> None:
+    """One row an engine and precision: the worst relative error of each kind, and the picture."""
+    table = Table(title=f"relative error against {findings.reference}", box=None)
+    table.add_column("")
+    names = [row.name for row in findings.comparisons[0].components] if findings.comparisons else []
+    for heading in (*names, "step alone", "run", "PSNR dB", "SSIM"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for comparison in findings.comparisons:
+        groups = (*((row,) for row in comparison.components), comparison.alone, comparison.steps)
+        cells = [_worst(group) for group in groups]
+        pictures = (f"{comparison.picture_psnr:.1f}", f"{comparison.picture_ssim:.5f}")
+        verdict = "ok" if comparison.passed else "FAILED"
+        table.add_row(comparison.name, *cells, *pictures, verdict)
+    _console().print(table, markup=False)
+    for name, problem in findings.skipped.items():
+        print(f"{name}: not compared: {problem}")
+
+
+def _worst(rows: Sequence[Row]) -> str:
+    row = max(rows, key=lambda row: row.difference.relative)
+    mark = "" if all(each.passed for each in rows) else " !"
+    return f"{row.difference.relative:.1e}{mark}"
+
+
+def _print_comparison(comparison: Comparison, reference: str) -> None:
+    """One row a component and a step, then the pictures."""
+    table = _table(f"{comparison.name}, against {reference}", "")
     for row in comparison.components:
         table.add_row(*_cells(row))
     for row in comparison.alone:
@@ -35,14 +68,19 @@ def _print_comparison(comparison: Comparison) -> None:
     for row in comparison.steps:
         table.add_row(*_cells(row))
     _console().print(table, markup=False)
-    good = comparison.picture_psnr >= comparison.least_psnr
-    print(
-        f"picture: PSNR {comparison.picture_psnr:.1f} dB, at least {comparison.least_psnr:.0f}: "
-        f"{'ok' if good else 'FAILED'}; SSIM {comparison.picture_ssim:.5f}"
-    )
+    for run in comparison.runs:
+        good = run.psnr >= comparison.least_psnr
+        print(
+            f"picture: PSNR {run.psnr:.1f} dB, at least {comparison.least_psnr:.0f}: "
+            f"{'ok' if good else 'FAILED'}; SSIM {run.ssim:.5f}{_which(comparison, run)}"
+        )
     bad = comparison.first_bad_step
     if bad is not None:
         print(f"first step out of tolerance: {bad}")
+
+
+def _which(comparison: Comparison, run: RunComparison) -> str:
+    return f"  {run.noise}: {run.prompt}" if len(comparison.runs) > 1 else ""
 
 
 def _print_layers(table: LayerTable) -> None:
