@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+from tests.benchmarks.planted import planted
 from tests.conftest import CONFIGURATIONS
 
 from latentrt.benchmarks.compare import compare
@@ -30,6 +31,10 @@ def test_every_component_prompt_and_step_matches_pytorch(
     assert len(comparison.steps) == 4
     # Rounding leaves some 130 dB; 55 is the promise.
     assert comparison.picture_psnr > 55
+    assert comparison.picture_ssim > 1 - 1e-6
+    # One evaluation's rounding: 1.3e-6 at most, where what guidance multiplies is largest.
+    assert len(comparison.alone) == 4
+    assert max(step.difference.relative for step in comparison.alone) < 5e-6
 
 
 def test_a_wrong_projection_shows_in_the_prompts_and_in_every_step(
@@ -58,3 +63,27 @@ def test_zeros_in_place_of_the_empty_prompt_show_in_the_prompts(
     with Pipeline(replace(opened, manifest=manifest), "onnxruntime", Options(), {}) as pipeline:
         comparison = compare(pipeline)
     assert {row.name for row in comparison.components if not row.passed} == {"prompts"}
+
+
+def test_a_fault_before_the_run_shows_in_its_steps_but_in_no_step_alone(
+    bundle: Callable[[str], Path],
+) -> None:
+    # Each step alone is made from the reference's own latents and prompts.
+    opened = Bundle.open(bundle("xl"))
+    manifest = replace(opened.manifest, force_zeros_for_empty_prompt=False)
+    with Pipeline(replace(opened, manifest=manifest), "onnxruntime", Options(), {}) as pipeline:
+        comparison = compare(pipeline)
+    alone = max(step.difference.relative for step in comparison.alone)
+    assert alone < 5e-6
+    assert min(step.difference.relative for step in comparison.steps) > 10 * alone
+
+
+def test_a_fault_of_the_unet_shows_in_every_step_alone(
+    bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spoiled = planted(bundle("lists"), tmp_path / "spoiled", "unet", "conv_out.weight")
+    with Pipeline(spoiled, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+        comparison = compare(pipeline)
+    # 1 % of the model's output, in the share that a step has of it.
+    assert min(step.difference.relative for step in comparison.alone) > 1e-3
+    assert not comparison.passed

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentrt.export.export import open_source
 from latentrt.export.family import family_of, forces_zeros
 from latentrt.export.parts import open_parts
+from latentrt.export.source import open_source
 from latentrt.export.tokenizer import open_tokenizers
 
 # Parameters of the checkpoints as published.

@@ -1,22 +1,23 @@
-"""An engine against the goldens: every component, every step of a guided run, and the picture.
+"""Engines against PyTorch's answers: every component, every step of a guided run, and the picture.
 
-Needs no PyTorch: its answers are in the bundle.
+Needs no PyTorch where the answers are the goldens in the bundle. Answers to other prompts, made
+now, are `latentrt.benchmarks.live`'s.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.benchmarks.comparison import Comparison, Reference, Row, RunComparison, worst
+from latentrt.benchmarks.similarity import ssim
+from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError
-from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference, psnr
-from latentrt.bundle.tensors import TensorFile
-from latentrt.engines.verify import TOLERANCES, golden_sizes
+from latentrt.bundle.golden import RUN_PROMPT, Difference, psnr
+from latentrt.engines.verify import TOLERANCES, Tolerance
 from latentrt.runtime.conditioning import Conditioner, Conditioning
 from latentrt.runtime.conditioning import Row as ConditioningRow
 from latentrt.runtime.guidance import Guidance, guide
@@ -27,103 +28,57 @@ from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Batch
 from latentrt.runtime.rows import Row as Told
 from latentrt.runtime.samplers import sample
-from latentrt.runtime.schedules import as_stable_diffusion, build_schedule
+from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One comparison: its worst output's differences, and what it was allowed."""
-
-    name: str
-    difference: Difference
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the relative error is within the tolerance."""
-        return self.difference.relative <= self.tolerance
+Latents = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How far one bundle's engines are from PyTorch's fp32.
+def stored(bundle: Bundle) -> Reference:
+    """The answers that were stored at export; raises `BundleError` if there are none."""
+    return Reference(RUN_PROMPT, "stored", bundle.golden())
 
-    `components` ends with the prompts: what the U-Net is told, from the text on.
+
+def compare(pipeline: Pipeline, references: Sequence[Reference] = ()) -> Comparison:
+    """Hold a pipeline's engines against PyTorch's answers, by default the bundle's goldens.
+
+    Raises `BundleError` if there are none, or if they are not finite.
     """
-
-    engines: Mapping[str, str]
-    precisions: Mapping[str, str]
-    components: tuple[Row, ...]
-    steps: tuple[Row, ...]
-    picture_psnr: float
-    least_psnr: float
-
-    @property
-    def first_bad_step(self) -> int | None:
-        """Index of the first step that leaves its tolerance, or None."""
-        return next((i for i, row in enumerate(self.steps) if not row.passed), None)
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything is within its tolerance."""
-        rows = (*self.components, *self.steps)
-        return all(row.passed for row in rows) and self.picture_psnr >= self.least_psnr
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object; infinite numbers become null."""
-        rows = {
-            kind: [
-                {"name": r.name, **_finite(asdict(r.difference)), "tolerance": r.tolerance}
-                for r in group
-            ]
-            for kind, group in (("components", self.components), ("steps", self.steps))
-        }
-        return {
-            "engines": dict(self.engines),
-            "precisions": dict(self.precisions),
-            **rows,
-            **_finite({"picture_psnr": self.picture_psnr}),
-            "least_psnr": self.least_psnr,
-            "first_bad_step": self.first_bad_step,
-            "passed": self.passed,
-        }
-
-
-def compare(pipeline: Pipeline) -> Comparison:
-    """Hold a pipeline's engines against its bundle's goldens.
-
-    Raises `BundleError` if the bundle has none.
-    """
-    golden = pipeline.bundle.golden()
+    given = references or (stored(pipeline.bundle),)
     precisions = pipeline.precisions
-    components = tuple(
-        _component(pipeline, golden, name, TOLERANCES[precision].of(name))
-        for name, precision in precisions.items()
-    )
     # A run is as far off as its loosest component.
     tolerance = max((TOLERANCES[p] for p in precisions.values()), key=lambda t: t.step)
-    conditioning = _conditioning(pipeline, golden)
-    prompts = _prompts(conditioning, golden, tolerance.text_encoder)
-    latents, steps = _run(pipeline, golden, conditioning, tolerance.step)
+    components: list[tuple[Row, ...]] = []
+    runs: list[RunComparison] = []
+    for reference in given:
+        golden = reference.tensors
+        rows = [
+            _component(pipeline, golden, name, TOLERANCES[precision].of(name))
+            for name, precision in precisions.items()
+        ]
+        told = _rows(_conditioning(pipeline, reference))
+        components.append((*rows, _prompts(told, golden, tolerance.text_encoder)))
+        runs.append(_run_comparison(pipeline, reference, told, tolerance))
     return Comparison(
         engines=pipeline.engines,
         precisions=precisions,
-        components=(*components, prompts),
-        steps=steps,
-        picture_psnr=_picture(pipeline, golden, latents),
+        components=worst(components),
+        runs=tuple(runs),
         least_psnr=tolerance.psnr,
+        adherence={},
     )
 
 
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: v if math.isfinite(v) else None for k, v in values.items()}
-
-
-def _component(pipeline: Pipeline, golden: TensorFile, name: str, tolerance: float) -> Row:
+def _component(
+    pipeline: Pipeline, golden: Mapping[str, NDArray[Any]], name: str, tolerance: float
+) -> Row:
     record = pipeline.bundle.manifest.components[name]
     inputs = {s.name: golden[f"{name}/inputs/{s.name}"] for s in record.inputs}
-    engine = pipeline.engine(name, golden_sizes(pipeline.bundle, name) or {})
+    sizes: dict[str, int] = {}
+    for spec in record.inputs:
+        pairs = zip(spec.dims, inputs[spec.name].shape, strict=True)
+        sizes |= {dim: n for dim, n in pairs if isinstance(dim, str)}
+    engine = pipeline.engine(name, sizes)
     outputs = engine({s.name: inputs[s.name].astype(s.dtype) for s in engine.inputs})
     found = [
         Difference.between(outputs[s.name], golden[f"{name}/outputs/{s.name}"])
@@ -132,13 +87,14 @@ def _component(pipeline: Pipeline, golden: TensorFile, name: str, tolerance: flo
     return Row(name, max(found, key=lambda d: d.relative), tolerance)
 
 
-def _conditioning(pipeline: Pipeline, golden: TensorFile) -> Conditioning:
-    """The golden run's prompts as the runtime encodes them, from the text on."""
+def _conditioning(pipeline: Pipeline, reference: Reference) -> Conditioning:
+    """The run's prompts as the runtime encodes them, from the text on."""
+    golden = reference.tensors
     height, width = (
         n * pipeline.bundle.manifest.vae_factor for n in golden["run/latents"].shape[2:]
     )
     request = Request(
-        RUN_PROMPT,
+        reference.prompt,
         size=Size(width, height),
         guidance=Guidance(float(golden["run/guidance_scale"][0])),
     )
@@ -147,9 +103,10 @@ def _conditioning(pipeline: Pipeline, golden: TensorFile) -> Conditioning:
     return conditioner(request, lambda name: pipeline.engine(name, sizes))
 
 
-def _prompts(conditioning: Conditioning, golden: TensorFile, tolerance: float) -> Row:
-    """The text that the U-Net is told against the golden run's, the negative prompt's row first."""
-    rows = _rows(conditioning)
+def _prompts(
+    rows: Sequence[ConditioningRow], golden: Mapping[str, NDArray[Any]], tolerance: float
+) -> Row:
+    """The text that the U-Net is told against the reference's, the negative prompt's row first."""
     found = [
         Difference.between(np.stack([row[name] for row in rows]), golden[f"run/{name}"])
         for name in ("encoder_hidden_states", "text_embeds")
@@ -163,44 +120,81 @@ def _rows(conditioning: Conditioning) -> tuple[ConditioningRow, ...]:
     return conditioning.prompts if negative is None else (negative, *conditioning.prompts)
 
 
-def _run(
-    pipeline: Pipeline, golden: TensorFile, conditioning: Conditioning, tolerance: float
-) -> tuple[NDArray[np.float32], tuple[Row, ...]]:
-    """The golden run again with our own prompts, sampler and engine; errors accumulate."""
-    manifest, config = pipeline.bundle.manifest, pipeline.bundle.scheduler_config()
-    if manifest.forces_scheduler:
+def _run_comparison(
+    pipeline: Pipeline,
+    reference: Reference,
+    told: Sequence[ConditioningRow],
+    tolerance: Tolerance,
+) -> RunComparison:
+    golden = reference.tensors
+    expected = golden["run/images"]
+    if not np.isfinite(expected).all():
+        raise BundleError(pipeline.bundle.path, "has goldens that are not finite")
+    theirs = [{name: golden[f"run/{name}"][i] for name in told[0]} for i in range(len(told))]
+    schedule = _schedule(pipeline, golden)
+    alone = _latents(pipeline, golden, schedule, theirs, chained=False)
+    ours = _latents(pipeline, golden, schedule, told, chained=True)
+    finished = ours[-1][None] * np.float32(schedule.final_scale)
+    pictures = np.clip(pipeline.decode(finished)[0], -1, 1), np.clip(expected[0], -1, 1)
+    return RunComparison(
+        prompt=reference.prompt,
+        noise=reference.noise,
+        alone=_steps(alone, golden, tolerance.step),
+        steps=_steps(ours, golden, tolerance.step),
+        psnr=psnr(*pictures, peak=2.0),
+        ssim=ssim(*pictures, peak=2.0),
+        picture=pictures[0],
+        reference=pictures[1],
+    )
+
+
+def _schedule(pipeline: Pipeline, golden: Mapping[str, NDArray[Any]]) -> Schedule:
+    config = pipeline.bundle.scheduler_config()
+    if pipeline.bundle.manifest.forces_scheduler:
         config = as_stable_diffusion(config)
-    schedule = build_schedule(config, steps=RUN_STEPS, sampler="euler")
+    return build_schedule(config, steps=len(golden["run/timesteps"]), sampler="euler")
+
+
+def _latents(
+    pipeline: Pipeline,
+    golden: Mapping[str, NDArray[Any]],
+    schedule: Schedule,
+    rows: Sequence[ConditioningRow],
+    *,
+    chained: bool,
+) -> list[Latents]:
+    """The latents [c, h, w] after each step of the run that a reference made.
+
+    Each step goes on from our own latents, or, unless `chained`, from the reference's.
+    """
     start = golden["run/latents"]
-    rows = _rows(conditioning)
     sizes = {"batch": len(rows), "height": start.shape[2], "width": start.shape[3]}
     length = rows[0]["encoder_hidden_states"].shape[0]
     batch = Batch(pipeline.engine("unet", {**sizes, "sequence": length}))
     scale = float(golden["run/guidance_scale"][0])
     sampler = sample(start[0] * np.float32(schedule.init_scale), schedule, noise=TorchNoise(0))
     asked = next(sampler)
-    results: list[Row] = []
+    found: list[Latents] = []
     while True:
-        scaled = model_input(asked.latent, asked.sigma)
+        latent = asked.latent
+        if found and not chained:
+            latent = golden[f"run/steps/{len(found) - 1}/latents"][0]
+        scaled = model_input(latent, asked.sigma)
         outputs = batch.evaluate([Told(scaled, asked.timestep, row) for row in rows])
         guided = len(rows) > 1
         output = guide(outputs[0], [outputs[1]], (1.0,), scale=scale) if guided else outputs[0]
-        estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
+        estimate = denoised(latent, output, asked.sigma, schedule.prediction_type)
         try:
-            following = sampler.send((asked.latent, estimate))
-            latent = following.latent
+            asked = sampler.send((latent, estimate))
         except StopIteration as finished:
-            following, latent = None, finished.value
-        reference = golden[f"run/steps/{len(results)}/latents"][0]
-        difference = Difference.between(latent, reference)
-        results.append(Row(f"step {len(results)}", difference, tolerance))
-        if following is None:
-            return latent[None] * np.float32(schedule.final_scale), tuple(results)
-        asked = following
+            return [*found, finished.value]
+        found.append(asked.latent)
 
 
-def _picture(pipeline: Pipeline, golden: TensorFile, latents: NDArray[np.float32]) -> float:
-    reference = golden["run/images"]
-    if not np.isfinite(reference).all():
-        raise BundleError(pipeline.bundle.path, "has goldens that are not finite")
-    return psnr(np.clip(pipeline.decode(latents), -1, 1), np.clip(reference, -1, 1), peak=2.0)
+def _steps(
+    latents: Sequence[Latents], golden: Mapping[str, NDArray[Any]], tolerance: float
+) -> tuple[Row, ...]:
+    return tuple(
+        Row(f"step {i}", Difference.between(each, golden[f"run/steps/{i}/latents"][0]), tolerance)
+        for i, each in enumerate(latents)
+    )

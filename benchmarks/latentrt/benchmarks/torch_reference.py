@@ -46,10 +46,10 @@ def _components(
 
     from latentrt.bundle.tensors import TensorFile
     from latentrt.export.components import components
-    from latentrt.export.export import open_source
     from latentrt.export.family import family_of
     from latentrt.export.parts import open_parts
     from latentrt.export.reference import loaded
+    from latentrt.export.source import open_source
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     # cuDNN takes TF32 for convolutions unless it is told: fp32 is to be fp32 here.

@@ -20,7 +20,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.compare import Comparison, compare
+from latentrt.benchmarks.compare import compare
+from latentrt.benchmarks.comparison import Comparison
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import LatentrtError, VerificationFailed

@@ -325,30 +325,57 @@ def cache(
 @app.command()
 def compare(
     bundle: BundleArgument,
-    engine: EngineOption = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, one that `latentrt doctor` lists, or all that are verified.")
+    ] = "auto",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     threads: ThreadsOption = None,
     streams: StreamsOption = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer; needs PyTorch.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask PyTorch now; needs it.")] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose weights PyTorch takes: a checkpoint or a bundle. [default: BUNDLE]"
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="With --live: what to draw; may be repeated.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="With --live: the noise; may be repeated.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="With --live: Euler's steps.")] = None,
+    size: Annotated[str | None, typer.Option(help="With --live: WIDTHxHEIGHT.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold an engine against PyTorch's stored answers. Exit status 3: out of tolerance."""
-    from latentrt.benchmarks.compare import compare as run
-    from latentrt.bundle.bundle import Bundle
-    from latentrt.cli.report import print_comparison
+    """Hold engines against PyTorch's answers. Exit status 3: out of tolerance."""
+    from latentrt.cli.compare import Engines, Wanted
+    from latentrt.cli.compare import compare as run
+    from latentrt.cli.report import print_findings
     from latentrt.cli.values import assignments
     from latentrt.engines.engine import Options
-    from latentrt.runtime import Pipeline
+    from latentrt.runtime import Size
 
     options = Options(precision=precision, threads=threads, streams=streams)
-    components = assignments("component", component or ())
-    with Pipeline(Bundle.open(bundle), engine, options, components, guarded=False) as pipeline:
-        comparison = run(pipeline)
+    engines = Engines(engine, options, assignments("component", component or ()))
+    wanted = Wanted(
+        layers=layers,
+        live=live,
+        checkpoint=checkpoint,
+        prompts=prompt or (),
+        seeds=seed or (),
+        steps=steps,
+        size=None if size is None else Size.parse(size),
+    )
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        findings = run(bundle, engines, wanted, bars)
     if as_json:
-        print(json.dumps(comparison.to_json(), indent=2))
+        print(json.dumps(findings.to_json(several=engines.several), indent=2))
     else:
-        print_comparison(comparison)
-    if not comparison.passed:
+        print_findings(findings, several=engines.several)
+    if not findings.passed:
         raise typer.Exit(OUT_OF_TOLERANCE)
 
 

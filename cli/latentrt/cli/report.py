@@ -1,37 +1,149 @@
-"""Comparisons as a table."""
+"""What `latentrt compare` found, as tables."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from latentrt.benchmarks.compare import Comparison, Row
+from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
+from latentrt.benchmarks.findings import Findings
+from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.bundle.golden import Difference
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """One row a component and a step, then the picture and the verdict."""
-    console = Console()
-    used = {f"{name} {comparison.precisions[c]}" for c, name in comparison.engines.items()}
-    table = Table(title=f"{', '.join(sorted(used))}, against PyTorch fp32", box=None)
+def print_findings(findings: Findings, *, several: bool) -> None:
+    """Tables of what was compared, then of layers, then the verdict.
+
+    One comparison is told row by row; where there may be `several`, each is one row of a table.
+    """
+    if several:
+        _print_summary(findings)
+    else:
+        for comparison in findings.comparisons:
+            _print_comparison(comparison, findings.reference)
+    for table in findings.layers:
+        _print_layers(table)
+    if findings.layers and findings.layers[0].own:
+        print(
+            "PyTorch took the bundle's own weights, as the engine does: a fault in their file shows"
+            " in no layer; --checkpoint names weights to trust"
+        )
+    print("within tolerance" if findings.passed else "OUT OF TOLERANCE")
+
+
+def _print_summary(findings: Findings) -> None:
+    """One row an engine and precision: the worst relative error of each kind, and the picture."""
+    table = Table(title=f"relative error against {findings.reference}", box=None)
     table.add_column("")
-    for heading in ("relative", "max abs", "1 - cosine", "tolerance"):
-        table.add_column(heading, justify="right")
+    names = [row.name for row in findings.comparisons[0].components] if findings.comparisons else []
+    for heading in (*names, "step alone", "run", "PSNR dB", "SSIM"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
-    for row in (*comparison.components, *comparison.steps):
+    for comparison in findings.comparisons:
+        groups = (*((row,) for row in comparison.components), comparison.alone, comparison.steps)
+        cells = [_worst(group) for group in groups]
+        pictures = (f"{comparison.picture_psnr:.1f}", f"{comparison.picture_ssim:.5f}")
+        verdict = "ok" if comparison.passed else "FAILED"
+        table.add_row(comparison.name, *cells, *pictures, verdict)
+    _console().print(table, markup=False)
+    for name, problem in findings.skipped.items():
+        print(f"{name}: not compared: {problem}")
+
+
+def _worst(rows: Sequence[Row]) -> str:
+    row = max(rows, key=lambda row: row.difference.relative)
+    mark = "" if all(each.passed for each in rows) else " !"
+    return f"{row.difference.relative:.1e}{mark}"
+
+
+def _print_comparison(comparison: Comparison, reference: str) -> None:
+    """One row a component and a step, then the pictures."""
+    table = _table(f"{comparison.name}, against {reference}", "")
+    for row in comparison.components:
         table.add_row(*_cells(row))
-    good = comparison.picture_psnr >= comparison.least_psnr
-    console.print(table)
-    print(
-        f"picture: PSNR {comparison.picture_psnr:.1f} dB, at least {comparison.least_psnr:.0f}: "
-        f"{'ok' if good else 'FAILED'}"
-    )
+    for row in comparison.alone:
+        table.add_row(f"{row.name} alone", *_cells(row)[1:])
+    for row in comparison.steps:
+        table.add_row(*_cells(row))
+    _console().print(table, markup=False)
+    for run in comparison.runs:
+        good = run.psnr >= comparison.least_psnr
+        print(
+            f"picture: PSNR {run.psnr:.1f} dB, at least {comparison.least_psnr:.0f}: "
+            f"{'ok' if good else 'FAILED'}; SSIM {run.ssim:.5f}{_which(comparison, run)}"
+        )
     bad = comparison.first_bad_step
     if bad is not None:
         print(f"first step out of tolerance: {bad}")
-    print("within tolerance" if comparison.passed else "OUT OF TOLERANCE")
+
+
+def _which(comparison: Comparison, run: RunComparison) -> str:
+    return f"  {run.noise}: {run.prompt}" if len(comparison.runs) > 1 else ""
+
+
+def _print_layers(table: LayerTable) -> None:
+    """One row a layer in the order in which they are computed, then where a fault arises."""
+    title = f"{table.component}: {table.engine} {table.precision}, against PyTorch fp32"
+    rows = _table(f"{title} with {table.weights}", "layer", "module")
+    for row in table.rows:
+        numbers = _numbers(row.difference, row.tolerance, passed=row.passed)
+        rows.add_row(row.name, row.kind, *numbers)
+    _console().print(rows, markup=False)
+    for line in verdict(table):
+        print(line)
+
+
+def verdict(table: LayerTable) -> list[str]:
+    """Where a component's faults arise, in words."""
+    lines: list[str] = []
+    if table.other_weights:
+        lines.append(
+            f"{table.component}: PyTorch itself is {table.golden:.1e} from the goldens, which were"
+            f" made with other weights than {table.weights}"
+        )
+    if not table.origins:
+        worst = max(table.rows, key=lambda row: row.difference.relative)
+        return [
+            *lines,
+            f"{table.component}: {len(table.rows)} layers within tolerance, the worst"
+            f" {worst.name} ({worst.difference.relative:.1e})",
+        ]
+    first, *others = table.origins
+    lines.append(f"{table.component}: first layer out of tolerance: {_described(first)}")
+    lines += [f"{table.component}: and, from no fault before it: {_described(o)}" for o in others]
+    return lines
+
+
+def _described(row: LayerRow) -> str:
+    return (
+        f"{row.name} ({row.kind}), {row.difference.relative:.1e}, {row.tolerance:.1e} allowed;"
+        f" the layers before it agree; it reads {', '.join(row.tensors)}"
+    )
+
+
+def _console() -> Console:
+    # A pipe has no width, and cut cells would be no numbers.
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _table(title: str, *names: str) -> Table:
+    table = Table(title=title, box=None)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for heading in ("relative", "max abs", "1 - cosine", "tolerance"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    d = row.difference
-    numbers = (d.relative, d.max_abs, max(0.0, 1 - d.cosine), row.tolerance)
-    return (row.name, *(f"{n:.1e}" for n in numbers), "ok" if row.passed else "FAILED")
+    return (row.name, *_numbers(row.difference, row.tolerance, passed=row.passed))
+
+
+def _numbers(difference: Difference, tolerance: float, *, passed: bool) -> tuple[str, ...]:
+    d = difference
+    numbers = (d.relative, d.max_abs, max(0.0, 1 - d.cosine), tolerance)
+    return (*(f"{n:.1e}" for n in numbers), "ok" if passed else "FAILED")

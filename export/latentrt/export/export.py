@@ -25,10 +25,8 @@ from latentrt.export.islands import check_measurable, measured_islands, set_apar
 from latentrt.export.latent_space import LatentSpace
 from latentrt.export.parts import Part, open_parts
 from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
-from latentrt.export.source import Source
-from latentrt.export.synthetic import PREFIX, SyntheticCheckpoint
+from latentrt.export.source import Source, open_source
 from latentrt.export.tokenizer import Tokenizer, open_tokenizers
-from latentrt.weights.checkpoint import Checkpoint
 
 DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Arrays = Mapping[str, NDArray[Any]]
@@ -118,13 +116,6 @@ def _check_replaceable(destination: Path) -> None:
     taken = destination.is_dir() and any(destination.iterdir())
     if taken and not (destination / FILE_NAME).is_file():
         raise InputError("destination", "a bundle or nothing", f"{destination}, another folder")
-
-
-def open_source(checkpoint: str | Path) -> Source:
-    """The folder or random checkpoint of that name."""
-    if str(checkpoint).startswith(PREFIX):
-        return SyntheticCheckpoint.named(str(checkpoint))
-    return Checkpoint.open(Path(checkpoint))
 
 
 def _copy_texts(job: _Job) -> None:

@@ -42,7 +42,7 @@ class GoldenInputs:
     `input_ids` and `negative_input_ids`, by text encoder, are the tokens [1, n] of the prompt and
     of the empty one; `zeros` says that no negative prompt is zeros instead; `size` is the picture's
     (height, width), `sample_size` its latent's; `unscale` turns latents into the VAE's; `forced` is
-    what the reference's pipeline sets in `scheduler_config`.
+    what the reference's pipeline sets in `scheduler_config`; `seed` is that of the run's noise.
     """
 
     input_ids: Mapping[str, NDArray[np.int64]]
@@ -53,6 +53,8 @@ class GoldenInputs:
     sample_size: tuple[int, int]
     size: tuple[int, int]
     unscale: Callable[[Tensor], Tensor]
+    steps: int = RUN_STEPS
+    seed: int = SEED
 
 
 class Goldens:
@@ -80,7 +82,7 @@ class Goldens:
         rows = self._conditioning()
         for name, row in rows.items():
             self._keep(f"run/{name}", row)
-        latents = self._denoise(rows, torch.Generator().manual_seed(SEED))
+        latents = self._denoise(rows, torch.Generator().manual_seed(self._inputs.seed))
         latents = self._inputs.unscale(latents)
         images = self._evaluate("vae_decoder", {"latents": latents})[0]
         self._keep("run/images", images)
@@ -136,7 +138,7 @@ class Goldens:
     def _denoise(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         stated, forced = self._inputs.scheduler_config, self._inputs.forced
         scheduler: Any = EulerDiscreteScheduler.from_config(dict(stated), **forced)
-        scheduler.set_timesteps(RUN_STEPS)
+        scheduler.set_timesteps(self._inputs.steps)
         kind, config = self._components["unet"], self._parts["unet"].config
         shape = (1, config["in_channels"], *self._inputs.sample_size)
         noise = torch.randn(shape, generator=generator)
@@ -144,7 +146,7 @@ class Goldens:
         self._keep("run/timesteps", scheduler.timesteps.to(torch.float32))
         self._keep("run/sigmas", scheduler.sigmas.to(torch.float32))
         self._keep("run/guidance_scale", torch.tensor([RUN_GUIDANCE_SCALE]))
-        count = len(rows["encoder_hidden_states"])
+        count, recorded = len(rows["encoder_hidden_states"]), min(1, self._inputs.steps - 1)
         latents = noise * scheduler.init_noise_sigma
         with loaded(kind.make, config, self._weights["unet"]) as module:
             for i, timestep in enumerate(scheduler.timesteps):
@@ -155,7 +157,7 @@ class Goldens:
                     **rows,
                 }
                 # The one recorded evaluation is the second: neither all noise nor all picture.
-                output = self._call(kind, module, inputs, keep=i == 1)[0]
+                output = self._call(kind, module, inputs, keep=i == recorded)[0]
                 if count == 2:
                     uncond, cond = output.chunk(2)
                     output = uncond + RUN_GUIDANCE_SCALE * (cond - uncond)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from latentrt.bundle.tensors import Entry
+from latentrt.export.synthetic import PREFIX, SyntheticCheckpoint
+from latentrt.weights.checkpoint import Checkpoint
 
 
 class TensorSource(Protocol):
@@ -31,3 +34,10 @@ class Source(Protocol):
     def config(self, folder: str) -> Mapping[str, Any]: ...
     def tensors(self, folder: str) -> TensorSource: ...
     def tokenizer(self, folder: str) -> dict[str, bytes]: ...
+
+
+def open_source(checkpoint: str | Path) -> Source:
+    """The folder or random checkpoint of that name; raises what opening either raises."""
+    if str(checkpoint).startswith(PREFIX):
+        return SyntheticCheckpoint.named(str(checkpoint))
+    return Checkpoint.open(Path(checkpoint))

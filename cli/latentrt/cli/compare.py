@@ -1,0 +1,178 @@
+"""The work of `latentrt compare`: engines, and their layers, held against PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from latentrt.benchmarks.compare import compare as hold
+from latentrt.benchmarks.compare import stored
+from latentrt.benchmarks.comparison import Comparison, Question, Reference
+from latentrt.benchmarks.findings import Findings
+from latentrt.benchmarks.layer_table import LayerTable
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import EngineError, InputError, LatentrtError
+from latentrt.cli.progress import Bars
+from latentrt.engines.backends import BACKENDS, PRECISIONS, UNVERIFIED, backend
+from latentrt.engines.engine import Options
+from latentrt.runtime import Pipeline, Size
+from latentrt.runtime.bundle_engines import choices
+
+if TYPE_CHECKING:
+    from latentrt.benchmarks.original import Original
+
+ALL: Final = "all"
+"""Instead of an engine's name: every one that is verified and works here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked at.
+
+    `layers` asks for every layer, `live` for PyTorch's answers made now instead of the stored ones,
+    to each of `prompts` with each of `seeds` (without either the goldens' prompt, and seed 0), in
+    `steps` at `size`; `checkpoint` names the weights that PyTorch takes, None the bundle's own.
+    """
+
+    layers: bool = False
+    live: bool = False
+    checkpoint: str | None = None
+    prompts: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    steps: int | None = None
+    size: Size | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and not (self.layers or self.live):
+            raise InputError("checkpoint", "--live or --layers beside it", "neither")
+        given = {
+            "prompt": bool(self.prompts),
+            "seed": bool(self.seeds),
+            "steps": self.steps is not None,
+            "size": self.size is not None,
+        }
+        for field, there in given.items():
+            if there and not self.live:
+                expected = "--live beside it: the stored answers are those of one run"
+                raise InputError(field, expected, "none")
+
+    @property
+    def questions(self) -> Iterator[Question]:
+        """What PyTorch is asked."""
+        plain = Question(size=self.size)
+        steps = plain.steps if self.steps is None else self.steps
+        for prompt, seed in itertools.product(self.prompts or (plain.prompt,), self.seeds or (0,)):
+            yield replace(plain, prompt=prompt, seed=seed, steps=steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Which engines are compared: as `choices` takes them, or "all" of one or every precision."""
+
+    name: str
+    options: Options
+    components: Mapping[str, str]
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be more than one."""
+        return self.name == ALL
+
+    def each(self, dtype: str) -> Iterator[tuple[str, Options]]:
+        """Names and options, for a graph of that dtype; of all, those whose backend works here."""
+        if not self.several:
+            yield self.name, self.options
+            return
+        if self.components:
+            raise InputError("component", "none beside --engine all", ", ".join(self.components))
+        asked = self.options.precision
+        if asked not in ("auto", *PRECISIONS):
+            raise InputError("precision", f"one of auto, {', '.join(PRECISIONS)}", repr(asked))
+        for name in BACKENDS:
+            if name in UNVERIFIED or not backend(name).status().usable:
+                continue
+            for precision in backend(name).PRECISIONS.get(dtype, ()):
+                if asked in ("auto", precision):
+                    yield name, replace(self.options, precision=precision)
+
+
+def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> Findings:
+    """Hold a bundle's engines against PyTorch.
+
+    Of several engines, one that cannot be compiled is skipped. Raises `InputError`, `LatentrtError`
+    without PyTorch where it is needed, and what opening a bundle and compiling engines raises.
+    """
+    opened = Bundle.open(bundle)
+    original = _original(opened, wanted.checkpoint) if wanted.live or wanted.layers else None
+    references = _references(opened, wanted, original, progress)
+    comparisons: list[Comparison] = []
+    layers: list[LayerTable] = []
+    skipped: dict[str, str] = {}
+    found = list(engines.each(opened.manifest.dtype))
+    for done, (name, options) in enumerate(found):
+        progress("engines", done, len(found), f"{name} {options.precision}")
+        try:
+            if references:
+                with Pipeline(opened, name, options, engines.components, guarded=False) as pipeline:
+                    comparisons.append(hold(pipeline, references))
+            if wanted.layers and original is not None:
+                layers += _layers(opened, replace(engines, name=name, options=options), original)
+        except (EngineError, InputError) as error:
+            if not engines.several:
+                raise
+            skipped[f"{name} {options.precision}"] = str(error)
+    progress("engines", len(found), len(found))
+    return Findings(
+        bundle=opened.path.name,
+        reference=_described(wanted, original),
+        comparisons=tuple(comparisons),
+        layers=tuple(layers),
+        skipped=skipped,
+    )
+
+
+def _described(wanted: Wanted, original: Original | None) -> str:
+    """Whose answers the engines are held against."""
+    if not wanted.live or original is None:
+        return "PyTorch fp32, stored in the bundle"
+    return f"PyTorch fp32, evaluated now with {original.name}"
+
+
+def _original(bundle: Bundle, checkpoint: str | None) -> Original:
+    try:
+        from latentrt.benchmarks.original import Original
+    except ImportError as error:
+        raise LatentrtError(f"{error.name} is missing: pip install 'latentrt[bench]'") from error
+    return Original.of(bundle, checkpoint)
+
+
+def _references(
+    bundle: Bundle, wanted: Wanted, original: Original | None, progress: Bars
+) -> tuple[Reference, ...]:
+    """PyTorch's answers; none where only layers can be looked at."""
+    if not wanted.live or original is None:
+        alone = wanted.layers and not bundle.manifest.has_goldens
+        return () if alone else (stored(bundle),)
+    from latentrt.benchmarks.live import answer
+
+    questions = list(wanted.questions)
+    total = len(questions) * len(bundle.manifest.components)
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        progress("PyTorch", done, total)
+
+    progress("PyTorch", 0, total)
+    return tuple(answer(bundle, original, question, advance) for question in questions)
+
+
+def _layers(bundle: Bundle, engines: Engines, original: Original) -> list[LayerTable]:
+    from latentrt.benchmarks.layers import layer_table
+
+    chosen = choices(bundle, engines.name, engines.options, engines.components)
+    return [layer_table(bundle, name, each, original) for name, each in chosen.items()]

@@ -1,0 +1,167 @@
+"""Layers of graphs against PyTorch's modules: a fault is named where it is, and no other layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.benchmarks.planted import FAULT, planted
+from tests.conftest import CONFIGURATIONS
+
+from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.layers import layer_table
+from latentrt.benchmarks.original import Original
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import InputError
+from latentrt.bundle.golden import Difference
+from latentrt.engines.backends import choose
+from latentrt.engines.engine import Options
+
+BLOCK = "mid_block.attentions.0.transformer_blocks.0"
+# One tensor scaled by 1.01: of a convolution, a norm, a query, an output projection, and a time
+# embedding; then what else a model is made of.
+FAULTS = [
+    ("openvino", "shapes", "unet", "down_blocks.0.resnets.0.conv1.weight"),
+    ("onnxruntime", "shapes", "unet", "down_blocks.0.resnets.0.conv1.weight"),
+    ("onnxruntime", "shapes", "unet", "up_blocks.1.resnets.0.norm2.weight"),
+    ("openvino", "shapes", "unet", f"{BLOCK}.attn2.to_q.weight"),
+    ("onnxruntime", "shapes", "unet", f"{BLOCK}.attn1.to_out.0.weight"),
+    ("onnxruntime", "shapes", "unet", "time_embedding.linear_1.weight"),
+    ("onnxruntime", "shapes", "vae_decoder", "decoder.up_blocks.1.resnets.0.conv2.bias"),
+    ("onnxruntime", "heads", "unet", "up_blocks.1.attentions.0.proj_in.weight"),
+    ("openvino", "lists", "unet", f"{BLOCK}.norm3.weight"),
+    ("onnxruntime", "xl", "unet", "add_embedding.linear_2.weight"),
+    ("openvino", "xl", "unet", "conv_out.bias"),
+    (
+        "onnxruntime",
+        "xl",
+        "text_encoder_2",
+        "text_model.encoder.layers.1.self_attn.q_proj.weight",
+    ),
+    ("onnxruntime", "xl", "vae_encoder", "encoder.mid_block.attentions.0.to_out.0.weight"),
+]
+
+
+def table(
+    opened: Bundle,
+    component: str,
+    engine: str = "onnxruntime",
+    precision: str = "fp32",
+    checkpoint: Path | None = None,
+    **options: int,
+) -> LayerTable:
+    chosen = choose(engine, Options(precision=precision, threads=1), opened.manifest.dtype)
+    original = Original.of(opened, None if checkpoint is None else str(checkpoint))
+    return layer_table(opened, component, chosen, original, **options)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("configuration", ["shapes", *sorted(CONFIGURATIONS)])
+def test_every_layer_agrees_where_nothing_is_planted(
+    bundle: Callable[[str], Path], configuration: str, engine: str
+) -> None:
+    opened = Bundle.open(bundle(configuration))
+    for component in opened.manifest.components:
+        found = table(opened, component, engine)
+        assert found.passed, [str(row) for row in found.origins]
+        # Positions are added by no module; everything else that has weights is a layer.
+        positions = ("text_model.embeddings.position_embedding",)
+        assert found.unmatched == (positions if component.startswith("text") else ())
+
+
+@pytest.mark.parametrize(("engine", "configuration", "component", "tensor"), FAULTS)
+def test_the_layer_of_a_planted_fault_is_named(
+    bundle: Callable[[str], Path],
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    engine: str,
+    configuration: str,
+    component: str,
+    tensor: str,
+) -> None:
+    spoiled = planted(bundle(configuration), tmp_path / "spoiled", component, tensor)
+    found = table(spoiled, component, engine, checkpoint=checkpoint(configuration))
+    (origin,) = found.origins
+    assert origin.name == tensor.rpartition(".")[0]
+    assert tensor in origin.tensors
+    # The output is a sum in which the tensor has a share.
+    assert found.rows[0].tolerance < origin.difference.relative < 1.5 * (FAULT - 1)
+
+
+def test_two_faults_of_which_neither_feeds_the_other_are_both_named(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    attention = f"{BLOCK}.attn1"
+    tensors = (f"{attention}.to_k.weight", f"{attention}.to_q.weight")
+    spoiled = planted(bundle("heads"), tmp_path / "spoiled", "unet", *tensors)
+    found = table(spoiled, "unet", checkpoint=checkpoint("heads"))
+    assert [row.name for row in found.origins] == [f"{attention}.to_q", f"{attention}.to_k"]
+
+
+def test_a_fault_in_the_weights_that_pytorch_takes_too_is_seen_by_the_goldens(
+    bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spoiled = planted(bundle("heads"), tmp_path / "spoiled", "unet", "conv_in.weight")
+    found = table(spoiled, "unet")
+    assert (found.own, found.origins, found.other_weights) == (True, (), True)
+    trusted = table(spoiled, "unet", checkpoint=bundle("heads"))
+    assert [row.name for row in trusted.origins] == ["conv_in"]
+    assert not trusted.other_weights
+
+
+def test_what_no_module_computes_is_seen_in_the_layer_behind_it(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    tensor = "text_model.embeddings.position_embedding.weight"
+    spoiled = planted(bundle("heads"), tmp_path / "spoiled", "text_encoder", tensor)
+    found = table(spoiled, "text_encoder", checkpoint=checkpoint("heads"))
+    origin = found.origins[0]
+    assert origin.name == "text_model.encoder.layers.0.layer_norm1"
+    assert tensor in origin.tensors
+
+
+@pytest.mark.parametrize("checkpoint_too", [False, True])
+def test_layers_of_a_16_bit_bundle_agree_with_pytorch_on_the_stored_weights(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], checkpoint_too: bool
+) -> None:
+    opened = Bundle.open(bundle("xl-fp16"))
+    given = checkpoint("xl") if checkpoint_too else None
+    for component in opened.manifest.components:
+        assert table(opened, component, checkpoint=given).passed
+
+
+def test_layers_taken_in_groups_are_the_same(bundle: Callable[[str], Path]) -> None:
+    opened = Bundle.open(bundle("heads"))
+    whole, parts = table(opened, "unet"), table(opened, "unet", room=200_000)
+    for one, other in zip(whole.rows, parts.rows, strict=True):
+        assert (one.name, one.before, one.tensors) == (other.name, other.before, other.tensors)
+        # ONNX Runtime fuses what is not watched, which rounds in another order.
+        assert abs(one.difference.relative - other.difference.relative) < 1e-6
+
+
+def test_weights_of_another_architecture_are_refused(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
+) -> None:
+    opened = Bundle.open(bundle("heads"))
+    for other in (checkpoint("lists"), bundle("lists"), checkpoint("xl")):
+        with pytest.raises(InputError, match="checkpoint: expected one"):
+            Original.of(opened, str(other))
+
+
+def row(name: str, error: float, *before: str) -> LayerRow:
+    return LayerRow(name, "Linear", Difference(error, error, 1.0), 0.1, before, ())
+
+
+def test_a_fault_is_what_it_arises_in_and_not_what_it_spreads_to() -> None:
+    rows = (
+        row("a", 0.0),
+        row("b", 0.5, "a"),
+        row("mild", 0.05, "b"),  # a norm may hide a fault for a while
+        row("late", 0.5, "mild"),
+        row("beside", 0.2, "a"),
+    )
+    found = LayerTable("unet", "e", "fp32", "w", False, rows, (), None, 1e-6)
+    assert [each.name for each in found.origins] == ["b", "beside"]
+    assert not found.passed
+    assert found.to_json()["first"] == "b"

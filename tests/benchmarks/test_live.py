@@ -1,0 +1,128 @@
+"""PyTorch's answers made now: they are diffusers' own, and engines are held against them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.benchmarks.planted import planted
+from tests.export.golden_run import pipeline_of
+from tests.export.pytorch import SAME, relative
+
+from latentrt.benchmarks.compare import compare, stored
+from latentrt.benchmarks.comparison import Question
+from latentrt.benchmarks.live import answer
+from latentrt.benchmarks.original import Original
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import InputError
+from latentrt.engines.engine import Options
+from latentrt.runtime import Pipeline, Size
+
+QUESTION = Question("a small green star", seed=7, steps=3, size=Size(72, 64))
+
+
+def silent() -> None:
+    """Nobody is told how far it is."""
+
+
+# Its constructor says so when it forces a value.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("trusted", ["checkpoint", "bundle"])
+@pytest.mark.parametrize("configuration", ["heads", "xl"])
+def test_the_run_is_that_of_diffusers_pipeline(
+    bundle: Callable[[str], Path],
+    checkpoint: Callable[[str], Path],
+    configuration: str,
+    trusted: str,
+) -> None:
+    opened = Bundle.open(bundle(configuration))
+    given = str(checkpoint(configuration)) if trusted == "checkpoint" else None
+    found = answer(opened, Original.of(opened, given), QUESTION, silent).tensors
+    pipeline = pipeline_of(checkpoint(configuration), configuration)
+    steps: list[torch.Tensor] = []
+
+    def keep(_pipe: Any, _step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        steps.append(kwargs["latents"].clone())
+        return {}
+
+    image = pipeline(
+        QUESTION.prompt,
+        width=72,
+        height=64,
+        num_inference_steps=3,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(7),
+        output_type="pt",
+        callback_on_step_end=keep,
+    ).images
+    assert len(steps) == 3
+    for i, expected in enumerate(steps):
+        assert relative(found[f"run/steps/{i}/latents"], expected) < SAME
+    # diffusers rounds nothing, but clips and moves its pictures to [0, 1].
+    ours = np.clip(found["run/images"] / 2 + 0.5, 0, 1)
+    assert relative(ours, image) < 5e-6
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_agree_with_answers_to_several_prompts_and_seeds(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], engine: str
+) -> None:
+    opened = Bundle.open(bundle("heads"))
+    original = Original.of(opened, str(checkpoint("heads")))
+    questions = [Question(p, seed=s, steps=2) for p in ("a star", "a red ring") for s in (0, 1)]
+    answers = [answer(opened, original, question, silent) for question in questions]
+    with Pipeline(opened, engine, Options(), {}, guarded=False) as pipeline:
+        comparison = compare(pipeline, answers)
+    assert comparison.passed, comparison
+    asked = [(run.prompt, run.noise) for run in comparison.runs]
+    assert asked == [(q.prompt, f"seed {q.seed}") for q in questions]
+    assert [len(run.steps) for run in comparison.runs] == [2] * 4
+    pictures = {run.reference.tobytes() for run in comparison.runs}
+    assert len(pictures) == 4
+    assert comparison.picture_psnr == min(run.psnr for run in comparison.runs) > 100
+
+
+def test_answers_to_the_goldens_own_question_are_the_goldens(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
+) -> None:
+    opened = Bundle.open(bundle("xl"))
+    original = Original.of(opened, str(checkpoint("xl")))
+    found = answer(opened, original, Question(seed=20_260_101), silent)
+    golden = stored(opened)
+    assert found.prompt == golden.prompt
+    assert set(found.tensors) == set(golden.tensors)
+    for name, expected in golden.tensors.items():
+        if expected.dtype == np.int64:
+            assert np.array_equal(found.tensors[name], expected)
+        else:
+            assert relative(found.tensors[name], expected) < SAME, name
+
+
+def test_a_fault_in_the_weights_shows_against_the_checkpoint_and_not_against_themselves(
+    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    spoiled = planted(bundle("lists"), tmp_path / "spoiled", "unet", "conv_out.weight")
+    for given, passed in ((None, True), (str(checkpoint("lists")), False)):
+        original = Original.of(spoiled, given)
+        found = answer(spoiled, original, Question(steps=2), silent)
+        with Pipeline(spoiled, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+            assert compare(pipeline, [found]).passed is passed
+
+
+@pytest.mark.parametrize("size", [Size(60, 64), Size(8, 64)])
+def test_a_size_that_cannot_be_made_or_judged_is_refused(
+    bundle: Callable[[str], Path], size: Size
+) -> None:
+    opened = Bundle.open(bundle("heads"))
+    with pytest.raises(InputError, match="size: expected multiples of 8, at least 16"):
+        answer(opened, Original.of(opened), Question(size=size), silent)
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_a_number_of_steps_that_no_schedule_has_is_refused(steps: int) -> None:
+    with pytest.raises(InputError, match="steps: expected an integer from 1 to 1000"):
+        Question(steps=steps)

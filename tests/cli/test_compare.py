@@ -1,0 +1,166 @@
+"""`latentrt compare` as a user meets it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.benchmarks.planted import planted
+from tests.cli.outcome import Run
+
+QUERY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+
+
+def forged(bundle: Path, folder: Path) -> Path:
+    """A copy of a bundle with a fault in a query, whose manifest says that all is well."""
+    spoiled = planted(bundle, folder, "unet", f"{QUERY}.weight").path
+    manifest = json.loads((spoiled / "manifest.json").read_text())
+    content = (spoiled / "weights" / "unet.safetensors").read_bytes()
+    manifest["files"]["weights/unet.safetensors"]["sha256"] = hashlib.sha256(content).hexdigest()
+    (spoiled / "manifest.json").write_text(json.dumps(manifest))
+    return spoiled
+
+
+def test_layers_name_a_fault_with_status_3_and_none_where_there_is_none(
+    run: Run, bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    engine = ("--engine", "onnxruntime")
+    good = run("compare", bundle("heads"), "--layers", *engine)
+    assert good.status == 0, good.err
+    assert "unet: 116 layers within tolerance" in good.out
+    assert "first layer out of tolerance" not in good.out
+    assert "PyTorch took the bundle's own weights" in good.out
+
+    spoiled = forged(bundle("heads"), tmp_path / "spoiled")
+    bad = run("compare", spoiled, "--layers", "--checkpoint", checkpoint("heads"), *engine)
+    assert bad.status == 3
+    assert f"unet: first layer out of tolerance: {QUERY} (Linear)" in bad.out
+    assert bad.out.count("layer out of tolerance:") == 1
+    (line,) = [each for each in bad.out.splitlines() if each.split()[:1] == [QUERY]]
+    assert "FAILED" in line
+
+    blind = run("compare", spoiled, "--layers", *engine)
+    assert blind.status == 3
+    assert "made with other weights than the bundle's own weights" in blind.out
+
+
+def test_layers_are_part_of_the_json(run: Run, bundle: Callable[[str], Path]) -> None:
+    done = run("compare", bundle("heads"), "--layers", "--engine", "onnxruntime", "--json")
+    value = json.loads(done.out)
+    assert value["schema"] == 2
+    names = ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+    assert [table["component"] for table in value["layers"]] == names
+    unet = value["layers"][1]
+    assert (unet["first"], unet["origins"], unet["passed"]) == (None, [], True)
+    assert unet["layers"][0]["name"] == "time_embedding.linear_1"
+    assert unet["layers"][-1]["name"] == "conv_out"
+
+
+@pytest.mark.parametrize("missing", ["torch", "onnx"])
+def test_layers_without_what_they_need_say_how_to_install_it(
+    run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    loaded = ("latentrt.export", "latentrt.benchmarks.layers", "latentrt.benchmarks.original")
+    for name in [name for name in sys.modules if name.startswith(loaded)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    done = run("compare", bundle("heads"), "--layers", "--engine", "onnxruntime")
+    assert done.status == 1
+    lines = [line for line in done.err.splitlines() if line.startswith("latentrt: ")]
+    assert len(lines) == 1
+    assert missing in lines[0]
+    assert "pip install 'latentrt[bench]'" in lines[0]
+
+
+def test_live_holds_engines_against_pytorch_asked_now(
+    run: Run, bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
+) -> None:
+    done = run(
+        "compare", bundle("heads"), "--engine", "onnxruntime", "--live",
+        "--checkpoint", checkpoint("heads"), "--prompt", "a [bold] star", "--prompt", "a ring",
+        "--seed", 3, "--seed", 4, "--steps", 2, "--size", "72x64", "--json",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    value = json.loads(done.out)
+    asked = [(each["prompt"], each["noise"]) for each in value["runs"]]
+    prompts, seeds = ("a [bold] star", "a ring"), ("seed 3", "seed 4")
+    assert asked == [(prompt, seed) for prompt in prompts for seed in seeds]
+    for each in value["runs"]:
+        assert [row["name"] for row in each["steps_alone"]] == ["step 0", "step 1"]
+        assert len(each["steps"]) == 2
+        assert each["picture_psnr"] > 55
+        assert each["picture_ssim"] > 1 - 1e-6
+    assert value["picture_psnr"] == min(each["picture_psnr"] for each in value["runs"])
+    assert value["reference"] == "PyTorch fp32, evaluated now with heads"
+
+
+def test_every_engine_and_precision_is_a_row_of_one_table(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    rows = ["openvino fp32", "openvino bf16", "onnxruntime fp32"]
+    done = run("compare", bundle("heads"), "--engine", "all")
+    assert done.status == 0, done.err
+    lines = [line.split() for line in done.out.splitlines()]
+    found = [line for line in lines if " ".join(line[:2]) in rows]
+    assert [" ".join(line[:2]) for line in found] == rows
+    # Four components, prompts, a step alone, the run, PSNR and SSIM, and the verdict.
+    assert all(len(line) == 2 + 9 + 1 for line in found)
+    assert [line[-1] for line in found] == ["ok"] * 3
+    # bf16 has 8 bits, fp32 24.
+    assert all(float(b) > 100 * float(a) for a, b in zip(found[0][2:9], found[1][2:9], strict=True))
+
+    only = json.loads(
+        run("compare", bundle("heads"), "--engine", "all", "--precision", "bf16", "--json").out
+    )
+    assert [each["precisions"]["unet"] for each in only["comparisons"]] == ["bf16"]
+    assert (only["schema"], only["skipped"], only["passed"]) == (2, {}, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--prompt", "a"), "prompt: expected --live beside it"),
+        (("--seed", 0), "seed: expected --live beside it"),
+        (("--steps", 0), "steps: expected --live beside it"),
+        (("--size", "64x64"), "size: expected --live beside it"),
+        (("--checkpoint", "x"), "checkpoint: expected --live or --layers beside it"),
+        (("--live", "--steps", 0), "steps: expected an integer from 1 to 1000, got 0"),
+        (("--live", "--seed", -1), "seed: expected at least 0, got -1"),
+        (("--live", "--size", "60x64"), "size: expected multiples of 8"),
+        (("--live", "--checkpoint", "/nowhere"), "/nowhere: no such checkpoint folder"),
+        (("--live", "--checkpoint", "random:sd99"), "random:sd15"),
+        (("--engine", "all", "--component", "unet=fp32"), "component: expected none beside"),
+        (("--engine", "all", "--precision", "fp2"), "precision: expected one of auto, fp32"),
+        (("--engine", "every"), "engine: expected one of auto"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line_with_status_2(
+    run: Run, bundle: Callable[[str], Path], options: tuple[object, ...], message: str
+) -> None:
+    done = run("compare", bundle("heads"), *options)
+    assert done.status == 2
+    (line,) = [each for each in done.err.splitlines() if each.startswith("latentrt: ")]
+    assert message in line
+
+
+def test_a_bundle_without_goldens_can_be_held_against_pytorch_live(
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundle("heads"), tmp_path / "lean"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["golden.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    engine = ("--engine", "onnxruntime")
+    stored = run("compare", folder, *engine)
+    assert (stored.status, "has no goldens" in stored.err) == (2, True)
+    live = run("compare", folder, *engine, "--live", "--steps", 2)
+    assert live.status == 0, live.err
+    # Layers do without a run, on noise.
+    layers = run("compare", folder, *engine, "--layers")
+    assert layers.status == 0, layers.err
+    assert "picture" not in layers.out
