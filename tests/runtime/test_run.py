@@ -234,3 +234,8 @@ def test_an_sde_sampler_on_one_path_is_refined_by_steps(pipeline: Pipeline) -> N
     # Twice the steps on one path is the same picture, finer; of fresh noise, another picture.
     apart = {b: np.linalg.norm(last(48, b) - last(24, b)) for b in (True, False)}
     assert apart[True] < 0.5 * apart[False]
+
+
+def test_a_prompt_alone_is_no_request(pipeline: Pipeline) -> None:
+    with pytest.raises(InputError, match=r"request: expected a Request.*got 'a red circle'"):
+        pipeline("a red circle")  # pyright: ignore[reportArgumentType]

@@ -163,7 +163,7 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
-    from latentrt.cli.again import again
+    from latentrt.cli.again import again, check_place
     from latentrt.cli.generate import load_latents, make
     from latentrt.cli.values import assignments, corner, interval, numbers, weighted
     from latentrt.engines.engine import Options
@@ -203,7 +203,9 @@ def generate(
         target_size=None if target_size is None else Size.parse(target_size),
     )
     if source is not None:
-        request = again(source, request, _given(context))
+        given = _given(context)
+        check_place(source, output, given)
+        request = again(source, request, given)
     make(
         bundle,
         request,

@@ -167,6 +167,8 @@ class Pipeline:
         itself, the VAE decoder for `decodes`. Raises `InputError` naming the field that does not
         fit this bundle.
         """
+        if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("request", "a Request, such as Request('a red circle')", repr(request))
         request = self._resolved(request)
         self._conditioner.check(request)
         schedule = self._schedule(request.sampling)
