@@ -164,3 +164,17 @@ def test_a_bundle_without_goldens_can_be_held_against_pytorch_live(
     layers = run("compare", folder, *engine, "--layers")
     assert layers.status == 0, layers.err
     assert "picture" not in layers.out
+
+
+def test_the_page_is_written_and_a_place_that_cannot_be_is_said_before_the_work(
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "page.html"
+    options = ("--engine", "onnxruntime", "--layers", "--html")
+    done = run("compare", bundle("heads"), *options, path)
+    assert done.status == 0, done.err
+    content = path.read_text("utf-8")
+    assert content.count("<img ") == 3  # PyTorch's picture, ours, and their difference
+    assert "time_embedding.linear_1" in content
+    taken = run("compare", bundle("heads"), *options, tmp_path)
+    assert (taken.status, "output: expected a file" in taken.err) == (2, True)

@@ -15,6 +15,7 @@ from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerTable
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, InputError, LatentrtError
+from latentrt.bundle.publish import write_file
 from latentrt.cli.progress import Bars
 from latentrt.engines.backends import BACKENDS, PRECISIONS, UNVERIFIED, backend
 from latentrt.engines.engine import Options
@@ -132,6 +133,14 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
         layers=tuple(layers),
         skipped=skipped,
     )
+
+
+def write_page(path: Path, findings: Findings) -> None:
+    """Write what was found as an HTML page; raises `InputError` where that cannot be."""
+    # Whoever wants no page does not wait for Pillow.
+    from latentrt.benchmarks.page import page
+
+    write_file(path, page(findings).encode())
 
 
 def _described(wanted: Wanted, original: Original | None) -> str:
