@@ -1,4 +1,4 @@
-"""The page of a comparison: complete in itself, showing what was found, with no markup of others."""
+"""The page of a comparison: complete in itself, true to what was found, free of others' markup."""
 
 from __future__ import annotations
 

@@ -88,6 +88,11 @@ def _comparisons(findings: Findings) -> Iterator[str]:
         asked = list(findings.comparisons[0].adherence)
         heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", *asked, ""]
         yield _table(heads, [_summary(each) for each in findings.comparisons])
+        if findings.drawn:
+            yield (
+                f"<p>Percentages are of {findings.drawn} pictures: how many show the colour, the"
+                " background, the position and the shape that was asked for, and all four.</p>"
+            )
     for name, problem in findings.skipped.items():
         yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
 
