@@ -14,10 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from PIL import Image
-
-from latentrt.benchmarks.adherence import evaluate, evaluation_scenes
-from latentrt.runtime import Guidance, Pipeline, Request, Sampling
+from latentrt.benchmarks.drawing import GUIDANCE, STEPS, evaluation
+from latentrt.runtime import Pipeline
 
 
 def main() -> None:
@@ -25,24 +23,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bundle", type=Path, default=Path("build/shapes"))
     parser.add_argument("--count", type=int, default=200, help="how many prompts (200)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of the sampler (20)")
-    parser.add_argument("--guidance", type=float, default=5.0, help="guidance scale (5)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the sampler (20)")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="guidance scale (5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome to FILE")
     args = parser.parse_args()
 
-    pipe = Pipeline.open(args.bundle)
-    sampling, guidance = Sampling(steps=args.steps), Guidance(args.guidance)
+    def tell(done: int, total: int) -> None:
+        if done and done % 20 == 0:
+            print(f"{done} of {total}", file=sys.stderr)
 
-    def generate(prompts: list[str], seeds: list[int]) -> list[Image.Image]:
-        pictures: list[Image.Image] = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            result = pipe(Request(prompt, seed=seed, sampling=sampling, guidance=guidance))
-            pictures += result.images
-            if len(pictures) % 20 == 0:
-                print(f"{len(pictures)} of {len(prompts)}", file=sys.stderr)
-        return pictures
-
-    report = evaluate(generate, evaluation_scenes(args.count))
+    with Pipeline.open(args.bundle) as pipe:
+        report = evaluation(pipe, args.count, steps=args.steps, guidance=args.guidance, tell=tell)
     if args.json:
         settings = {"bundle": args.bundle.name, "steps": args.steps, "guidance": args.guidance}
         args.json.write_text(json.dumps(settings | report.record(), indent=1) + "\n")

@@ -164,3 +164,44 @@ def test_a_bundle_without_goldens_can_be_held_against_pytorch_live(
     layers = run("compare", folder, *engine, "--layers")
     assert layers.status == 0, layers.err
     assert "picture" not in layers.out
+
+
+def test_the_page_is_written_and_a_place_that_cannot_be_is_said_before_the_work(
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "page.html"
+    options = ("--engine", "onnxruntime", "--layers", "--html")
+    done = run("compare", bundle("heads"), *options, path)
+    assert done.status == 0, done.err
+    content = path.read_text("utf-8")
+    assert content.count("<img ") == 3  # PyTorch's picture, ours, and their difference
+    assert "time_embedding.linear_1" in content
+    taken = run("compare", bundle("heads"), *options, tmp_path)
+    assert (taken.status, "output: expected a file" in taken.err) == (2, True)
+
+
+def test_adherence_is_judged_for_models_shapes_alone(
+    run: Run, bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
+) -> None:
+    options = ("--engine", "all", "--precision", "fp32", "--adherence", 4)
+    done = run("compare", bundle("shapes"), *options, "--json")
+    assert done.status == 0, done.err
+    value = json.loads(done.out)
+    assert value["drawn"] == 4
+    # The checkpoint's record begins with the same prompts, steps and guidance; rounding in fp32
+    # changes no picture so that it could be seen.
+    record = json.loads((checkpoint("shapes") / "adherence.json").read_text())["outcomes"][:4]
+    expected = {name: sum(o["right"][name] for o in record) / 4 for name in record[0]["right"]}
+    expected["all"] = sum(all(o["right"].values()) for o in record) / 4
+    assert [each["adherence"] for each in value["comparisons"]] == [expected] * 2
+    other = run("compare", bundle("heads"), "--adherence", 4)
+    assert (other.status, "adherence: expected a bundle of models/shapes" in other.err) == (2, True)
+    none = run("compare", bundle("shapes"), "--adherence", 0)
+    assert (none.status, "adherence: expected at least 1" in none.err) == (2, True)
+
+
+def test_a_precision_that_no_engine_has_compares_nothing_and_says_so(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    done = run("compare", bundle("heads"), "--engine", "all", "--precision", "int8")
+    assert (done.status, "no engine that works here computes" in done.err) == (1, True)

@@ -14,7 +14,8 @@ from latentrt.benchmarks.comparison import Comparison, Question, Reference
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerTable
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import EngineError, InputError, LatentrtError
+from latentrt.bundle.errors import EngineError, InputError, LatentrtError, Unavailable
+from latentrt.bundle.publish import write_file
 from latentrt.cli.progress import Bars
 from latentrt.engines.backends import BACKENDS, PRECISIONS, UNVERIFIED, backend
 from latentrt.engines.engine import Options
@@ -34,7 +35,8 @@ class Wanted:
 
     `layers` asks for every layer, `live` for PyTorch's answers made now instead of the stored ones,
     to each of `prompts` with each of `seeds` (without either the goldens' prompt, and seed 0), in
-    `steps` at `size`; `checkpoint` names the weights that PyTorch takes, None the bundle's own.
+    `steps` at `size`; `checkpoint` names the weights that PyTorch takes, None the bundle's own;
+    `adherence` is a number of pictures of models/shapes to judge by what was asked for.
     """
 
     layers: bool = False
@@ -44,6 +46,7 @@ class Wanted:
     seeds: Sequence[int] = ()
     steps: int | None = None
     size: Size | None = None
+    adherence: int | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and not (self.layers or self.live):
@@ -91,12 +94,16 @@ class Engines:
         asked = self.options.precision
         if asked not in ("auto", *PRECISIONS):
             raise InputError("precision", f"one of auto, {', '.join(PRECISIONS)}", repr(asked))
-        for name in BACKENDS:
-            if name in UNVERIFIED or not backend(name).status().usable:
-                continue
-            for precision in backend(name).PRECISIONS.get(dtype, ()):
-                if asked in ("auto", precision):
-                    yield name, replace(self.options, precision=precision)
+        found = [
+            (name, replace(self.options, precision=precision))
+            for name in BACKENDS
+            if name not in UNVERIFIED and backend(name).status().usable
+            for precision in backend(name).PRECISIONS.get(dtype, ())
+            if asked in ("auto", precision)
+        ]
+        if not found:
+            raise Unavailable(f"no engine that works here computes {dtype} weights in {asked}")
+        yield from found
 
 
 def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> Findings:
@@ -106,20 +113,25 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
     without PyTorch where it is needed, and what opening a bundle and compiling engines raises.
     """
     opened = Bundle.open(bundle)
+    if wanted.adherence is not None:
+        # Whoever wants no pictures judged does not wait for Pillow.
+        from latentrt.benchmarks.drawing import check_drawing
+
+        check_drawing(opened, wanted.adherence)
+    found = list(engines.each(opened.manifest.dtype))
     original = _original(opened, wanted.checkpoint) if wanted.live or wanted.layers else None
     references = _references(opened, wanted, original, progress)
     comparisons: list[Comparison] = []
     layers: list[LayerTable] = []
     skipped: dict[str, str] = {}
-    found = list(engines.each(opened.manifest.dtype))
     for done, (name, options) in enumerate(found):
         progress("engines", done, len(found), f"{name} {options.precision}")
+        one = replace(engines, name=name, options=options)
         try:
             if references:
-                with Pipeline(opened, name, options, engines.components, guarded=False) as pipeline:
-                    comparisons.append(hold(pipeline, references))
+                comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
             if wanted.layers and original is not None:
-                layers += _layers(opened, replace(engines, name=name, options=options), original)
+                layers += _layers(opened, one, original)
         except (EngineError, InputError) as error:
             if not engines.several:
                 raise
@@ -131,7 +143,38 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
         comparisons=tuple(comparisons),
         layers=tuple(layers),
         skipped=skipped,
+        drawn=wanted.adherence or 0,
     )
+
+
+def _compared(
+    bundle: Bundle,
+    engines: Engines,
+    references: Sequence[Reference],
+    drawn: int | None,
+    progress: Bars,
+) -> Comparison:
+    name, options = engines.name, engines.options
+    with Pipeline(bundle, name, options, engines.components, guarded=False) as pipeline:
+        comparison = hold(pipeline, references)
+        if drawn is None:
+            return comparison
+        from latentrt.benchmarks.adherence import score
+        from latentrt.benchmarks.drawing import evaluation
+
+        def tell(done: int, total: int) -> None:
+            progress("drawing", done, total, comparison.name)
+
+        report = evaluation(pipeline, drawn, tell=tell)
+    return replace(comparison, adherence=score([o.adherence for o in report.outcomes]))
+
+
+def write_page(path: Path, findings: Findings) -> None:
+    """Write what was found as an HTML page; raises `InputError` where that cannot be."""
+    # Whoever wants no page does not wait for Pillow.
+    from latentrt.benchmarks.page import page
+
+    write_file(path, page(findings).encode())
 
 
 def _described(wanted: Wanted, original: Original | None) -> str:
@@ -154,7 +197,7 @@ def _references(
 ) -> tuple[Reference, ...]:
     """PyTorch's answers; none where only layers can be looked at."""
     if not wanted.live or original is None:
-        alone = wanted.layers and not bundle.manifest.has_goldens
+        alone = wanted.layers and wanted.adherence is None and not bundle.manifest.has_goldens
         return () if alone else (stored(bundle),)
     from latentrt.benchmarks.live import answer
 

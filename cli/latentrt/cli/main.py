@@ -350,11 +350,18 @@ def compare(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="With --live: Euler's steps.")] = None,
     size: Annotated[str | None, typer.Option(help="With --live: WIDTHxHEIGHT.")] = None,
+    adherence: Annotated[
+        int | None, typer.Option(help="models/shapes: pictures to judge by what was asked for.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with charts and pictures.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold engines against PyTorch's answers. Exit status 3: out of tolerance."""
-    from latentrt.cli.compare import Engines, Wanted
+    from latentrt.cli.compare import Engines, Wanted, write_page
     from latentrt.cli.compare import compare as run
+    from latentrt.cli.generate import check_writable
     from latentrt.cli.report import print_findings
     from latentrt.cli.values import assignments
     from latentrt.engines.engine import Options
@@ -370,9 +377,14 @@ def compare(
         seeds=seed or (),
         steps=steps,
         size=None if size is None else Size.parse(size),
+        adherence=adherence,
     )
+    if html is not None:
+        check_writable(html)
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         findings = run(bundle, engines, wanted, bars)
+    if html is not None:
+        write_page(html, findings)
     if as_json:
         print(json.dumps(findings.to_json(several=engines.several), indent=2))
     else:

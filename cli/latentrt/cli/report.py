@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,8 @@ from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerRow, LayerTable
 from latentrt.bundle.golden import Difference
+
+_WIDEST: Final = 240
 
 
 def print_findings(findings: Findings, *, several: bool) -> None:
@@ -22,7 +25,7 @@ def print_findings(findings: Findings, *, several: bool) -> None:
         _print_summary(findings)
     else:
         for comparison in findings.comparisons:
-            _print_comparison(comparison, findings.reference)
+            _print_comparison(comparison, findings)
     for table in findings.layers:
         _print_layers(table)
     if findings.layers and findings.layers[0].own:
@@ -36,18 +39,22 @@ def print_findings(findings: Findings, *, several: bool) -> None:
 def _print_summary(findings: Findings) -> None:
     """One row an engine and precision: the worst relative error of each kind, and the picture."""
     table = Table(title=f"relative error against {findings.reference}", box=None)
-    table.add_column("")
-    names = [row.name for row in findings.comparisons[0].components] if findings.comparisons else []
-    for heading in (*names, "step alone", "run", "PSNR dB", "SSIM"):
+    table.add_column("", no_wrap=True)
+    names = [row.name for each in findings.comparisons[:1] for row in each.components]
+    asked = [name for each in findings.comparisons[:1] for name in each.adherence]
+    for heading in (*names, "step alone", "run", "PSNR dB", "SSIM", *asked):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")
     for comparison in findings.comparisons:
         groups = (*((row,) for row in comparison.components), comparison.alone, comparison.steps)
         cells = [_worst(group) for group in groups]
         pictures = (f"{comparison.picture_psnr:.1f}", f"{comparison.picture_ssim:.5f}")
+        shares = [f"{share:.0%}" for share in comparison.adherence.values()]
         verdict = "ok" if comparison.passed else "FAILED"
-        table.add_row(comparison.name, *cells, *pictures, verdict)
+        table.add_row(comparison.name, *cells, *pictures, *shares, verdict)
     _console().print(table, markup=False)
+    if findings.drawn:
+        print(f"percentages: of {findings.drawn} pictures, those that show what was asked for")
     for name, problem in findings.skipped.items():
         print(f"{name}: not compared: {problem}")
 
@@ -58,9 +65,9 @@ def _worst(rows: Sequence[Row]) -> str:
     return f"{row.difference.relative:.1e}{mark}"
 
 
-def _print_comparison(comparison: Comparison, reference: str) -> None:
+def _print_comparison(comparison: Comparison, findings: Findings) -> None:
     """One row a component and a step, then the pictures."""
-    table = _table(f"{comparison.name}, against {reference}", "")
+    table = _table(f"{comparison.name}, against {findings.reference}", "")
     for row in comparison.components:
         table.add_row(*_cells(row))
     for row in comparison.alone:
@@ -74,6 +81,9 @@ def _print_comparison(comparison: Comparison, reference: str) -> None:
             f"picture: PSNR {run.psnr:.1f} dB, at least {comparison.least_psnr:.0f}: "
             f"{'ok' if good else 'FAILED'}; SSIM {run.ssim:.5f}{_which(comparison, run)}"
         )
+    if comparison.adherence:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in comparison.adherence.items())
+        print(f"{findings.drawn} pictures show what was asked for: {shares}")
     bad = comparison.first_bad_step
     if bad is not None:
         print(f"first step out of tolerance: {bad}")
@@ -124,15 +134,14 @@ def _described(row: LayerRow) -> str:
 
 
 def _console() -> Console:
-    # A pipe has no width, and cut cells would be no numbers.
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    # As wide as the widest table: a line that a terminal wraps can be read, cut numbers cannot.
+    return Console(width=max(Console().width, _WIDEST))
 
 
 def _table(title: str, *names: str) -> Table:
     table = Table(title=title, box=None)
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for heading in ("relative", "max abs", "1 - cosine", "tolerance"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("")

@@ -1,0 +1,241 @@
+"""What was found as one HTML page that needs nothing else: tables, charts, and the pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from latentrt.benchmarks.chart import Chart, Series
+from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
+from latentrt.benchmarks.findings import Findings
+from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.runtime.image import to_picture
+
+AMPLIFIED: Final = 16
+"""How much brighter differences are shown than they are."""
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --ink: #16191d; --soft: #5c6470; --line: #d9dde3; --page: #fff;
+  --bad: #b3261e; --c0: #2a6fc9; --c1: #d9592b; --c2: #16855c; --c3: #a06f00; --c4: #7a4fc2;
+  --c5: #b8387a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a0a8b4; --line: #3a4048;
+  --page: #16191d; --bad: #ff8a80; --c0: #6aa9ff; --c1: #ff9166; --c2: #4ccf9b; --c3: #e8b84a;
+  --c4: #b79aff; --c5: #ff8cc0; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  max-width: 74rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+h3 { font-size: 1rem; margin-bottom: .3rem; }
+p { max-width: 46rem; } .soft, figcaption { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line); }
+th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+.bad { color: var(--bad); font-weight: 600; }
+svg { width: 100%; height: auto; display: block; } svg.key { width: 28px; height: 8px; }
+.grid { stroke: var(--line); fill: none; } .axis { fill: var(--soft); font-size: 12px; }
+.limit { stroke: var(--bad); stroke-dasharray: 2 3; fill: none; }
+.series path, path.series { stroke: var(--c); stroke-width: 1.6; fill: none; }
+.series circle { fill: var(--c); } .dashed path, path.dashed { stroke-dasharray: 5 4; }
+.s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); } .s3 { --c: var(--c3); }
+.s4 { --c: var(--c4); } .s5 { --c: var(--c5); }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0; }
+.legend li { display: flex; align-items: center; gap: .4rem; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 13rem; }
+img { width: 100%; display: block; margin-bottom: .4rem; outline: 1px solid var(--line); }
+details { margin: .6rem 0; } summary { cursor: pointer; }
+"""
+
+
+def page(findings: Findings) -> str:
+    """The page, for light and dark screens."""
+    title = f"{findings.bundle}: distance from PyTorch"
+    verdict = "Everything is within its tolerance." if findings.passed else "OUT OF TOLERANCE"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="soft">Against {escape(findings.reference)}.</p>',
+        f"<p{'' if findings.passed else ' class=bad'}>{verdict}</p>",
+        *_comparisons(findings),
+        *_steps(findings.comparisons),
+        *_pictures(findings.comparisons),
+        *_layers(findings.layers),
+        "</body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _comparisons(findings: Findings) -> Iterator[str]:
+    """One row an engine and precision."""
+    if findings.comparisons:
+        yield "<h2>Engines</h2>"
+        yield (
+            "<p>Relative error, ||a - b|| / ||b||, the worst of all runs. A step alone is made from"
+            " the reference's own latents and prompts; the run is ours, whose errors add up.</p>"
+        )
+        names = [row.name for row in findings.comparisons[0].components]
+        asked = list(findings.comparisons[0].adherence)
+        heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", *asked, ""]
+        yield _table(heads, [_summary(each) for each in findings.comparisons])
+        if findings.drawn:
+            yield (
+                f"<p>Percentages are of {findings.drawn} pictures: how many show the colour, the"
+                " background, the position and the shape that was asked for, and all four.</p>"
+            )
+    for name, problem in findings.skipped.items():
+        yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
+
+
+def _summary(comparison: Comparison) -> list[str]:
+    groups: list[Sequence[Row]] = [[row] for row in comparison.components]
+    cells = [_error(group) for group in (*groups, comparison.alone, comparison.steps)]
+    psnr = f"{comparison.picture_psnr:.1f}"
+    good = comparison.picture_psnr >= comparison.least_psnr
+    return [
+        escape(comparison.name),
+        *cells,
+        psnr if good else f'<span class="bad">{psnr}</span>',
+        f"{comparison.picture_ssim:.5f}",
+        *(f"{share:.0%}" for share in comparison.adherence.values()),
+        "ok" if comparison.passed else '<span class="bad">FAILED</span>',
+    ]
+
+
+def _error(rows: Sequence[Row]) -> str:
+    worst = max(rows, key=lambda row: row.difference.relative)
+    text = f"{worst.difference.relative:.1e}"
+    return text if all(row.passed for row in rows) else f'<span class="bad">{text}</span>'
+
+
+def _steps(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Error by step: alone and in our own run."""
+    if not comparisons:
+        return
+    series: list[Series] = []
+    for colour, each in enumerate(comparisons):
+        series.append(Series(f"{each.name}, run", _relative(each.steps), colour))
+        series.append(Series(f"{each.name}, step alone", _relative(each.alone), colour, True))
+    places = [row.name for row in comparisons[0].steps]
+    chart = Chart("relative error of the latents by step", "step", places, series)
+    yield "<h2>Steps</h2><p>Relative error of the latents after each step.</p>"
+    yield _figure(chart)
+    for comparison in comparisons:
+        heads = ["step", "alone", "run", "tolerance"]
+        pairs = zip(comparison.alone, comparison.steps, strict=True)
+        rows = [[a.name, _error([a]), _error([b]), f"{b.tolerance:.1e}"] for a, b in pairs]
+        yield _folded(comparison.name, _table(heads, rows))
+
+
+def _pictures(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """For every run the reference's picture, each engine's, and what they differ in."""
+    if not comparisons:
+        return
+    yield "<h2>Pictures</h2>"
+    yield (
+        f"<p>Below each picture its difference from PyTorch's, {AMPLIFIED} times as bright as it"
+        " is; black is equal.</p>"
+    )
+    for runs in zip(*(comparison.runs for comparison in comparisons), strict=True):
+        yield f"<h3>{escape(runs[0].prompt)}</h3>"
+        yield f'<p class="soft">noise: {escape(runs[0].noise)}</p><div class="pictures">'
+        yield f"<figure>{_image(runs[0].reference, 'PyTorch')}"
+        yield "<figcaption>PyTorch</figcaption></figure>"
+        for comparison, run in zip(comparisons, runs, strict=True):
+            yield _picture(comparison.name, run)
+        yield "</div>"
+
+
+def _picture(name: str, run: RunComparison) -> str:
+    off = np.abs(run.picture - run.reference) * AMPLIFIED - 1  # black is -1
+    images = _image(run.picture, name) + _image(off, f"difference of {name}")
+    caption = f"{escape(name)}<br>PSNR {run.psnr:.1f} dB<br>SSIM {run.ssim:.5f}"
+    return f"<figure>{images}<figcaption>{caption}</figcaption></figure>"
+
+
+def _image(pixels: NDArray[np.float32], described: str) -> str:
+    """Pixels [3, h, w] in [-1, 1], clipped, as an image inside the page."""
+    buffer = io.BytesIO()
+    picture: Image.Image = to_picture(pixels)
+    picture.save(buffer, "PNG")
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{escape(described)}" src="data:image/png;base64,{content}">'
+
+
+def _layers(tables: Sequence[LayerTable]) -> Iterator[str]:
+    """A chart a component, and each engine's layers."""
+    if not tables:
+        return
+    yield "<h2>Layers</h2>"
+    yield (
+        "<p>Relative error of every layer's output, in the order in which layers are computed."
+        f" PyTorch computed with {escape(tables[0].weights)}.</p>"
+    )
+    for component, group in itertools.groupby(
+        sorted(tables, key=lambda table: table.component), key=lambda table: table.component
+    ):
+        yield from _component(component, list(group))
+
+
+def _component(component: str, tables: Sequence[LayerTable]) -> Iterator[str]:
+    series = [
+        Series(f"{each.engine} {each.precision}", _relative(each.rows), colour)
+        for colour, each in enumerate(tables)
+    ]
+    # Of several precisions none of the tolerances is everybody's.
+    limits = {table.rows[0].tolerance for table in tables}
+    limit = limits.pop() if len(limits) == 1 else None
+    places = [row.name for row in tables[0].rows]
+    title = f"relative error by layer of {component}"
+    yield f"<h3>{escape(component)}</h3>"
+    yield _figure(Chart(title, "layer", places, series, limit))
+    for table in tables:
+        name = f"{table.engine} {table.precision}"
+        for origin in table.origins:
+            yield (
+                f'<p class="bad">{escape(name)}: a fault arises in {escape(origin.name)};'
+                f" it reads {escape(', '.join(origin.tensors))}</p>"
+            )
+        rows = [_layer(row) for row in table.rows]
+        heads = ["layer", "module", "relative", "max abs", "tolerance"]
+        yield _folded(name, _table(heads, rows))
+
+
+def _layer(row: LayerRow) -> list[str]:
+    relative = f"{row.difference.relative:.1e}"
+    return [
+        escape(row.name),
+        escape(row.kind),
+        relative if row.passed else f'<span class="bad">{relative}</span>',
+        f"{row.difference.max_abs:.1e}",
+        f"{row.tolerance:.1e}",
+    ]
+
+
+def _relative(rows: Iterable[Row | LayerRow]) -> list[float]:
+    return [row.difference.relative for row in rows]
+
+
+def _figure(chart: Chart) -> str:
+    return f'{chart.legend()}<div class="wide">{chart.svg()}</div>'
+
+
+def _folded(name: str, content: str) -> str:
+    return f"<details><summary>{escape(name)}</summary>{content}</details>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML already, below headings that are not."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'
