@@ -1,4 +1,8 @@
-"""diffusers compiled: torch.compile of the U-Net and the VAE's decoder, fused QKV projections.
+"""diffusers compiled: torch.compile of the U-Net and of the VAE's decoder, where the time goes.
+
+As its documentation has it: channels-last weights, the three projections of an attention fused into
+one, the whole graph of each module in one piece. The first picture compiles; PyTorch caches what it
+compiled in the user's temporary folder.
 
 https://huggingface.co/docs/diffusers/optimization/fp16
 """
@@ -19,8 +23,8 @@ def ready(spec: Spec) -> Peer:
 
     pipe = load(spec)
     pipe.fuse_qkv_projections()
-    # On a GPU, the mode that tries kernels and records CUDA graphs; on a CPU, where it would time
-    # the same matrix products again, PyTorch advises to freeze the weights in place of that.
+    # On a GPU the mode that tries kernels and records CUDA graphs. A CPU has neither; there weights
+    # are frozen, so that they are laid out once as oneDNN wants them.
     mode = "max-autotune" if spec.device == "cuda" else "default"
     if spec.device == "cpu":
         inductor.freezing = True

@@ -1,4 +1,8 @@
-"""diffusers as its users run it: eager PyTorch, scaled-dot-product attention (its default).
+"""diffusers as its users run it: eager PyTorch.
+
+Attention is PyTorch's scaled-dot-product attention, diffusers' default and its fused one. Weights
+are channels-last, the layout that oneDNN's and cuDNN's convolutions are written for. No safety
+checker.
 
 https://huggingface.co/docs/diffusers/optimization/fp16
 """

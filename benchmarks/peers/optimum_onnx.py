@@ -1,4 +1,8 @@
-"""optimum-onnx: the pipeline of diffusers over ONNX Runtime, exported by its own command.
+"""optimum-onnx: the pipeline of diffusers over ONNX Runtime.
+
+The models are what `optimum-cli export onnx` makes by default; its levels O1 to O4 know no
+diffusion models. ONNX Runtime optimises them as far as it can, with a thread for every core, its
+default.
 
 https://huggingface.co/docs/optimum-onnx/onnxruntime/usage_guides/models
 """
