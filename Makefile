@@ -3,11 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.stamp
 
+# Libraries that latentrt is measured against; each pins other versions than ours.
+PEERS := optimum-onnx openvino-genai
+PEERS_DIR := .venv-peers
+optimum-onnx_PACKAGES := 'optimum-onnx[onnxruntime]' diffusers
+openvino-genai_PACKAGES := openvino-genai 'optimum-intel[openvino]' diffusers
+
 BUNDLE := build/shapes
 PICTURE := build/red-circle.png
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench tables gpu format clean
+.PHONY: help run test test-slow check bench tables peers gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +52,8 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, an
 tables: $(STAMP) ## Write the README's numbers from benchmarks/results
 	$(BIN)/python -m latentrt.benchmarks.tables README.md
 
+peers: $(addprefix $(PEERS_DIR)/,$(addsuffix /.stamp,$(or $(ARGS),$(PEERS)))) ## Make the environments of the libraries measured against; ARGS=NAME for one
+
 gpu: $(STAMP) ## Build, verify, bench and compare on an NVIDIA GPU; ARGS=--sd15 for more
 	$(BIN)/python -m latentrt.benchmarks.gpu $(ARGS)
 
@@ -56,7 +64,7 @@ format: $(STAMP) ## Format, and fix what can be fixed
 clean: ## Remove what the other targets made, except the virtual environment
 	rm -rf $(BUNDLE) $(PICTURE) dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . \( -path ./.venv -o -path ./$(PEERS_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment that is already there is installed into, not replaced. -qq: errors only.
 $(STAMP): pyproject.toml constraints.txt
@@ -68,4 +76,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into .venv (minutes, the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
 		-e '.[onnxruntime,openvino,tensorrt-rtx,export,bench,dev]' -c constraints.txt
+	@touch $@
+
+# optimum-intel asks for torchvision, which fits one build of torch only and fails beside another;
+# nothing here uses it.
+$(PEERS_DIR)/%/.stamp: benchmarks/peers/%.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "latentrt needs Python 3.11 or newer" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --disable-pip-version-check $($*_PACKAGES) -c $<
+	$(@D)/bin/python -m pip uninstall -qq -y torchvision
 	@touch $@

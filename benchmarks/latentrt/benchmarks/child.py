@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from latentrt.bundle.cache_folder import VARIABLE
@@ -29,19 +30,27 @@ def child(module: str, arguments: Sequence[object], scratch: Path, limit: float)
     return {"found": True, "passed": False, "agrees": False, "problem": problem or "wrote nothing"}
 
 
-def run(command: Sequence[str], limit: float, scratch: Path) -> str:
+def run(
+    command: Sequence[str],
+    limit: float,
+    scratch: Path,
+    environment: Mapping[str, str] = MappingProxyType(os.environ),
+) -> str:
     """Run a command with a cache in `scratch`; what went wrong, or nothing."""
-    settings = {**os.environ, VARIABLE: str(scratch / "cache")}
+    settings = {**environment, VARIABLE: str(scratch / "cache")}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=limit, check=False, env=settings
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {limit:g} s"
-    if done.returncode == 0:
-        return ""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return "" if done.returncode == 0 else ending(done.returncode, done.stderr)
+
+
+def ending(status: int, errors: str) -> str:
+    """How a process ended, with the last line of what it printed as errors."""
+    lines = [line for line in errors.splitlines() if line.strip()]
     last = lines[-1].strip() if lines else "it printed nothing"
-    if done.returncode < 0:
-        return f"ended by {signal.Signals(-done.returncode).name}: {last}"
-    return f"exit status {done.returncode}: {last}"
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}: {last}"
+    return f"exit status {status}: {last}"
