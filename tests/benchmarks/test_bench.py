@@ -93,6 +93,34 @@ def test_the_table_says_what_was_measured_and_what_is_unstable(run: Run, bundle:
     assert "away from PyTorch fp32" in done.out
 
 
+def test_others_draw_in_turns_and_an_unknown_one_is_named_first(
+    run: Run,
+    bundle: Bundles,
+    checkpoint: Bundles,
+    schema: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what it prepares lies under build/
+    common = ("bench", bundle("heads"), "--engine", "onnxruntime", "--no-cold", "--no-ceilings",
+              "--runs", 1, "--limit", 0, "--steps", 1, "--batch", 0, "--json")  # fmt: skip
+    done = run(*common, "--against", "somebody")
+    assert (done.status, done.out) == (2, "")
+    assert "peer: expected one of diffusers-fp32" in done.err
+    some = ("--against", "diffusers-fp32", "--rounds", 1, "--checkpoint", checkpoint("heads"))
+    done = run(*common, *some)
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    jsonschema.validate(report, schema)
+    rows = {row["name"]: row for row in report["against"]["rows"]}
+    assert report["against"]["reference"] == "diffusers-fp32"
+    for engine in ("onnxruntime", "openvino"):
+        row = rows[f"latentrt-{engine}-fp32"]
+        # fp32 against fp32, 55 dB as everywhere; None: equal to the last bit of a colour.
+        assert row["problem"] == ""
+        assert row["psnr"] is None or row["psnr"] > 55
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"{}", "is no report of `latentrt bench`"), (b"[", "is not JSON"), (None, "No such file")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,10 +13,14 @@ from rich.table import Table
 
 from latentrt.benchmarks.arrivals import Curve
 from latentrt.benchmarks.cold import Cold
+from latentrt.benchmarks.contest import Settings, against
+from latentrt.benchmarks.peers import find_peer
 from latentrt.benchmarks.report import SCHEMA, STAGES, Report
 from latentrt.benchmarks.samples import Samples
+from latentrt.benchmarks.standings import Standings
 from latentrt.benchmarks.verdict import Verdict, verdicts
 from latentrt.bundle.errors import FileError
+from latentrt.runtime import Size
 
 _UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (0.0, "us"))
 
@@ -43,6 +48,38 @@ def read_runs(path: Path) -> dict[str, list[float]]:
 def beside(report: Report, old: Mapping[str, Sequence[float]]) -> tuple[Verdict, ...]:
     """A verdict on every row that an earlier report has too."""
     return verdicts(report.runs, old)
+
+
+def peers(names: Sequence[str]) -> tuple[str, ...] | None:
+    """The names of other libraries, None for "all"; raises `InputError` for one that is none."""
+    if "all" in names:
+        return None
+    return tuple(find_peer(name).name for name in names)
+
+
+def contest(
+    report: Report,
+    bundle: Path,
+    checkpoint: str | None,
+    names: Sequence[str] | None,
+    rounds: int,
+) -> Standings:
+    """The report's picture drawn in turns with other libraries; says how far it is.
+
+    The sampler is DDIM, which all of them step alike. Raises what `against` raises.
+    """
+    request: Any = report.subject["request"]
+    settings = Settings(
+        Size.parse(report.subject["size"]),
+        steps=request["sampling"]["steps"],
+        prompt=request["prompt"],
+        guidance_scale=request["guidance"]["scale"],
+    )
+    return against(bundle, checkpoint, settings, names, rounds=rounds, say=_say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def print_report(report: Report) -> None:

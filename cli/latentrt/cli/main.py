@@ -421,6 +421,14 @@ def bench(
     arrivals: Annotated[
         int, typer.Option(help="Requests of each rate of random arrivals; 0: none.")
     ] = 0,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Draw in turns with this library too, or with all; may be repeated."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What the bundle was exported from, for --against.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Pictures of everybody in --against.")] = 10,
     compare_with: Annotated[
         Path | None, typer.Option("--compare", help="An earlier report: a verdict on each row.")
     ] = None,
@@ -431,12 +439,13 @@ def bench(
     """Measure how fast a bundle draws here, and how far that is from the limit."""
     from latentrt.benchmarks.bench import Plan, measure
     from latentrt.benchmarks.subject import Subject
-    from latentrt.cli.bench import beside, print_report, print_verdicts, read_runs
+    from latentrt.cli.bench import beside, contest, peers, print_report, print_verdicts, read_runs
     from latentrt.cli.values import assignments, counts
     from latentrt.engines.engine import Options
     from latentrt.runtime import Guidance, Request, Sampling, Size
 
     old = None if compare_with is None else read_runs(compare_with)
+    others = peers(against or ())
     subject = Subject(
         bundle=bundle,
         engine=engine,
@@ -462,6 +471,7 @@ def bench(
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         report = measure(subject, plan, bars)
     found = () if old is None else beside(report, old)
+    standings = contest(report, bundle, checkpoint, others, rounds) if against else None
     if plot is not None or html is not None:
         from latentrt.benchmarks.plot import write_html, write_png
 
@@ -470,9 +480,13 @@ def bench(
         if html is not None:
             write_html(report, found, html)
     if as_json:
-        print(json.dumps({**report.to_json(), "verdicts": [v.to_json() for v in found]}))
+        verdicts = [verdict.to_json() for verdict in found]
+        turns = None if standings is None else standings.to_json()
+        print(json.dumps({**report.to_json(), "verdicts": verdicts, "against": turns}))
         return
     print_report(report)
+    if standings is not None:
+        print(f"\nin turns with others\n{standings}")
     if compare_with is not None:
         print_verdicts(found, compare_with)
 
