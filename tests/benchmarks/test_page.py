@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
@@ -119,6 +120,17 @@ def test_numbers_out_of_tolerance_and_the_layer_at_fault_are_marked() -> None:
     assert '<span class="bad">1.0e-02</span>' in bad
     assert "a fault arises in b; it reads b.weight" in bad
     assert "OUT OF TOLERANCE" in bad
+
+
+def test_shares_of_pictures_drawn_as_asked_stand_in_a_table_of_their_own() -> None:
+    plain = findings(layers=False)
+    assert "Prompt adherence" not in page(plain)
+    (comparison,) = plain.comparisons
+    judged = replace(comparison, adherence={"colour": 0.85, "all": 0.5})
+    texts = Page(page(replace(plain, comparisons=(judged,), drawn=20))).texts
+    at = texts.index("colour")
+    assert texts[at : at + 2] == ["colour", "all"]
+    assert [text for text in texts if text.endswith("%")] == ["85%", "50%"]
 
 
 def elements(svg: str, tag: str, kind: str = "") -> list[Any]:

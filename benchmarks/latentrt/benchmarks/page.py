@@ -70,6 +70,7 @@ def page(findings: Findings) -> str:
         *_comparisons(findings),
         *_steps(findings.comparisons),
         *_pictures(findings.comparisons),
+        *_adherence(findings),
         *_layers(findings.layers),
         "</body></html>",
     ]
@@ -85,16 +86,27 @@ def _comparisons(findings: Findings) -> Iterator[str]:
             " the reference's own latents and prompts; the run is ours, whose errors add up.</p>"
         )
         names = [row.name for row in findings.comparisons[0].components]
-        asked = list(findings.comparisons[0].adherence)
-        heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", *asked, ""]
+        heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", ""]
         yield _table(heads, [_summary(each) for each in findings.comparisons])
-        if findings.drawn:
-            yield (
-                f"<p>Percentages are of {findings.drawn} pictures: how many show the colour, the"
-                " background, the position and the shape that was asked for, and all four.</p>"
-            )
     for name, problem in findings.skipped.items():
         yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
+
+
+def _adherence(findings: Findings) -> Iterator[str]:
+    """How many pictures show what was asked for, by engine."""
+    if not findings.drawn:
+        return
+    yield "<h2>Prompt adherence</h2>"
+    yield (
+        f"<p>How many of {findings.drawn} pictures show the colour, the background, the position"
+        " and the shape that was asked for, and all four. Every engine has the same prompts and"
+        " noise.</p>"
+    )
+    rows = [
+        [escape(each.name), *(f"{share:.0%}" for share in each.adherence.values())]
+        for each in findings.comparisons
+    ]
+    yield _table(["engine", *findings.comparisons[0].adherence], rows)
 
 
 def _summary(comparison: Comparison) -> list[str]:
@@ -107,7 +119,6 @@ def _summary(comparison: Comparison) -> list[str]:
         *cells,
         psnr if good else f'<span class="bad">{psnr}</span>',
         f"{comparison.picture_ssim:.5f}",
-        *(f"{share:.0%}" for share in comparison.adherence.values()),
         "ok" if comparison.passed else '<span class="bad">FAILED</span>',
     ]
 
