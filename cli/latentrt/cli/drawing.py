@@ -1,0 +1,159 @@
+"""The commands for drawing: generate, samplers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from latentrt.bundle.errors import InputError
+from latentrt.cli.options import (
+    BundleArgument,
+    ComponentOption,
+    EngineOption,
+    JsonOption,
+    PrecisionOption,
+    StreamsOption,
+    ThreadsOption,
+)
+
+
+def generate(
+    context: typer.Context,
+    bundle: BundleArgument,
+    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A PNG.")] = Path("out.png"),
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
+    guidance_rescale: Annotated[float, typer.Option(help="0 to 1.")] = 0.0,
+    guidance_interval: Annotated[
+        str | None, typer.Option(help="LOW,HIGH: guide only at these noise levels.")
+    ] = None,
+    compose: Annotated[
+        list[str] | None, typer.Option(help="PROMPT=WEIGHT: one more prompt; may be repeated.")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="See `latentrt samplers`. [default: the checkpoint's]"),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="karras, trailing, ... [default: the checkpoint's]"),
+    ] = None,
+    eta: Annotated[
+        float | None,
+        typer.Option(help="Share of fresh noise, 0 to 1. [default: the sampler's]"),
+    ] = None,
+    rho: Annotated[
+        float | None, typer.Option(help="Exponent of karras and polyexponential levels.")
+    ] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(help="Timesteps to visit, such as 999,700,400,100.")
+    ] = None,
+    sigmas: Annotated[
+        str | None, typer.Option(help="Noise levels to visit and to end on, such as 14,3,0.5,0.")
+    ] = None,
+    brownian: Annotated[
+        bool,
+        typer.Option("--brownian/--no-brownian", help="Noise of SDE samplers from one path."),
+    ] = False,
+    generator: Annotated[
+        str,
+        typer.Option(help="Whose numbers a seed gives: torch, numpy or torch-cuda (unverified)."),
+    ] = "torch",
+    seed: Annotated[int | None, typer.Option(help="[default: drawn and reported]")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
+    ] = None,
+    num_images: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 1,
+    clip_skip: Annotated[int, typer.Option(help="Last text layers to leave out.")] = 0,
+    original_size: Annotated[str | None, typer.Option(help="SDXL is told WIDTHxHEIGHT.")] = None,
+    crop: Annotated[str, typer.Option(help="SDXL is told TOP,LEFT.")] = "0,0",
+    target_size: Annotated[str | None, typer.Option(help="SDXL is told WIDTHxHEIGHT.")] = None,
+    latents: Annotated[Path | None, typer.Option(help="Starting noise, a .npy.")] = None,
+    save_latents: Annotated[Path | None, typer.Option(help="Write the starting noise.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Make this PNG's picture again, but for other options given."),
+    ] = None,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
+    threads: ThreadsOption = None,
+    streams: StreamsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw pictures from a bundle; prints their paths last."""
+    from latentrt.cli.again import again, check_place
+    from latentrt.cli.generate import load_latents, make
+    from latentrt.cli.values import assignments, corner, interval, numbers, weighted
+    from latentrt.engines.engine import Options
+    from latentrt.runtime import Guidance, Request, Sampling, Size
+
+    if prompt is None and source is None:
+        raise InputError("prompt", "text, or --from a picture", "neither")
+    request = Request(
+        prompt or "",
+        negative_prompt=negative_prompt,
+        size=None if size is None else Size.parse(size),
+        num_images=num_images,
+        seed=seed,
+        sampling=Sampling(
+            sampler,
+            schedule=schedule,
+            steps=steps,
+            eta=eta,
+            rho=rho,
+            timesteps=None if timesteps is None else numbers("timesteps", timesteps),
+            sigmas=None if sigmas is None else numbers("sigmas", sigmas),
+            brownian=brownian,
+        ),
+        guidance=Guidance(
+            guidance_scale,
+            rescale=guidance_rescale,
+            interval=None
+            if guidance_interval is None
+            else interval("guidance-interval", guidance_interval),
+        ),
+        clip_skip=clip_skip,
+        latents=None if latents is None else load_latents(latents),
+        composed=[weighted("compose", text) for text in compose or ()],
+        generator=generator,
+        original_size=None if original_size is None else Size.parse(original_size),
+        crop=corner("crop", crop),
+        target_size=None if target_size is None else Size.parse(target_size),
+    )
+    if source is not None:
+        given = _given(context)
+        check_place(source, output, given)
+        request = again(source, request, given)
+    make(
+        bundle,
+        request,
+        output,
+        save_latents=save_latents,
+        engine=engine,
+        options=Options(precision=precision, threads=threads, streams=streams),
+        components=assignments("component", component or ()),
+        as_json=as_json,
+    )
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """The options that the command line has, however equal to their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(n for n, s in sources.items() if s is not None and s.name == "COMMANDLINE")
+
+
+def samplers(as_json: JsonOption = False) -> None:
+    """List the samplers and the schedules that each of them takes."""
+    from latentrt.cli.samplers import list_samplers, print_samplers
+
+    found = list_samplers()
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_samplers(found)

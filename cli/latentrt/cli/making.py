@@ -1,0 +1,115 @@
+"""The commands that make what pictures are drawn with: export, build, cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from latentrt.bundle.errors import LatentrtError
+from latentrt.cli.options import (
+    BundleArgument,
+    ComponentOption,
+    EngineOption,
+    JsonOption,
+    PrecisionOption,
+    StreamsOption,
+    ThreadsOption,
+)
+from latentrt.cli.progress import Bars
+
+
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A folder, or random:sd15, :sd21, :sdxl.")],
+    bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
+    dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16, bf16.")] = "fp32",
+    golden: Annotated[bool, typer.Option(help="Store PyTorch's outputs for compare.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a checkpoint into a bundle. Needs PyTorch: pip install 'latentrt[export]'."""
+    try:
+        from latentrt.export.export import export as run
+    except ImportError as error:
+        raise LatentrtError(f"{error.name} is missing: pip install 'latentrt[export]'") from error
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        run(checkpoint, bundle, dtype=dtype, golden=golden, force=force, progress=bars)
+    if as_json:
+        print(json.dumps({"bundle": str(bundle), "goldens": golden, "dtype": dtype}))
+        return
+    if not golden:
+        print("no goldens stored: `compare` will have nothing to hold this bundle against")
+    print(bundle)
+
+
+def build(
+    bundle: BundleArgument,
+    engine: EngineOption = "auto",
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="WIDTHxHEIGHT; may be repeated. [default: the checkpoint's]"),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
+    threads: ThreadsOption = None,
+    streams: StreamsOption = None,
+    arena: Annotated[bool, typer.Option(help="Keep freed memory for the next call.")] = True,
+    target: Annotated[
+        str | None, typer.Option(help="TensorRT: build for another GPU, such as sm89.")
+    ] = None,
+    level: Annotated[int, typer.Option(help="TensorRT: 0 to 5, how hard to optimise.")] = 3,
+    stripped: Annotated[
+        bool, typer.Option("--stripped", help="TensorRT: store plans without weights.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
+    from latentrt.cli.build import build as run
+    from latentrt.cli.build import print_rows
+    from latentrt.cli.values import assignments, counts
+    from latentrt.engines.engine import Options
+    from latentrt.runtime import Size
+
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        rows = run(
+            bundle,
+            [Size.parse(text) for text in size or ()],
+            counts("batch", batch),
+            engine=engine,
+            options=Options(
+                precision=precision,
+                threads=threads,
+                streams=streams,
+                arena=arena,
+                target=target,
+                level=level,
+                stripped=stripped,
+            ),
+            components=assignments("component", component or ()),
+            progress=bars,
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_rows(rows)
+
+
+def cache(
+    remove: Annotated[bool, typer.Option("--remove", help="Remove everything.")] = False,
+    limit: Annotated[
+        str | None, typer.Option(help="Remove the longest unused beyond this, such as 5GB.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the compiled engines that are stored, and remove them."""
+    from latentrt.cli.cache import manage, print_cache
+
+    found = manage(remove=remove, limit=limit)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_cache(found)

@@ -1,0 +1,187 @@
+"""The commands that measure: compare, bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from latentrt.cli.options import (
+    OUT_OF_TOLERANCE,
+    BundleArgument,
+    ComponentOption,
+    EngineOption,
+    JsonOption,
+    PrecisionOption,
+    StreamsOption,
+    ThreadsOption,
+)
+from latentrt.cli.progress import Bars
+
+
+def compare(
+    bundle: BundleArgument,
+    engine: Annotated[
+        str, typer.Option(help="auto, one that `latentrt doctor` lists, or all that are verified.")
+    ] = "auto",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
+    threads: ThreadsOption = None,
+    streams: StreamsOption = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Every layer; needs PyTorch.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask PyTorch now; needs it.")] = False,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose weights PyTorch takes: a checkpoint or a bundle. [default: BUNDLE]"
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="With --live: what to draw; may be repeated.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="With --live: the noise; may be repeated.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="With --live: Euler's steps.")] = None,
+    size: Annotated[str | None, typer.Option(help="With --live: WIDTHxHEIGHT.")] = None,
+    adherence: Annotated[
+        int | None, typer.Option(help="models/shapes: pictures to judge by what was asked for.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with charts and pictures.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold engines against PyTorch's answers. Exit status 3: out of tolerance."""
+    from latentrt.cli.compare import Engines, Wanted, write_page
+    from latentrt.cli.compare import compare as run
+    from latentrt.cli.generate import check_writable
+    from latentrt.cli.report import print_findings
+    from latentrt.cli.values import assignments
+    from latentrt.engines.engine import Options
+    from latentrt.runtime import Size
+
+    options = Options(precision=precision, threads=threads, streams=streams)
+    engines = Engines(engine, options, assignments("component", component or ()))
+    wanted = Wanted(
+        layers=layers,
+        live=live,
+        checkpoint=checkpoint,
+        prompts=prompt or (),
+        seeds=seed or (),
+        steps=steps,
+        size=None if size is None else Size.parse(size),
+        adherence=adherence,
+    )
+    if html is not None:
+        check_writable(html)
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        findings = run(bundle, engines, wanted, bars)
+    if html is not None:
+        write_page(html, findings)
+    if as_json:
+        print(json.dumps(findings.to_json(several=engines.several), indent=2))
+    else:
+        print_findings(findings, several=engines.several)
+    if not findings.passed:
+        raise typer.Exit(OUT_OF_TOLERANCE)
+
+
+def bench(
+    bundle: BundleArgument,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
+    threads: ThreadsOption = None,
+    streams: StreamsOption = None,
+    prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red circle",
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
+    guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
+    sampler: Annotated[
+        str | None, typer.Option(help="See `latentrt samplers`. [default: the checkpoint's]")
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Pictures after warm-up, at the least.")] = 20,
+    limit: Annotated[
+        float, typer.Option(help="Seconds after which no more are drawn, settled or not.")
+    ] = 120.0,
+    cold: Annotated[bool, typer.Option(help="Start from nothing too, in new processes.")] = True,
+    ceilings: Annotated[bool, typer.Option(help="Measure what the machine can do.")] = True,
+    batch: Annotated[str, typer.Option(help="Batches that requests share; 0: none.")] = "1,2,4,8",
+    requests: Annotated[int, typer.Option(help="Requests that each batch size serves.")] = 16,
+    arrivals: Annotated[
+        int, typer.Option(help="Requests of each rate of random arrivals; 0: none.")
+    ] = 0,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Draw in turns with this library too, or with all; may be repeated."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="What the bundle was exported from, for --against.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Pictures of everybody in --against.")] = 10,
+    compare_with: Annotated[
+        Path | None, typer.Option("--compare", help="An earlier report: a verdict on each row.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that needs nothing else.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast a bundle draws here, and how far that is from the limit."""
+    from latentrt.benchmarks.bench import Plan, measure
+    from latentrt.benchmarks.subject import Subject
+    from latentrt.cli.bench import beside, contest, peers, print_report, print_verdicts, read_runs
+    from latentrt.cli.values import assignments, counts
+    from latentrt.engines.engine import Options
+    from latentrt.runtime import Guidance, Request, Sampling, Size
+
+    old = None if compare_with is None else read_runs(compare_with)
+    others = peers(against or ())
+    subject = Subject(
+        bundle=bundle,
+        engine=engine,
+        options=Options(precision=precision, threads=threads, streams=streams),
+        components=assignments("component", component or ()),
+        request=Request(
+            prompt,
+            seed=0,
+            size=None if size is None else Size.parse(size),
+            sampling=Sampling(sampler, steps=steps),
+            guidance=Guidance(guidance_scale),
+        ),
+    )
+    plan = Plan(
+        runs=runs,
+        limit=limit,
+        cold=cold,
+        ceilings=ceilings,
+        batches=() if batch == "0" else counts("batch", batch),
+        requests=requests,
+        arrivals=arrivals,
+    )
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        report = measure(subject, plan, bars)
+    found = () if old is None else beside(report, old)
+    standings = contest(report, bundle, checkpoint, others, rounds) if against else None
+    if plot is not None or html is not None:
+        from latentrt.benchmarks.plot import write_html, write_png
+
+        if plot is not None:
+            write_png(report, plot)
+        if html is not None:
+            write_html(report, found, html)
+    if as_json:
+        verdicts = [verdict.to_json() for verdict in found]
+        turns = None if standings is None else standings.to_json()
+        print(json.dumps({**report.to_json(), "verdicts": verdicts, "against": turns}))
+        return
+    print_report(report)
+    if standings is not None:
+        print(f"\nin turns with others\n{standings}")
+    if compare_with is not None:
+        print_verdicts(found, compare_with)

@@ -1,0 +1,23 @@
+"""Arguments and options that several commands have, and what a command exits with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BAD_INPUT, FAILURE, OUT_OF_TOLERANCE, INTERRUPTED = 2, 1, 3, 130
+
+BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder made by export.")]
+EngineOption = Annotated[str, typer.Option(help="auto, or one that `latentrt doctor` lists.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="What engines compute in: fp32, fp16, bf16; auto: the engine's own.")
+]
+ComponentOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=ENGINE, =PRECISION or =ENGINE:PRECISION for one of the components."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of an engine call.")]
+StreamsOption = Annotated[int | None, typer.Option(help="Calls that share the CPU's threads.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
