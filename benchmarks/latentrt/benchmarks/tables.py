@@ -128,6 +128,68 @@ def _speed(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _bench(read: Read) -> str:
+    """What `latentrt bench` found of models/shapes."""
+    found = read("bench-shapes.json")
+    rows = [
+        (
+            name,
+            *(_seconds(row[p]) for p in ("p50", "p90", "p99")),
+            str(row["count"]),
+            _share(found, name),
+        )
+        for name, row in found["rows"].items()
+    ]
+    for start in found["cold"]:
+        total = sum(start[part] for part in ("imports", "opens", "engines", "picture"))
+        name = f"first picture of a fresh process, engines {'loaded' if start['hit'] else 'built'}"
+        rows.append((name, _seconds(total), "", "", "1", ""))
+    return _rows(("", "p50", "p90", "p99", "runs", "of what the machine can do"), rows)
+
+
+def _share(found: Mapping[str, Any], row: str) -> str:
+    limit = found["limits"].get(row.removesuffix(" call")) if row.endswith(" call") else None
+    return "" if limit is None else f"{limit['share']:.0%}, {limit['rate'] / 1e12:.3f} TFLOP/s"
+
+
+def _contest(name: str) -> Callable[[Read], str]:
+    """A table of a contest's standings, the fastest first."""
+
+    def table(read: Read) -> str:
+        found = read(name)
+        ran = sorted(
+            (row for row in found["rows"] if not row["problem"]),
+            key=lambda row: -row["ratio"]["median"],
+        )
+        rows = [
+            (
+                f"`{row['name']}`",
+                f"**{row['ratio']['median']:.2f}**",
+                f"{row['ratio']['low']:.2f} to {row['ratio']['high']:.2f}",
+                _seconds(row["median"]),
+                *(_seconds((row["stages"] or {}).get(part)) for part in ("unet", "decode", "own")),
+                "" if row["name"] == found["reference"] else _decibels(row["psnr"]),
+                f"{row['rss_peak'] / 1e9:.1f} GB",
+            )
+            for row in ran
+        ]
+        heads = ("", f"times as fast as `{found['reference']}`", "95 %", "a picture")
+        more = ("U-Net", "VAE", "own", "the same picture", "memory")
+        return _rows((*heads, *more), rows)
+
+    return table
+
+
+def _decibels(psnr: float | None) -> str:
+    return "equal" if psnr is None else f"{psnr:.0f} dB"
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
+
+
 def _adherence(read: Read) -> str:
     """Whether models/shapes draws what was asked."""
     found = read("../../models/shapes/adherence.json")
@@ -148,6 +210,9 @@ def _install(read: Read) -> str:
 TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "own": _own,
     "engines": _engines,
+    "bench": _bench,
+    "peers-shapes": _contest("peers-shapes.json"),
+    "peers-sd15": _contest("peers-sd15.json"),
     "adherence": _adherence,
     "install": _install,
 }
