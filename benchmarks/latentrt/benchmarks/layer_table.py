@@ -32,8 +32,11 @@ TOLERANCES: Final[Mapping[str, Tolerance]] = {
     # 3.9e-5 (ONNX Runtime's GroupNormalization of 2 million numbers; OpenVINO 3.3e-6). A weight
     # that is 1 % off moves its own layer by 1e-3 or more.
     "fp32": Tolerance(text_encoder=5e-6, unet=2.5e-5, vae=1.2e-4),
+    # Those of whole components, which were not measured either.
     "fp16": Tolerance(text_encoder=5e-3, unet=1e-2, vae=1e-2),
-    "bf16": Tolerance(text_encoder=3e-2, unet=1e-1, vae=8e-2),
+    # Four to five times the most over the tiny models and models/shapes with OpenVINO: 7.1e-3,
+    # 1.1e-2, 2.0e-2. A weight that is 1 % off does not show above that.
+    "bf16": Tolerance(text_encoder=3e-2, unet=5e-2, vae=8e-2),
 }
 
 

@@ -131,7 +131,7 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
             if references:
                 comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
             if wanted.layers and original is not None:
-                layers += _layers(opened, one, original)
+                layers += _layers(opened, one, original, progress)
         except (EngineError, InputError) as error:
             if not engines.several:
                 raise
@@ -214,8 +214,15 @@ def _references(
     return tuple(answer(bundle, original, question, advance) for question in questions)
 
 
-def _layers(bundle: Bundle, engines: Engines, original: Original) -> list[LayerTable]:
+def _layers(
+    bundle: Bundle, engines: Engines, original: Original, progress: Bars
+) -> list[LayerTable]:
     from latentrt.benchmarks.layers import layer_table
 
+    found: list[LayerTable] = []
     chosen = choices(bundle, engines.name, engines.options, engines.components)
-    return [layer_table(bundle, name, each, original) for name, each in chosen.items()]
+    for name, each in chosen.items():
+        progress("layers", len(found), len(chosen), f"{name}, {each.name}")
+        found.append(layer_table(bundle, name, each, original))
+    progress("layers", len(found), len(chosen))
+    return found
