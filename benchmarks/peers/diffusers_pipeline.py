@@ -28,7 +28,7 @@ def load(spec: Spec) -> Any:
         safety_checker=None,  # nobody in a comparison runs one
         local_files_only=True,
     )
-    # Of PyTorch's layouts for convolutions the faster one; measured, see the scripts.
+    # At SD 1.5's size on a CPU a tenth faster for the VAE in fp32 and bf16, even for the U-Net.
     for module in (pipe.unet, pipe.vae):
         module.to(memory_format=torch.channels_last)
     pipe.to(spec.device)

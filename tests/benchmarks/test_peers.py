@@ -19,8 +19,9 @@ from diffusers import StableDiffusionPipeline
 
 from latentrt.benchmarks import peers
 from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
-from latentrt.benchmarks.contest import Settings, against, contest
+from latentrt.benchmarks.contest import against, contest
 from latentrt.benchmarks.contestant import request_of
+from latentrt.benchmarks.lineup import Settings
 from latentrt.benchmarks.peer_process import Contestant, PeerProcess
 from latentrt.benchmarks.peers import PEERS, Peer, find_peer, missing, prepare
 from latentrt.benchmarks.standings import Ratio, Row, Standings
@@ -211,6 +212,15 @@ def test_the_table_names_who_is_missing_and_who_draws_another_picture() -> None:
     assert found["schema"] == "latentrt-contest-1"
     assert [row["strays"] for row in found["rows"]] == [False, True, False, False]
     assert [row["median"] for row in found["rows"]] == [1.5, 1.5, 1.5, None]
+
+
+@pytest.mark.parametrize(("load", "disturbed"), [(0.9, False), (1.1, True)])
+def test_a_contest_beside_others_work_says_so(load: float, disturbed: bool) -> None:
+    standings = Standings(
+        "a", (), (), 1, 0, {}, "shapes", {"cores": 2}, {"before": [load, 0, 0], "after": [9, 9, 9]}
+    )
+    assert standings.to_json()["disturbed"] is disturbed
+    assert ("others were at work (load 1.1)" in str(standings)) is disturbed
 
 
 # What a peer needs before it can run.

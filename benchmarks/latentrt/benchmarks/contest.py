@@ -17,88 +17,32 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
+from latentrt.benchmarks.lineup import Say, Settings, chosen, line_up, noise
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.peer_process import Contestant, Lap, PeerProcess, Ready
-from latentrt.benchmarks.peers import (
-    PEERS,
-    REFERENCE,
-    Peer,
-    environment,
-    find_peer,
-    missing,
-    prepare,
-)
+from latentrt.benchmarks.peers import REFERENCE
 from latentrt.benchmarks.standings import Ratio, Row, Standings
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import EngineError, InputError, LatentrtError, Unavailable
-from latentrt.bundle.golden import RUN_PROMPT, psnr
+from latentrt.bundle.errors import EngineError, LatentrtError
+from latentrt.bundle.golden import psnr
 from latentrt.bundle.publish import write_file
-from latentrt.engines.backends import backend
 from latentrt.runtime import Size
-from latentrt.runtime.noise import noise_stream
 
-OURS: Final = {
-    "cpu": (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")),
-    "cuda": (("onnxruntime-cuda", "fp16"), ("tensorrt", "fp16")),
-}
-"""Engines and precisions that take part for latentrt, by device; those of "cuda" are unverified."""
 # Idle threads that wait for work by turning in circles give up within this many seconds.
 _PAUSE: Final = 0.3
 # What a contestant of a model of so many bytes of weights in float32 was seen to need at most.
 _TIMES_WEIGHTS: Final = 1.6
 _BESIDE_WEIGHTS: Final = 0.7e9
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What everybody draws, and on what: `device` is "cpu" or "cuda".
-
-    `seed` is of the noise; `threads` None leaves their number to each library. The sampler "ddim"
-    is the same in all libraries; of "euler", OpenVINO GenAI's has another spacing by default.
-    """
-
-    size: Size
-    steps: int = 20
-    prompt: str = RUN_PROMPT
-    negative_prompt: str = ""
-    guidance_scale: float = 5.0
-    sampler: str = "ddim"
-    seed: int = 7
-    threads: int | None = None
-    device: str = "cpu"
-
-    def spec(self, checkpoint: Path, latents: Path) -> dict[str, Any]:
-        """What a contestant's process is told."""
-        return {
-            "checkpoint": str(checkpoint.resolve()),
-            "model": "",
-            "prompt": self.prompt,
-            "negative_prompt": self.negative_prompt,
-            "latents": str(latents),
-            "steps": self.steps,
-            "width": self.size.width,
-            "height": self.size.height,
-            "guidance_scale": self.guidance_scale,
-            "sampler": self.sampler,
-            "device": self.device,
-            "threads": self.threads,
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {**asdict(self), "size": str(self.size)}
 
 
 @dataclass(slots=True)
@@ -256,19 +200,19 @@ def against(
     default as many are in memory `at_once` as it bears. Raises `InputError` for a name that is no
     peer's and for a checkpoint that cannot be had, `Unavailable` where the reference is missing.
     """
-    chosen = _chosen(names, settings.device)
+    peers, before = chosen(names, settings.device), _load()
     opened = Bundle.open(bundle)
     source = Path(opened.manifest.source.replace(":", "-")).name
     files = checkpoint_folder(checkpoint or bundle, folder / source / "checkpoint")
     with tempfile.TemporaryDirectory(prefix="latentrt-contest-") as scratch:
         latents = Path(scratch) / "latents.npy"
-        np.save(latents, _noise(opened, settings))
+        np.save(latents, noise(opened, settings))
         spec = settings.spec(files, latents)
-        contestants, absent = _ready_to_start(bundle, chosen, spec, folder / source, say)
-        load = {"before": _load()}
+        lineup = line_up(bundle, peers, spec, folder / source, say)
+        reference, *others = lineup.contestants
         rows, groups = contest(
-            contestants[0],
-            contestants[1:],
+            reference,
+            others,
             rounds=rounds,
             warmups=warmups,
             at_once=_bearable(files) if at_once is None else at_once,
@@ -276,73 +220,16 @@ def against(
             say=say,
         )
     return Standings(
-        reference=contestants[0].name,
-        rows=(*rows, *absent),
+        reference=reference.name,
+        rows=(*rows, *lineup.absent),
         groups=groups,
         rounds=rounds,
         warmups=warmups,
         settings=settings.to_json(),
         source=opened.manifest.source,
         machine=Machine.here().to_json(),
-        load={**load, "after": _load()},
+        load={"before": before, "after": _load()},
     )
-
-
-def _chosen(names: Sequence[str] | None, device: str) -> list[Peer]:
-    """Peers by name, the device's reference first."""
-    if device not in REFERENCE:
-        raise InputError("device", f"one of {', '.join(REFERENCE)}", repr(device))
-    every = [peer for peer in PEERS if peer.device == device]
-    found = every if names is None else [find_peer(name) for name in names]
-    reference = find_peer(REFERENCE[device])
-    return [reference, *(peer for peer in found if peer is not reference)]
-
-
-def _ready_to_start(
-    bundle: Path, peers: Sequence[Peer], spec: Mapping[str, Any], folder: Path, say: Say
-) -> tuple[list[Contestant], list[Row]]:
-    """Who can take part, the reference first, then ours; and a row for everybody who cannot."""
-    contestants: list[Contestant] = []
-    absent: list[Row] = []
-    for peer in peers:
-        lacks = missing(peer)
-        if lacks is not None:
-            if peer is peers[0]:
-                raise Unavailable(f"{peer.name}, the reference: {lacks}")
-            absent.append(Row(peer.name, peer.precision, lacks.problem, lacks.remedy))
-            say(f"{peer.name}: {lacks}")
-            continue
-        try:
-            say(f"{peer.name}: preparing") if peer.exporter else None
-            model = prepare(peer, Path(spec["checkpoint"]), folder)
-        except EngineError as error:
-            absent.append(Row(peer.name, peer.precision, str(error)))
-            say(str(error))
-            continue
-        own = {**spec, "precision": peer.precision, "model": str(model.resolve()) if model else ""}
-        command = (str(peer.python), str(peer.path))
-        contestants.append(Contestant(peer.name, peer.precision, command, own, environment()))
-    ours = [_ours(bundle, name, precision, spec) for name, precision in OURS[spec["device"]]]
-    absent += [each for each in ours if isinstance(each, Row)]
-    there = [each for each in ours if isinstance(each, Contestant)]
-    return [contestants[0], *there, *contestants[1:]], absent
-
-
-def _ours(bundle: Path, engine: str, precision: str, spec: Mapping[str, Any]) -> Contestant | Row:
-    name = f"latentrt-{engine}-{precision}"
-    status = backend(engine).status()
-    if status.version is None or status.problem:
-        return Row(name, precision, status.problem, status.remedy)
-    own = {**spec, "model": str(bundle.resolve()), "engine": engine, "precision": precision}
-    command = (sys.executable, "-m", "latentrt.benchmarks.contestant")
-    return Contestant(name, precision, command, own)
-
-
-def _noise(bundle: Bundle, settings: Settings) -> NDArray[np.float32]:
-    """PyTorch's numbers of the seed, [1, channels, h, w]."""
-    manifest, size = bundle.manifest, settings.size
-    height, width = (n // manifest.vae_factor for n in (size.height, size.width))
-    return noise_stream("torch", settings.seed).normal((1, manifest.latent_channels, height, width))
 
 
 def _bearable(checkpoint: Path) -> int:

@@ -13,6 +13,8 @@ import numpy as np
 SCHEMA: Final = "latentrt-contest-1"
 GUARD: Final = 40.0
 """Decibels from the reference's picture that an fp32 contestant has to reach: the same picture."""
+_BUSY: Final = 0.5
+"""Load for each core from which on a contest is called disturbed."""
 _RESAMPLES: Final = 10_000
 _COLUMNS: Final = ("text", "unet", "decode", "own")
 
@@ -97,10 +99,19 @@ class Standings:
     machine: Mapping[str, Any]
     load: Mapping[str, Sequence[float]]
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether others were at work when it began, which threads that wait for each other suffer
+        from many times over: then neither seconds nor ratios are worth keeping.
+        """
+        before = self.load.get("before", ())
+        return bool(before) and before[0] > _BUSY * self.machine.get("cores", 1)
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         fields = {name: getattr(self, name) for name in self.__slots__ if name != "rows"}
-        return {"schema": SCHEMA, **fields, "rows": [row.to_json() for row in self.rows]}
+        rows = [row.to_json() for row in self.rows]
+        return {"schema": SCHEMA, **fields, "disturbed": self.disturbed, "rows": rows}
 
     def __str__(self) -> str:
         """An aligned table; below it, who is missing or went wrong, and how to mend it."""
@@ -115,6 +126,8 @@ class Standings:
                 )
             elif row.strays:
                 lines.append(f"{row.name}: draws another picture: {row.psnr:.1f} dB")
+        if self.disturbed:
+            lines.append(f"others were at work (load {self.load['before'][0]:.1f}): hold it again")
         return "\n".join(lines)
 
 
