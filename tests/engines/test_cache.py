@@ -105,7 +105,7 @@ def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> Non
 
 # Field of the key as a miss names it, and what changes it.
 CHANGES: dict[str, Any] = {
-    "schema 3 -> 4": "schema",
+    "schema 4 -> 5": "schema",
     "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, "2" * 64)},
     "weights 222222222222 -> 333333333333": {"digests": ("1" * 64, "3" * 64)},
     "sizes batch=2 -> batch=3": {"sizes": {"batch": 3}},
@@ -133,7 +133,7 @@ def test_a_change_of_any_field_is_a_miss_that_names_it(
     options = change if isinstance(change, Options) else Options()
     blueprint = replace(BLUEPRINT, **change) if isinstance(change, dict) else BLUEPRINT
     if change == "schema":
-        monkeypatch.setattr(cache_module, "SCHEMA", "4")
+        monkeypatch.setattr(cache_module, "SCHEMA", "5")
     with pytest.raises(ShapeNotBuilt) as raised:
         cache.open(Chosen("adding", backend, options), blueprint, build="never")
     assert str(raised.value) == f"unet: not built: {message}"

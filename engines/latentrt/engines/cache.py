@@ -26,7 +26,7 @@ from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.seal import Seal, check_private
 
-SCHEMA: Final = "3"
+SCHEMA: Final = "4"
 """Of artefacts and of how our backends compile; a change makes every artefact old."""
 
 PENDING: Final = "pending"
