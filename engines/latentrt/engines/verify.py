@@ -64,8 +64,8 @@ TOLERANCES: Final[Mapping[str, Tolerance]] = {
     # Half a unit in the last place is 5e-4, over some 50 layers; not yet measured.
     "fp16": Tolerance(text_encoder=5e-3, unet=1e-2, vae=1e-2, step=5e-2, psnr=35.0),
     # Half a unit in the last place is 4e-3. Measured as fp32 was: 7.4e-3, 5.3e-2 (random:sdxl;
-    # random:sd15 4.8e-2), 1.8e-2; that was before OpenVINO kept sines of timesteps in float32, which
-    # takes random:sd15 at 256x256 from 5.9e-2 to 1.3e-2.
+    # random:sd15 4.8e-2), 1.8e-2; but before OpenVINO kept sines of timesteps in float32, which
+    # took random:sd15 at 256x256 from 5.9e-2 to 1.3e-2.
     "bf16": Tolerance(text_encoder=1.4e-2, unet=8e-2, vae=3.6e-2, step=2e-1, psnr=25.0),
 }
 
