@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 from tests.benchmarks.planted import planted
 from tests.conftest import CONFIGURATIONS
 
 from latentrt.benchmarks.compare import compare
+from latentrt.benchmarks.comparison import Reference
 from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline
 
@@ -87,3 +90,18 @@ def test_a_fault_of_the_unet_shows_in_every_step_alone(
     # 1 % of the model's output, in the share that a step has of it.
     assert min(step.difference.relative for step in comparison.alone) > 1e-3
     assert not comparison.passed
+
+
+def test_a_step_alone_goes_on_from_the_references_latents_and_the_run_from_its_own(
+    bundle: Callable[[str], Path],
+) -> None:
+    opened = Bundle.open(bundle("heads"))
+    moved = "run/steps/1/latents"
+    golden = dict(opened.golden())
+    golden[moved] = golden[moved] * np.float32(1.1)
+    reference = Reference(RUN_PROMPT, "stored", golden)
+    with Pipeline(opened, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+        comparison = compare(pipeline, [reference])
+    off = [step.difference.relative > 1e-3 for step in comparison.alone]
+    assert off == [False, True, True, False]
+    assert [not step.passed for step in comparison.steps] == [False, True, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from latentrt.benchmarks.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference
+from latentrt.engines import onnxruntime
 from latentrt.engines.backends import choose
-from latentrt.engines.engine import Options
+from latentrt.engines.engine import Blueprint, Engine, Options
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 # One tensor scaled by 1.01: of a convolution, a norm, a query, an output projection, and a time
@@ -56,10 +58,16 @@ def table(
     return layer_table(opened, component, chosen, original, **options)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("configuration", ["shapes", *sorted(CONFIGURATIONS)])
+@pytest.mark.parametrize(
+    ("engine", "configuration"),
+    [
+        *(("onnxruntime", configuration) for configuration in ("shapes", *sorted(CONFIGURATIONS))),
+        ("openvino", "shapes"),
+        ("openvino", "xl"),
+    ],
+)
 def test_every_layer_agrees_where_nothing_is_planted(
-    bundle: Callable[[str], Path], configuration: str, engine: str
+    bundle: Callable[[str], Path], engine: str, configuration: str
 ) -> None:
     opened = Bundle.open(bundle(configuration))
     for component in opened.manifest.components:
@@ -131,9 +139,25 @@ def test_layers_of_a_16_bit_bundle_agree_with_pytorch_on_the_stored_weights(
         assert table(opened, component, checkpoint=given).passed
 
 
-def test_layers_taken_in_groups_are_the_same(bundle: Callable[[str], Path]) -> None:
-    opened = Bundle.open(bundle("heads"))
-    whole, parts = table(opened, "unet"), table(opened, "unet", room=200_000)
+def test_layers_taken_in_groups_take_up_no_more_room_and_are_the_same(
+    bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, room = Bundle.open(bundle("heads")), 200_000
+    own = {spec.name for spec in opened.manifest.components["unet"].outputs}
+    groups: list[dict[str, int]] = []
+
+    def compile(blueprint: Blueprint, options: Options) -> Engine:
+        watched = [spec for spec in blueprint.outputs if spec.name not in own]
+        groups.append({s.name: 4 * math.prod(s.shape(blueprint.sizes)) for s in watched})
+        return actual(blueprint, options)
+
+    actual = onnxruntime.compile
+    monkeypatch.setattr(onnxruntime, "compile", compile)
+    whole, parts = table(opened, "unet"), table(opened, "unet", room=room)
+    first, *others = groups
+    assert len(others) > 5
+    assert all(sum(group.values()) <= room or len(group) == 1 for group in others)
+    assert [name for group in others for name in group] == list(first)
     for one, other in zip(whole.rows, parts.rows, strict=True):
         assert (one.name, one.before, one.tensors) == (other.name, other.before, other.tensors)
         # ONNX Runtime fuses what is not watched, which rounds in another order.
