@@ -8,10 +8,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from tests.benchmarks.planted import planted
 from tests.cli.outcome import Run
+
+from latentrt.bundle.errors import BuildFailed
+from latentrt.engines import onnxruntime
+from latentrt.engines.engine import Blueprint, Options
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 
@@ -207,3 +212,24 @@ def test_a_precision_that_no_engine_has_compares_nothing_and_says_so(
 ) -> None:
     done = run("compare", bundle("heads"), "--engine", "all", "--precision", "int8")
     assert (done.status, "no engine that works here computes" in done.err) == (1, True)
+
+
+def test_of_all_engines_one_without_an_option_asked_for_is_skipped_and_named(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    options = ("--engine", "all", "--precision", "fp32", "--streams", 2)
+    done = run("compare", bundle("heads"), *options)
+    assert done.status == 0, done.err
+    assert "onnxruntime fp32: not compared: streams: expected nothing" in done.out
+    assert [line.split()[-1] for line in done.out.splitlines() if " openvino" in line] == ["ok"]
+
+
+def test_an_engine_that_cannot_be_compiled_is_an_error_though_there_are_others(
+    run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(blueprint: Blueprint, options: Options) -> NoReturn:
+        raise BuildFailed(f"{blueprint.component}: no such operator in {options.precision}")
+
+    monkeypatch.setattr(onnxruntime, "compile", fail)
+    done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32")
+    assert (done.status, "no such operator in fp32" in done.err) == (1, True)

@@ -14,7 +14,7 @@ from latentrt.benchmarks.comparison import Comparison, Question, Reference
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerTable
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import EngineError, InputError, LatentrtError, Unavailable
+from latentrt.bundle.errors import InputError, LatentrtError, Unavailable
 from latentrt.bundle.publish import write_file
 from latentrt.cli.progress import Bars
 from latentrt.engines.backends import BACKENDS, PRECISIONS, UNVERIFIED, backend
@@ -109,8 +109,9 @@ class Engines:
 def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> Findings:
     """Hold a bundle's engines against PyTorch.
 
-    Of several engines, one that cannot be compiled is skipped. Raises `InputError`, `LatentrtError`
-    without PyTorch where it is needed, and what opening a bundle and compiling engines raises.
+    Of several engines, one that has not an option that was asked for is skipped. Raises
+    `InputError`, `LatentrtError` without PyTorch where it is needed, and what opening a bundle and
+    compiling engines raises.
     """
     opened = Bundle.open(bundle)
     if wanted.adherence is not None:
@@ -128,14 +129,16 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
         progress("engines", done, len(found), f"{name} {options.precision}")
         one = replace(engines, name=name, options=options)
         try:
-            if references:
-                comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
-            if wanted.layers and original is not None:
-                layers += _layers(opened, one, original, progress)
-        except (EngineError, InputError) as error:
+            choices(opened, name, options, engines.components)
+        except (InputError, Unavailable) as error:
             if not engines.several:
                 raise
             skipped[f"{name} {options.precision}"] = str(error)
+            continue
+        if references:
+            comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
+        if wanted.layers and original is not None:
+            layers += _layers(opened, one, original, progress)
     progress("engines", len(found), len(found))
     return Findings(
         bundle=opened.path.name,
