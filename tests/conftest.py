@@ -35,6 +35,7 @@ from latentrt.export.export import export
 from latentrt.export.modules import Config
 
 ROOT = Path(__file__).parents[1]
+Trace = Callable[[Component, Config, str], ir.Model]
 
 # Machines that are shared pause now and then; a slow example is no failure.
 settings.register_profile("shared", deadline=None)
@@ -240,12 +241,19 @@ def checkpoint(shared: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def bundle(shared: Path, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
+def traced_once(shared: Path) -> Trace:
+    """Traces a component, or gives what was traced of it before."""
+    return _tracing_once(shared / "traced")
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    shared: Path, checkpoint: Callable[[str], Path], traced_once: Trace
+) -> Callable[[str], Path]:
     """The bundle of a tiny checkpoint or of "shapes", exported once a session.
 
     A dtype may follow, as in "shapes-fp16"; else weights are stored in fp32.
     """
-    traced = _tracing_once(shared / "traced")
 
     def get(configuration: str) -> Path:
         folder = shared / "bundle" / configuration
@@ -253,7 +261,7 @@ def bundle(shared: Path, checkpoint: Callable[[str], Path]) -> Callable[[str], P
 
         def make() -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(trace, "trace", traced)
+                patch.setattr(trace, "trace", traced_once)
                 export(checkpoint(name), folder, dtype=dtype or "fp32")
 
         return _once(folder, make)
@@ -272,7 +280,7 @@ def _once(folder: Path, make: Callable[[], object]) -> Path:
     return folder
 
 
-def _tracing_once(folder: Path) -> Callable[[Component, Config, str], ir.Model]:
+def _tracing_once(folder: Path) -> Trace:
     # A trace takes seconds, and several configurations have the same VAE.
     trace_anew = trace.trace
 

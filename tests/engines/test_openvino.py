@@ -188,11 +188,11 @@ def test_the_cpu_computes_in_fp32_by_itself_whatever_the_weights_are_stored_as(
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
-@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("configuration", ["heads-fp16", "xl-bf16"])
 def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
-    bundle: Callable[[str], Path], tmp_path: Path, dtype: str, stored: bool
+    bundle: Callable[[str], Path], tmp_path: Path, configuration: str, stored: bool
 ) -> None:
-    opened = Bundle.open(bundle(f"heads-{dtype}"))
+    opened = Bundle.open(bundle(configuration))
     goldens = opened.golden()
     for component, record in opened.manifest.components.items():
         blueprint = Blueprint.of(opened, component, golden_sizes(opened, component) or {})

@@ -156,7 +156,7 @@ def test_every_graph_of_sdxl_builds_in_fp32(
 def test_every_bfloat16_graph_builds_in_its_own_precision_and_in_fp32(
     bundle: Bundles, component: str, precision: str, tmp_path: Path
 ) -> None:
-    blueprint = Blueprint.of(Bundle.open(bundle("heads-bf16")), component, SIZES[component])
+    blueprint = Blueprint.of(Bundle.open(bundle("xl-bf16")), component, SIZES[component])
     plan = plan_of(blueprint, tmp_path, Options(precision=precision))
     assert len(plan) > weight_bytes(blueprint)
 

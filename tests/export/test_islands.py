@@ -118,11 +118,11 @@ def test_an_attention_layer_whose_scores_overflow_computes_in_float32(
 
 
 def test_values_beyond_float16_need_no_islands_in_bfloat16(
-    traced: Callable[[str], None], folder: Path, out: Path
+    traced: Callable[[str], None], folder_xl: Path, out: Path
 ) -> None:
-    traced("heads-bf16")
-    change_tensors(folder, "vae", scaled(CONVOLUTION, 2.0**17))
-    export(folder, out / "bundle", dtype="bf16")
+    traced("xl-bf16")
+    change_tensors(folder_xl, "vae", scaled(CONVOLUTION, 2.0**17))
+    export(folder_xl, out / "bundle", dtype="bf16")
     assert manifest_of(out / "bundle")["islands"] == {}
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import safetensors.torch
 import torch
-from tests.conftest import make_checkpoint
+from tests.conftest import Trace, make_checkpoint
 from tests.export.pytorch import (
     ROUNDING,
     TOKENS,
@@ -32,6 +33,8 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines import onnxruntime
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.export import trace
+from latentrt.export.components import components
 from latentrt.export.export import export
 
 Bundles = Callable[[str], Path]
@@ -81,12 +84,27 @@ def test_a_graph_computes_what_the_model_does_at_sizes_that_were_not_traced(
 
 
 @pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Another checkpoint of the configuration "heads", and its bundle, traced by itself."""
+def second(tmp_path_factory: pytest.TempPathFactory, traced_once: Trace) -> tuple[Path, Path]:
+    """Another checkpoint of the configuration "heads", and its bundle."""
     folder = tmp_path_factory.mktemp("second")
     checkpoint = make_checkpoint(folder / "checkpoint", "heads", seed=1)
-    export(checkpoint, folder / "bundle", golden=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "trace", traced_once)
+        export(checkpoint, folder / "bundle", golden=False)
     return checkpoint, folder / "bundle"
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "vae_decoder"])
+def test_a_config_gives_the_same_graph_at_every_trace(
+    bundle: Bundles, traced_once: Trace, name: str
+) -> None:
+    config = Bundle.open(bundle("heads")).manifest.components[name].config
+    (component,) = (c for c in components(("text_encoder", "vae")) if c.name == name)
+    again, before = (
+        trace.trace(component, config, "float32"),
+        traced_once(component, config, "float32"),
+    )
+    assert list(ir.to_proto(again).graph.node) == list(ir.to_proto(before).graph.node)
 
 
 each_component = pytest.mark.parametrize("component", components_of("heads"))

@@ -212,7 +212,6 @@ TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "engines": _engines,
     "bench": _bench,
     "peers-shapes": _contest("peers-shapes.json"),
-    "peers-sd15": _contest("peers-sd15.json"),
     "adherence": _adherence,
     "install": _install,
 }
