@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
 
-from latentrt.benchmarks import contestants, engines
-from latentrt.benchmarks.contestants import CONTESTANTS, Contestant, Task, ceiling
+from latentrt.benchmarks import engines
+from latentrt.benchmarks.contestants import CONTESTANTS, Contestant, Task
 from latentrt.benchmarks.engines import COMPONENTS, benchmark, measure
 from latentrt.bundle.errors import EngineError
 
@@ -72,21 +70,6 @@ def test_the_record_says_what_it_was_made_on(found: dict[str, Any]) -> None:
     assert unet["sample"] == [2, 4, 8, 8]
     assert unet["encoder_hidden_states"] == [2, 77, 32]
     assert decoder == {"latents": [1, 4, 8, 8]}
-
-
-# Products that take these seconds: PyTorch's, and in fp32 NumPy's after them.
-@pytest.mark.parametrize(
-    ("precision", "seconds", "least"),
-    [("fp32", (3, 2, 5, 4, 1, 6), 1), ("fp32", (3, 2, 5, 4, 7, 6), 2), ("bf16", (3, 2, 5), 2)],
-)
-def test_a_ceiling_is_two_operations_a_multiplication_in_the_shortest_time(
-    monkeypatch: pytest.MonkeyPatch, precision: str, seconds: tuple[int, ...], least: int
-) -> None:
-    ticks = itertools.accumulate(itertools.chain.from_iterable((0, s) for s in seconds))
-    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
-    monkeypatch.setattr(contestants, "time", clock)
-    assert ceiling(precision, size=8, repeats=3) == 2 * 8**3 / least
-    assert next(ticks, None) is None
 
 
 def test_a_contestant_that_fails_in_its_process_is_named(bundle: Callable[[str], Path]) -> None:

@@ -18,6 +18,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from latentrt.benchmarks import peers
+from latentrt.benchmarks.alone import beside_alone
 from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
 from latentrt.benchmarks.contest import against, contest
 from latentrt.benchmarks.contestant import request_of
@@ -39,6 +40,12 @@ FAKE = """
 import json, os, sys, time
 
 spec = json.load(open(sys.argv[1]))
+if "--runs" in sys.argv:
+    if spec.get("fails") == "alone":
+        sys.exit("no such model")
+    for took in spec["alone"]:
+        print(f"{took:.4f} s")
+    sys.exit(print("median 1.0000 s per picture"))
 
 def note(event):
     with open(spec["diary"], "a") as diary:
@@ -186,6 +193,28 @@ def test_without_the_reference_there_is_no_contest(
         hold(tmp_path, fake("a", [], fails="first"), fake("b", [1, 1, 1]))
 
 
+def test_a_peer_is_held_against_its_own_script_by_itself(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    contestants = [
+        fake("a", [4, 4, 4], alone=[3.7, 9.0, 3.7]),
+        fake("b", [2, 2, 2], alone=[1.8, 1.8, 1.6]),
+        fake("c", [2, 2, 2], alone=[], fails="alone"),
+        fake("d", [2, 2, 2], alone=[1.0]),
+        fake("e", [2, None, 2], alone=[2.0], fails="crash"),
+        fake("ours", [2, 2, 2]),
+    ]
+    rows, _ = hold(tmp_path, *contestants)
+    found = beside_alone(contestants[:5], rows, runs=3, scratch=tmp_path, say=lambda _: None)
+    a, b, c, d, e, ours = found
+    assert (a.alone, a.beside, a.apart) == ((3.7, 9.0, 3.7), 4 / 3.7, False)
+    assert (b.alone, b.beside, b.apart) == ((1.8, 1.8, 1.6), 2 / 1.8, True)
+    assert c.problem == "c: alone, exit status 1: no such model"
+    assert d.problem == "d: alone, 1 pictures of 3"
+    assert e.problem.startswith("e: ended by SIGABRT")
+    assert (ours.alone, ours.beside, ours.apart) == ((), None, False)
+
+
 def test_an_interval_is_where_the_median_of_resampled_pairs_lies() -> None:
     assert Ratio.of([2.0] * 5) == Ratio(2.0, 2.0, 2.0)
     # Of 5 picks from these, 3 or more are the 9 with probability 5.8 %, of which half is no tail;
@@ -196,22 +225,24 @@ def test_an_interval_is_where_the_median_of_resampled_pairs_lies() -> None:
 
 def test_the_table_names_who_is_missing_and_who_draws_another_picture() -> None:
     ran = Row("a", "fp32", seconds=(1.0, 2.0), ratio=Ratio.of([1.0]), start=3.0, rss_peak=10**9)
-    other = replace(ran, name="b", psnr=39.9, stages={"unet": 0.5})
+    other = replace(ran, name="b", psnr=39.9, stages={"unet": 0.5}, alone=(3.0,))
     gone = Row("c", "fp32", problem="it is not there", remedy="make peers ARGS=c")
     standings = Standings(
-        "a", (ran, other, replace(other, name="d", precision="bf16"), gone),
+        "a", (replace(ran, alone=(1.4,)), other, replace(other, name="d", precision="bf16"), gone),
         (("a", "b"),), 2, 0, {}, "shapes", {}, {},
     )  # fmt: skip
     lines = str(standings).splitlines()
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[4:] == [
         "b: draws another picture: 39.9 dB",
+        "d: 0.50 times what its script takes alone",
         "c: it is not there; make peers ARGS=c",
     ]
     found = json.loads(json.dumps(standings.to_json(), allow_nan=False))
     assert found["schema"] == "latentrt-contest-1"
     assert [row["strays"] for row in found["rows"]] == [False, True, False, False]
     assert [row["median"] for row in found["rows"]] == [1.5, 1.5, 1.5, None]
+    assert [row["beside"] for row in found["rows"]] == [1.5 / 1.4, 0.5, 0.5, None]
 
 
 @pytest.mark.parametrize(("load", "disturbed"), [(0.9, False), (1.1, True)])

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -18,7 +17,7 @@ from latentrt.benchmarks.ceilings import Ceilings, ceilings
 from latentrt.benchmarks.cold import Cold, cold_starts
 from latentrt.benchmarks.compare import compare
 from latentrt.benchmarks.limits import Limit, limit_of
-from latentrt.benchmarks.machine import Machine
+from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.nvml import gpu_state
 from latentrt.benchmarks.report import Report
@@ -57,7 +56,7 @@ def measure(subject: Subject, plan: Plan, progress: Progress) -> Report:
 
     Raises what `Pipeline.open` and a run raise.
     """
-    gpus, loads = {"before": gpu_state()}, {"before": _load()}
+    gpus, loads = {"before": gpu_state()}, {"before": load()}
     cold = _cold(subject, progress) if plan.cold else ()
     with subject.open() as pipeline:
         stages = _warm(pipeline, subject.request, plan, progress)
@@ -68,7 +67,7 @@ def measure(subject: Subject, plan: Plan, progress: Progress) -> Report:
         arriving = _arrivals(pipeline, subject.request, rows, plan, progress)
         heights, limits, problem = _limits(pipeline, sizes, rows, plan, progress)
         errors, psnr = _errors(pipeline)
-        gpus["after"], loads["after"] = gpu_state(), _load()
+        gpus["after"], loads["after"] = gpu_state(), load()
         problems = [*(f"cold start: {c.problem}" for c in cold if c.problem), problem]
         if not errors:
             problems.append("no goldens in this bundle: how far off the engines are is not known")
@@ -103,11 +102,6 @@ def _described(subject: Subject, pipeline: Stopwatch) -> dict[str, Any]:
         "size": str(plan.request.size),
         "sampler": plan.schedule.sampler,
     }
-
-
-def _load() -> tuple[float, ...]:
-    """The machine's load over 1, 5 and 15 minutes: what others were doing."""
-    return os.getloadavg() if hasattr(os, "getloadavg") else ()
 
 
 def _cold(subject: Subject, progress: Progress) -> tuple[Cold, ...]:

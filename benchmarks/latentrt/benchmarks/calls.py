@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from latentrt.benchmarks.contestants import Task
-from latentrt.benchmarks.machine import Machine
+from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.publish import write_file
@@ -119,7 +118,7 @@ def main() -> None:
     if options.json is not None:
         found = {
             "machine": Machine.here().to_json(),
-            "load": list(os.getloadavg()),
+            "load": load(),
             "aim": AIM,
             "calls": [asdict(call) for call in calls],
         }

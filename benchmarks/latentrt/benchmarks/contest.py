@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -26,9 +25,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.benchmarks.alone import beside_alone
 from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
 from latentrt.benchmarks.lineup import Say, Settings, chosen, line_up, noise
-from latentrt.benchmarks.machine import Machine
+from latentrt.benchmarks.machine import Machine, load
+from latentrt.benchmarks.memory import available
 from latentrt.benchmarks.peer_process import Contestant, Lap, PeerProcess, Ready
 from latentrt.benchmarks.peers import REFERENCE
 from latentrt.benchmarks.standings import Ratio, Row, Standings
@@ -191,6 +192,7 @@ def against(
     rounds: int = 10,
     warmups: int = 2,
     at_once: int | None = None,
+    alone: int = 0,
     folder: Path = Path("build/peers"),
     say: Say = print,
 ) -> Standings:
@@ -198,10 +200,11 @@ def against(
 
     `checkpoint` is the diffusers folder, or `random:` name, that the bundle was exported from; it
     may be left out where the bundle says so itself. What peers make of it is kept in `folder`. By
-    default as many are in memory `at_once` as it bears. Raises `InputError` for a name that is no
-    peer's and for a checkpoint that cannot be had, `Unavailable` where the reference is missing.
+    default as many are in memory `at_once` as it bears. With `alone`, each peer's own script draws
+    so many pictures by itself afterwards. Raises `InputError` for a name that is no peer's and for
+    a checkpoint that cannot be had, `Unavailable` where the reference is missing.
     """
-    peers, before = chosen(names, settings.device), _load()
+    wanted, before = chosen(names, settings.device), load()
     opened = Bundle.open(bundle)
     source = Path(opened.manifest.source.replace(":", "-")).name
     files = checkpoint_folder(checkpoint or bundle, folder / source / "checkpoint")
@@ -209,7 +212,7 @@ def against(
         latents = Path(scratch) / "latents.npy"
         np.save(latents, noise(opened, settings))
         spec = settings.spec(files, latents)
-        lineup = line_up(bundle, peers, spec, folder / source, say)
+        lineup = line_up(bundle, wanted, spec, folder / source, say)
         reference, *others = lineup.contestants
         rows, groups = contest(
             reference,
@@ -220,6 +223,9 @@ def against(
             scratch=Path(scratch),
             say=say,
         )
+        if alone:
+            say("each by itself")
+            rows = beside_alone(lineup.peers, rows, runs=alone, scratch=Path(scratch), say=say)
     return Standings(
         reference=reference.name,
         rows=(*rows, *lineup.absent),
@@ -229,23 +235,17 @@ def against(
         settings=settings.to_json(),
         source=opened.manifest.source,
         machine=Machine.here().to_json(),
-        load={"before": before, "after": _load()},
+        load={"before": before, "after": load()},
     )
 
 
 def _bearable(checkpoint: Path) -> int:
     """How many contestants memory has room for, two at the least."""
-    path = Path("/proc/meminfo")
-    if not path.is_file():
+    free = available()
+    if free is None:
         return 2
-    fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
     weights = sum(file.stat().st_size for file in checkpoint.rglob("*.safetensors"))
     return max(2, int(free / (_BESIDE_WEIGHTS + _TIMES_WEIGHTS * weights)))
-
-
-def _load() -> list[float]:
-    return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
 
 
 def _say(line: str) -> None:
@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warmups", type=int, default=2)
     parser.add_argument("--at-once", type=int, help="contestants in memory together")
+    parser.add_argument("--alone", type=int, default=0, help="pictures of each peer by itself")
     parser.add_argument("--folder", type=Path, default=Path("build/peers"), help="of their models")
     parser.add_argument("--json", type=Path, help="write the standings here")
     options = parser.parse_args()
@@ -287,6 +288,7 @@ def main() -> None:
             rounds=options.rounds,
             warmups=options.warmups,
             at_once=options.at_once,
+            alone=options.alone,
             folder=options.folder,
             say=_say,
         )

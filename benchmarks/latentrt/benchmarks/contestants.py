@@ -9,7 +9,6 @@ library does by itself. No library is loaded but those of who takes part.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,6 @@ Arrays = Mapping[str, NDArray[np.float32]]
 Evaluate = Callable[[], NDArray[Any]]
 """One evaluation on the inputs that it was made for; gives the component's output."""
 
-_MATRIX: Final = 4096
 _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
 
 
@@ -130,27 +128,6 @@ CONTESTANTS: Final = (
     Contestant("engine openvino", "bf16", partial(_engine, "openvino")),
     Contestant("PyTorch", "bf16", _pytorch),
 )
-
-
-def ceiling(precision: str, *, size: int = _MATRIX, repeats: int = 5) -> float:
-    """Operations a second of a product of two large matrices, the best of several.
-
-    What the machine can do: PyTorch's product, or in fp32 NumPy's where that is faster; which of
-    the two knows a CPU's widest instructions depends on who made the CPU.
-    """
-    import torch
-
-    matrix = torch.ones((size, size), dtype=getattr(torch, _DTYPES[precision]))
-    seconds = [_seconds(torch.mm, matrix) for _ in range(repeats)]
-    if precision == "fp32":
-        seconds += [_seconds(np.matmul, matrix.numpy()) for _ in range(repeats)]
-    return 2 * size**3 / min(seconds)
-
-
-def _seconds(product: Callable[[Any, Any], Any], matrix: Any) -> float:
-    begun = time.perf_counter()
-    product(matrix, matrix)
-    return time.perf_counter() - begun
 
 
 def _module(task: Task) -> Any:

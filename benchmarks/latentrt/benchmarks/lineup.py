@@ -80,10 +80,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
-    """Who can start, the reference before ours and ours before the other peers; and who cannot."""
+    """Who can start, the reference before ours and ours before the other peers; and who cannot.
+
+    `peers` are the contestants that are not ours.
+    """
 
     contestants: tuple[Contestant, ...]
     absent: tuple[Row, ...]
+    peers: tuple[Contestant, ...]
 
 
 def line_up(
@@ -104,6 +108,7 @@ def line_up(
     return Lineup(
         tuple(each for each in every if isinstance(each, Contestant)),
         tuple(each for each in every if isinstance(each, Row)),
+        tuple(each for each in (reference, *others) if isinstance(each, Contestant)),
     )
 
 

@@ -43,6 +43,11 @@ class Machine:
         return asdict(self)
 
 
+def load() -> list[float]:
+    """The machine's load over 1, 5 and 15 minutes, where it is known: what others were doing."""
+    return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
+
+
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

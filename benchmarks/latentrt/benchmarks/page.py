@@ -17,42 +17,11 @@ from latentrt.benchmarks.chart import Chart, Series
 from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.markup import document, folded, table
 from latentrt.runtime.image import to_picture
 
 AMPLIFIED: Final = 16
 """How much brighter differences are shown than they are."""
-
-_STYLE: Final = """
-:root { color-scheme: light dark; --ink: #16191d; --soft: #5c6470; --line: #d9dde3; --page: #fff;
-  --bad: #b3261e; --c0: #2a6fc9; --c1: #d9592b; --c2: #16855c; --c3: #a06f00; --c4: #7a4fc2;
-  --c5: #b8387a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a0a8b4; --line: #3a4048;
-  --page: #16191d; --bad: #ff8a80; --c0: #6aa9ff; --c1: #ff9166; --c2: #4ccf9b; --c3: #e8b84a;
-  --c4: #b79aff; --c5: #ff8cc0; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 74rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin-bottom: .3rem; }
-p { max-width: 46rem; } .soft, figcaption { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-.bad { color: var(--bad); font-weight: 600; }
-svg { width: 100%; height: auto; display: block; } svg.key { width: 28px; height: 8px; }
-.grid { stroke: var(--line); fill: none; } .axis { fill: var(--soft); font-size: 12px; }
-.limit { stroke: var(--bad); stroke-dasharray: 2 3; fill: none; }
-.series path, path.series { stroke: var(--c); stroke-width: 1.6; fill: none; }
-.series circle { fill: var(--c); } .dashed path, path.dashed { stroke-dasharray: 5 4; }
-.s0 { --c: var(--c0); } .s1 { --c: var(--c1); } .s2 { --c: var(--c2); } .s3 { --c: var(--c3); }
-.s4 { --c: var(--c4); } .s5 { --c: var(--c5); }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0; }
-.legend li { display: flex; align-items: center; gap: .4rem; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 13rem; }
-img { width: 100%; display: block; margin-bottom: .4rem; outline: 1px solid var(--line); }
-details { margin: .6rem 0; } summary { cursor: pointer; }
-"""
 
 
 def page(findings: Findings) -> str:
@@ -60,11 +29,6 @@ def page(findings: Findings) -> str:
     title = f"{findings.bundle}: distance from PyTorch"
     verdict = "Everything is within its tolerance." if findings.passed else "OUT OF TOLERANCE"
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
         f'<p class="soft">Against {escape(findings.reference)}.</p>',
         f"<p{'' if findings.passed else ' class=bad'}>{verdict}</p>",
         *_comparisons(findings),
@@ -72,9 +36,8 @@ def page(findings: Findings) -> str:
         *_pictures(findings.comparisons),
         *_adherence(findings),
         *_layers(findings.layers),
-        "</body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(title, parts)
 
 
 def _comparisons(findings: Findings) -> Iterator[str]:
@@ -87,7 +50,7 @@ def _comparisons(findings: Findings) -> Iterator[str]:
         )
         names = [row.name for row in findings.comparisons[0].components]
         heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", ""]
-        yield _table(heads, [_summary(each) for each in findings.comparisons])
+        yield table(heads, [_summary(each) for each in findings.comparisons])
     for name, problem in findings.skipped.items():
         yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
 
@@ -106,7 +69,7 @@ def _adherence(findings: Findings) -> Iterator[str]:
         [escape(each.name), *(f"{share:.0%}" for share in each.adherence.values())]
         for each in findings.comparisons
     ]
-    yield _table(["engine", *findings.comparisons[0].adherence], rows)
+    yield table(["engine", *findings.comparisons[0].adherence], rows)
 
 
 def _summary(comparison: Comparison) -> list[str]:
@@ -145,7 +108,7 @@ def _steps(comparisons: Sequence[Comparison]) -> Iterator[str]:
         heads = ["step", "alone", "run", "tolerance"]
         pairs = zip(comparison.alone, comparison.steps, strict=True)
         rows = [[a.name, _error([a]), _error([b]), f"{b.tolerance:.1e}"] for a, b in pairs]
-        yield _folded(comparison.name, _table(heads, rows))
+        yield folded(comparison.name, table(heads, rows))
 
 
 def _pictures(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -193,7 +156,7 @@ def _layers(tables: Sequence[LayerTable]) -> Iterator[str]:
         f" PyTorch computed with {escape(tables[0].weights)}.</p>"
     )
     for component, group in itertools.groupby(
-        sorted(tables, key=lambda table: table.component), key=lambda table: table.component
+        sorted(tables, key=lambda each: each.component), key=lambda each: each.component
     ):
         yield from _component(component, list(group))
 
@@ -204,22 +167,22 @@ def _component(component: str, tables: Sequence[LayerTable]) -> Iterator[str]:
         for colour, each in enumerate(tables)
     ]
     # Of several precisions none of the tolerances is everybody's.
-    limits = {table.rows[0].tolerance for table in tables}
+    limits = {each.rows[0].tolerance for each in tables}
     limit = limits.pop() if len(limits) == 1 else None
     places = [row.name for row in tables[0].rows]
     title = f"relative error by layer of {component}"
     yield f"<h3>{escape(component)}</h3>"
     yield _figure(Chart(title, "layer", places, series, limit))
-    for table in tables:
-        name = f"{table.engine} {table.precision}"
-        for origin in table.origins:
+    for each in tables:
+        name = f"{each.engine} {each.precision}"
+        for origin in each.origins:
             yield (
                 f'<p class="bad">{escape(name)}: a fault arises in {escape(origin.name)};'
                 f" it reads {escape(', '.join(origin.tensors))}</p>"
             )
-        rows = [_layer(row) for row in table.rows]
+        rows = [_layer(row) for row in each.rows]
         heads = ["layer", "module", "relative", "max abs", "tolerance"]
-        yield _folded(name, _table(heads, rows))
+        yield folded(name, table(heads, rows))
 
 
 def _layer(row: LayerRow) -> list[str]:
@@ -239,14 +202,3 @@ def _relative(rows: Iterable[Row | LayerRow]) -> list[float]:
 
 def _figure(chart: Chart) -> str:
     return f'{chart.legend()}<div class="wide">{chart.svg()}</div>'
-
-
-def _folded(name: str, content: str) -> str:
-    return f"<details><summary>{escape(name)}</summary>{content}</details>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already, below headings that are not."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>'

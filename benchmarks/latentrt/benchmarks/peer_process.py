@@ -40,6 +40,10 @@ class Contestant:
     spec: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
+    def write_spec(self, path: Path) -> None:
+        """Write what its process is told."""
+        path.write_text(json.dumps(dict(self.spec)))
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -79,7 +83,7 @@ class PeerProcess:
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._errors = scratch / f"{contestant.name}.log"
         spec = scratch / f"{contestant.name}.json"
-        spec.write_text(json.dumps(dict(contestant.spec)))
+        contestant.write_spec(spec)
         self._begun = time.perf_counter()
         with open(self._errors, "w") as errors:
             try:

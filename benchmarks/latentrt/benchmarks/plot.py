@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import importlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.benchmarks.markup import document, folded, table
 from latentrt.benchmarks.report import STAGES, Report
 from latentrt.benchmarks.verdict import Verdict
 from latentrt.bundle.errors import Unavailable
@@ -20,16 +21,6 @@ _BLUE, _GREY, _ORANGE = "#3b6ea8", "#9aa3ad", "#c8702a"
 _WIDTH: Final = 8.0
 _HEIGHT: Final = 2.6
 """Inches of one panel."""
-_STYLE: Final = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1.5rem; }
-th, td { padding: 0.2rem 0.9rem 0.2rem 0; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 1px solid; font-weight: 600; }
-figure { margin: 0; background: white; }
-figure svg { max-width: 100%; height: auto; }
-"""
 
 
 def write_png(report: Report, path: Path) -> None:
@@ -41,7 +32,6 @@ def write_html(report: Report, verdicts: Sequence[Verdict], path: Path) -> None:
     """Write the plots, the tables and the whole report; raises as `write_png` does."""
     drawn = _drawn(report, "svg").decode()
     drawn = drawn[drawn.index("<svg") :]
-    title = html.escape(f"latentrt bench: {report.subject['source']}")
     rows = [
         (
             name,
@@ -51,38 +41,29 @@ def write_html(report: Report, verdicts: Sequence[Verdict], path: Path) -> None:
         )
         for name, row in report.rows.items()
     ]
-    tables = [_table(("milliseconds", "p50", "p90", "p99", "runs", ""), rows)]
+    parts = [
+        f'<p class="soft">{escape(_where(report))}</p>',
+        f'<figure class="plot">{drawn}</figure>',
+        table(("milliseconds", "p50", "p90", "p99", "runs", ""), rows),
+    ]
     if verdicts:
         heads = ("against the earlier report", "times as fast", "95 % of resamples", "")
         found = [
             (v.row, f"{v.ratio:.3f}", f"{v.low:.3f} to {v.high:.3f}", v.word) for v in verdicts
         ]
-        tables.append(_table(heads, found))
+        parts.append(table(heads, found))
     if report.errors:
         errors = [(name, f"{error:.1e}") for name, error in report.errors.items()]
-        tables.append(_table(("away from PyTorch fp32", "relative"), errors))
-    whole = html.escape(json.dumps(report.to_json(), indent=1))
-    page = (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n'
-        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n<p>{html.escape(_where(report))}</p>\n"
-        f"<figure>{drawn}</figure>\n{''.join(tables)}"
-        f"<details><summary>The whole report</summary><pre>{whole}</pre></details>\n</html>\n"
-    )
-    write_file(path, page.encode())
+        parts.append(table(("away from PyTorch fp32", "relative"), errors))
+    whole = escape(json.dumps(report.to_json(), indent=1))
+    parts.append(folded("The whole report", f"<pre>{whole}</pre>"))
+    write_file(path, document(f"latentrt bench: {report.subject['source']}", parts).encode())
 
 
 def _where(report: Report) -> str:
     engines = sorted({f"{e} {report.precisions[c]}" for c, e in report.engines.items()})
     machine = f"{report.machine.processor}, {report.machine.cores} cores"
     return f"{', '.join(engines)}; {report.subject['size']}; {machine}"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in headings)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>\n" for row in rows
-    )
-    return f"<table><tr>{head}</tr>\n{body}</table>\n"
 
 
 def _drawn(report: Report, form: str) -> bytes:

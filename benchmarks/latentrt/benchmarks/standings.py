@@ -13,6 +13,8 @@ import numpy as np
 SCHEMA: Final = "latentrt-contest-1"
 GUARD: Final = 40.0
 """Decibels from the reference's picture that an fp32 contestant has to reach: the same picture."""
+_APART: Final = 0.1
+"""Farther than this from what its script takes alone, a peer was not measured at its best."""
 _BUSY: Final = 0.5
 """Load for each core from which on a contest is called disturbed."""
 _RESAMPLES: Final = 10_000
@@ -49,7 +51,8 @@ class Row:
     is in none of them; `start` the seconds from its process's start to the end of its first
     picture, `first` those of that picture; `rss_peak` is in bytes. `psnr` is its picture's distance
     in decibels from the reference's, None where the two are equal. `settings` and `versions` are
-    what it said of itself.
+    what it said of itself. `alone` are the seconds of pictures that a peer's own script drew with
+    nobody beside it, where that was measured.
     """
 
     name: str
@@ -65,11 +68,24 @@ class Row:
     psnr: float | None = None
     settings: Mapping[str, str] | None = None
     versions: Mapping[str, str] | None = None
+    alone: tuple[float, ...] = ()
 
     @property
     def median(self) -> float | None:
         """The median of its seconds."""
         return statistics.median(self.seconds) if self.seconds else None
+
+    @property
+    def beside(self) -> float | None:
+        """How many times as long its picture took in the contest as alone, by the medians."""
+        if not self.alone or self.median is None:
+            return None
+        return self.median / statistics.median(self.alone)
+
+    @property
+    def apart(self) -> bool:
+        """Whether those two differ by more than a tenth."""
+        return self.beside is not None and abs(self.beside - 1.0) > _APART
 
     @property
     def strays(self) -> bool:
@@ -78,7 +94,8 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "median": self.median, "strays": self.strays}
+        derived = ("median", "strays", "beside", "apart")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +134,7 @@ class Standings:
         """An aligned table; below it, who is missing or went wrong, and how to mend it."""
         head = f"{'':<32}{'times as fast':>14}  {'95 %':<14}{'seconds':>9}  {'range':<18}"
         head += "".join(f"{name:>8}" for name in _COLUMNS) + f"{'dB':>7}{'start s':>9}{'GB':>7}"
+        head += f"{'alone':>8}"
         ran = [row for row in self.rows if not row.problem]
         lines = [head, *(_line(row, row.name == self.reference) for row in ran)]
         for row in self.rows:
@@ -126,6 +144,8 @@ class Standings:
                 )
             elif row.strays:
                 lines.append(f"{row.name}: draws another picture: {row.psnr:.1f} dB")
+            elif row.apart:
+                lines.append(f"{row.name}: {row.beside:.2f} times what its script takes alone")
         if self.disturbed:
             lines.append(f"others were at work (load {self.load['before'][0]:.1f}): hold it again")
         return "\n".join(lines)
@@ -141,7 +161,8 @@ def _line(row: Row, is_reference: bool) -> str:
     decibels = "" if is_reference else "equal" if row.psnr is None else f"{row.psnr:.1f}"
     held = math.nan if row.rss_peak is None else row.rss_peak / 1e9
     speed = f"{row.name:<32}{ratio.median:14.2f}  {ends:<14}{median:9.3f}  {spread:<18}"
-    return f"{speed}{parts}{decibels:>7}{row.start:9.1f}{held:7.2f}"
+    alone = "" if row.beside is None else f"{row.beside:.2f}"
+    return f"{speed}{parts}{decibels:>7}{row.start:9.1f}{held:7.2f}{alone:>8}"
 
 
 def _seconds(value: float | None) -> str:

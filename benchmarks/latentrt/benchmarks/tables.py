@@ -170,11 +170,12 @@ def _contest(name: str) -> Callable[[Read], str]:
                 *(_seconds((row["stages"] or {}).get(part)) for part in ("unet", "decode", "own")),
                 "" if row["name"] == found["reference"] else _decibels(row["psnr"]),
                 f"{row['rss_peak'] / 1e9:.1f} GB",
+                f"{row['beside']:.2f}" if row.get("beside") else "",
             )
             for row in ran
         ]
         heads = ("", f"times as fast as `{found['reference']}`", "95 %", "a picture")
-        more = ("U-Net", "VAE", "own", "the same picture", "memory")
+        more = ("U-Net", "VAE", "own", "the same picture", "memory", "of its time alone")
         return _rows((*heads, *more), rows)
 
     return table

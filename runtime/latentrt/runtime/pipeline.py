@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ from latentrt.runtime.run import DirectRun, Run
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
+
+_SCHEDULES: Final = 64
+"""How many schedules a pipeline remembers."""
 
 
 class Pipeline:
@@ -56,10 +60,12 @@ class Pipeline:
             bundle, engine, options, components, build=build, cache=cache, guarded=guarded
         )
         self._conditioner = Conditioner(bundle)
-        self._xl = bundle.manifest.family == STABLE_DIFFUSION_XL
         config = bundle.scheduler_config()
-        forced = bundle.manifest.forces_scheduler
-        self._scheduler = as_stable_diffusion(config) if forced else config
+        if bundle.manifest.forces_scheduler:
+            config = as_stable_diffusion(config)
+        xl = bundle.manifest.family == STABLE_DIFFUSION_XL
+        # Requests are served with the same few over and over.
+        self._schedule = lru_cache(maxsize=_SCHEDULES)(partial(_schedule, config, xl))
 
     @staticmethod
     def open(
@@ -218,20 +224,6 @@ class Pipeline:
         """The component's engine for these sizes, opened at first use."""
         return self._engines.get(component, sizes)
 
-    def _schedule(self, sampling: Sampling) -> Schedule:
-        return build_schedule(
-            self._scheduler,
-            steps=sampling.steps,
-            sampler=sampling.sampler,
-            schedule=sampling.schedule,
-            eta=sampling.eta,
-            rho=sampling.rho,
-            timesteps=sampling.timesteps,
-            sigmas=sampling.sigmas,
-            brownian=sampling.brownian,
-            xl=self._xl,
-        )
-
     def _resolved(self, request: Request) -> Request:
         manifest = self.bundle.manifest
         size = request.size
@@ -257,6 +249,21 @@ class Pipeline:
             expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
             raise InputError("latents", expected, request.latents.shape)
         return shape
+
+
+def _schedule(config: Mapping[str, object], xl: bool, sampling: Sampling) -> Schedule:
+    return build_schedule(
+        config,
+        steps=sampling.steps,
+        sampler=sampling.sampler,
+        schedule=sampling.schedule,
+        eta=sampling.eta,
+        rho=sampling.rho,
+        timesteps=sampling.timesteps,
+        sigmas=sampling.sigmas,
+        brownian=sampling.brownian,
+        xl=xl,
+    )
 
 
 def _pair(size: Size) -> tuple[int, int]:

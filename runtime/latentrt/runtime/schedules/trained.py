@@ -22,17 +22,14 @@ _ZERO_SIGNAL: Final = 2.0**-60
 """Stands for a cumulative alpha of 0, whose level would be infinite; this one is 2**30."""
 
 
-def _level(alpha: float) -> float:
-    """The noise level at data scale 1 of a share of signal variance."""
-    return math.sqrt((1.0 - alpha) / alpha)
-
-
-_NOISE_ALONE: Final = _level(_ZERO_SIGNAL)
+_NOISE_ALONE: Final = math.sqrt((1.0 - _ZERO_SIGNAL) / _ZERO_SIGNAL)
+"""The noise level at data scale 1 of that share of signal variance."""
 
 
 def trained_levels(config: SchedulerConfig) -> list[float]:
     """The noise level of every training timestep, rising; about 1e9 where no signal is left."""
-    return [_level(alpha) for alpha in cumulative_alphas(config, floor=_ZERO_SIGNAL).tolist()]
+    alphas = cumulative_alphas(config, floor=_ZERO_SIGNAL).astype(np.float64)
+    return np.sqrt((1.0 - alphas) / alphas).tolist()
 
 
 def last_level(config: SchedulerConfig, levels: Sequence[float]) -> float:
