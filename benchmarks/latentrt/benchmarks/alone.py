@@ -56,8 +56,7 @@ def seconds_alone(peer: Contestant, runs: int, scratch: Path, limit: float) -> t
     try:
         done = subprocess.run(
             command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=limit,
             check=False,

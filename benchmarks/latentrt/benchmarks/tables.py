@@ -213,6 +213,7 @@ TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "engines": _engines,
     "bench": _bench,
     "peers-shapes": _contest("peers-shapes.json"),
+    "peers-sd15": _contest("peers-sd15.json"),
     "adherence": _adherence,
     "install": _install,
 }

@@ -100,13 +100,16 @@ def guide(
     eq. 11 (several prompts); arXiv:2305.08891, eq. 15 and 16, with the unbiased deviation that
     diffusers takes.
     """
-    direction: NDArray[np.float32] = (prompts[0] - negative) * weights[0]
+    direction: NDArray[np.float32] = prompts[0] - negative
+    if weights[0] != 1.0:
+        direction *= weights[0]
     for prompt, weight in zip(prompts[1:], weights[1:], strict=True):
         direction += (prompt - negative) * weight
-    step: NDArray[np.float32] = direction * scale
-    guided: NDArray[np.float32] = negative + step
     if rescale == 0:
-        return guided
+        direction *= scale
+        direction += negative
+        return direction
+    guided: NDArray[np.float32] = direction * scale + negative
     # One prompt at scale 1 is the prompt's own output, to the last bit.
     unguided: NDArray[np.float32] = prompts[0] if len(prompts) == 1 else np.add(negative, direction)
     ratio = float(unguided.std(ddof=1)) / float(guided.std(ddof=1))

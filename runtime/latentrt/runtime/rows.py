@@ -59,7 +59,7 @@ class Batch:
         for place in range(self.size):
             self._put(place, rows[place] if place < len(rows) else rows[0])
         outputs = self._unet(self._arrays)["model_output"][: len(rows)]
-        return outputs.astype(np.float32, copy=False)
+        return outputs if outputs.dtype == np.float32 else outputs.astype(np.float32)
 
     def _put(self, place: int, row: Row) -> None:
         self._arrays["sample"][place] = row.sample

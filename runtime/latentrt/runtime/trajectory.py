@@ -67,6 +67,7 @@ class Trajectory:
         self.latent: Latent | None = None
         self.rows: tuple[Row, ...] = ()
         self._scale = 1.0
+        self._weights = (1.0, *(weight for _, weight in request.composed))
         self._ask(next(self._sampler))
 
     def advance(self, outputs: Sequence[NDArray[np.float32]]) -> Step:
@@ -108,8 +109,6 @@ class Trajectory:
     def _guided(self, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         if len(outputs) == 1:
             return outputs[0]
-        request = self._plan.request
         # At scale 1 several prompts are still a sum, but nothing is there to be pulled back.
-        rescale = request.guidance.rescale if self._scale > 1.0 else 0.0
-        weights = (1.0, *(weight for _, weight in request.composed))
-        return guide(outputs[0], outputs[1:], weights, scale=self._scale, rescale=rescale)
+        rescale = self._plan.request.guidance.rescale if self._scale > 1.0 else 0.0
+        return guide(outputs[0], outputs[1:], self._weights, scale=self._scale, rescale=rescale)
