@@ -12,20 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from latentrt.benchmarks import peers
+from latentrt.benchmarks import contest, peers
 from latentrt.benchmarks.alone import beside_alone
 from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
-from latentrt.benchmarks.contest import against, contest
+from latentrt.benchmarks.contest import against
 from latentrt.benchmarks.contestant import request_of
 from latentrt.benchmarks.lineup import Settings
 from latentrt.benchmarks.peer_process import Contestant, PeerProcess
-from latentrt.benchmarks.peers import PEERS, Peer, find_peer, missing, prepare
-from latentrt.benchmarks.standings import Ratio, Row, Standings
+from latentrt.benchmarks.peers import PEERS, find_peer, missing, prepare
+from latentrt.benchmarks.standings import Ratio, Row
+from latentrt.benchmarks.turns import in_turns
 from latentrt.bundle.errors import EngineError, InputError
 from latentrt.export import synthetic
 from latentrt.export.synthetic import SyntheticCheckpoint
@@ -33,6 +35,7 @@ from latentrt.runtime import Pipeline, Size
 from latentrt.weights.checkpoint import Checkpoint
 
 Bundles = Callable[[str], Path]
+SCHEMA = Path(__file__).parents[2] / "docs" / "contest.schema.json"
 
 # A contestant that is told what to answer: its seconds one after the other, the value of its
 # pixels, and what goes wrong.
@@ -71,7 +74,8 @@ for line in sys.stdin:
     if took is None:
         os.abort()
     stages = {"text": took / 8, "unet": took / 2, "decode": took / 4}
-    print(json.dumps({"seconds": took, "stages": stages, "rss_peak": 2000}), flush=True)
+    peak = spec.get("peak", 2000)
+    print(json.dumps({"seconds": took, "stages": stages, "rss_peak": peak}), flush=True)
 note("ends")
 """
 
@@ -94,7 +98,7 @@ def hold(
     folder: Path, *contestants: Contestant, rounds: int = 3, warmups: int = 0, **more: Any
 ) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
     options: dict[str, Any] = {"at_once": 9, "pause": 0.0, "limit": 60.0, **more}
-    return contest(
+    return in_turns(
         contestants[0],
         contestants[1:],
         rounds=rounds,
@@ -127,6 +131,13 @@ def test_a_ratio_is_of_pictures_drawn_in_one_round_and_warmups_do_not_count(
     assert (other.versions, other.settings) == ({"fake": "1"}, {"fast": "yes"})
     assert other.psnr == pytest.approx(40.0, abs=1e-4)  # 10 log10(2^2 / 0.02^2)
     assert reference.psnr is None
+
+
+def test_where_memory_is_not_known_there_is_no_peak(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    (reference, other), _ = hold(tmp_path, fake("a", [1, 1, 1]), fake("b", [1, 1, 1], peak=None))
+    assert (reference.rss_peak, other.rss_peak) == (2000, None)
 
 
 def test_who_draws_first_changes_with_every_round(
@@ -215,45 +226,6 @@ def test_a_peer_is_held_against_its_own_script_by_itself(
     assert (ours.alone, ours.beside, ours.apart) == ((), None, False)
 
 
-def test_an_interval_is_where_the_median_of_resampled_pairs_lies() -> None:
-    assert Ratio.of([2.0] * 5) == Ratio(2.0, 2.0, 2.0)
-    # Of 5 picks from these, 3 or more are the 9 with probability 5.8 %, of which half is no tail;
-    # of 10 picks from ten with one 9, 5 or more are with 0.16 %.
-    assert Ratio.of([1, 1, 1, 1, 9]) == Ratio(1, 1.0, 9.0)
-    assert Ratio.of([1] * 9 + [9]) == Ratio(1, 1.0, 1.0)
-
-
-def test_the_table_names_who_is_missing_and_who_draws_another_picture() -> None:
-    ran = Row("a", "fp32", seconds=(1.0, 2.0), ratio=Ratio.of([1.0]), start=3.0, rss_peak=10**9)
-    other = replace(ran, name="b", psnr=39.9, stages={"unet": 0.5}, alone=(3.0,))
-    gone = Row("c", "fp32", problem="it is not there", remedy="make peers ARGS=c")
-    standings = Standings(
-        "a", (replace(ran, alone=(1.4,)), other, replace(other, name="d", precision="bf16"), gone),
-        (("a", "b"),), 2, 0, {}, "shapes", {}, {},
-    )  # fmt: skip
-    lines = str(standings).splitlines()
-    assert len({len(line) for line in lines[:4]}) == 1
-    assert lines[4:] == [
-        "b: draws another picture: 39.9 dB",
-        "d: 0.50 times what its script takes alone",
-        "c: it is not there; make peers ARGS=c",
-    ]
-    found = json.loads(json.dumps(standings.to_json(), allow_nan=False))
-    assert found["schema"] == "latentrt-contest-1"
-    assert [row["strays"] for row in found["rows"]] == [False, True, False, False]
-    assert [row["median"] for row in found["rows"]] == [1.5, 1.5, 1.5, None]
-    assert [row["beside"] for row in found["rows"]] == [1.5 / 1.4, 0.5, 0.5, None]
-
-
-@pytest.mark.parametrize(("load", "disturbed"), [(0.9, False), (1.1, True)])
-def test_a_contest_beside_others_work_says_so(load: float, disturbed: bool) -> None:
-    standings = Standings(
-        "a", (), (), 1, 0, {}, "shapes", {"cores": 2}, {"before": [load, 0, 0], "after": [9, 9, 9]}
-    )
-    assert standings.to_json()["disturbed"] is disturbed
-    assert ("others were at work (load 1.1)" in str(standings)) is disturbed
-
-
 # What a peer needs before it can run.
 
 
@@ -293,14 +265,20 @@ def test_an_unknown_peer_is_refused_with_the_names_there_are() -> None:
         find_peer("tensorflow")
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
-def test_a_script_imports_nothing_of_ours(peer: Peer) -> None:
-    for path in (peer.path, peer.path.with_name("serving.py")):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
-        names += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
-        assert names
-        assert not [name for name in names if name.startswith("latentrt")]
+SCRIPTS = sorted(peers.SCRIPTS.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_imports_nothing_of_ours(path: Path) -> None:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
+    assert names
+    assert not [name for name in names if name.startswith("latentrt")]
+
+
+def test_every_peer_has_its_script_among_those() -> None:
+    assert {peer.path for peer in PEERS} < set(SCRIPTS)
 
 
 def test_the_environments_pin_what_they_are_for() -> None:
@@ -337,7 +315,7 @@ def test_what_an_exporter_made_is_kept_by_the_checkpoints_content(
     exporter.unlink()
     assert prepare(peer, checkpoint, tmp_path / "made") == made
     (checkpoint / "weights").write_text("2")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(EngineError, match=r"export failed: .*optimum-cli: No such file"):
         prepare(peer, checkpoint, tmp_path / "made")
 
 
@@ -496,6 +474,7 @@ def test_everybody_in_fp32_draws_the_picture_of_diffusers_and_who_is_missing_is_
     bundle: Bundles, checkpoint: Bundles, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr(contest, "busy", lambda: 0.125)
     standings = against(
         bundle("heads"),
         checkpoint("heads"),
@@ -523,6 +502,14 @@ def test_everybody_in_fp32_draws_the_picture_of_diffusers_and_who_is_missing_is_
     assert bf16 is not None
     assert bf16 > 25  # eight bits of mantissa, in every layer
     found = json.loads(json.dumps(standings.to_json(), allow_nan=False))
+    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    assert (found["busy"], found["disturbed"]) == (0.125, False)
+    # The only peer in fp32 here is the reference, and none is in bf16.
+    best = {name: row["best"] for name, row in zip(rows, found["rows"], strict=True)}
+    for name in ("latentrt-onnxruntime-fp32", "latentrt-openvino-fp32"):
+        ratio = found["rows"][[*rows].index(name)]["ratio"]
+        assert best[name] == {"peer": "diffusers-fp32", **ratio}
+    assert best["latentrt-openvino-bf16"] is None
     assert found["settings"]["size"] == "64x64"
     assert found["reference"] == "diffusers-fp32"
     assert {"before", "after"} == set(found["load"])

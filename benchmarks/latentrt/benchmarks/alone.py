@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentrt.benchmarks.child import ending
-from latentrt.benchmarks.lineup import Say
+from latentrt.benchmarks.narration import Say
 from latentrt.benchmarks.peer_process import Contestant
 from latentrt.benchmarks.standings import Row
 from latentrt.bundle.errors import EngineError

@@ -29,13 +29,23 @@ def checkpoint_folder(source: Path | str, folder: Path) -> Path:
     bundle of a checkpoint that is not random: that one lies elsewhere, and only its owner knows
     where.
     """
-    if (Path(source) / "model_index.json").is_file():
+    if _is_folder(source):
         return Path(source)
     name = _name(source)
     if not (folder / "model_index.json").is_file():
         with publishing(folder, force=True) as fresh:
             _write(name, fresh)
     return folder
+
+
+def check_source(source: Path | str) -> None:
+    """Raise what `checkpoint_folder` would raise for a source, without writing anything."""
+    if not _is_folder(source):
+        _name(source)
+
+
+def _is_folder(source: Path | str) -> bool:
+    return (Path(source) / "model_index.json").is_file()
 
 
 def _name(source: Path | str) -> str:

@@ -44,6 +44,8 @@ def run(
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {limit:g} s"
+    except OSError as error:
+        return f"{command[0]}: {error.strerror or error}"
     return "" if done.returncode == 0 else ending(done.returncode, done.stderr)
 
 

@@ -19,73 +19,21 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from latentrt.benchmarks.engines import Memory
+from latentrt.benchmarks.memory import Memory
+from latentrt.benchmarks.stopwatch import Stages, Stopwatch
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.engine import Arrays, Engine, Options
-from latentrt.runtime import Pipeline, Request, Result, Sampling, Size
+from latentrt.engines.engine import Options
+from latentrt.runtime import Request, Result, Sampling, Size
 
 _PACKAGES: Final = ("latentrt", "numpy", "onnxruntime", "openvino")
-_STAGES: Final = {"unet": "unet", "vae_decoder": "decode"}
+_PARTS: Final = {"unet": "unet", "vae_decoder": "decode"}
 
 
-class TimedEngine:
-    """An engine whose seconds are added to those of its stage."""
-
-    def __init__(self, engine: Engine, seconds: dict[str, float]) -> None:
-        self._engine = engine
-        self._seconds = seconds
-        self._stage = _STAGES.get(engine.component, "text")
-
-    @property
-    def component(self) -> str:
-        """As the engine's."""
-        return self._engine.component
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """As the engine's."""
-        return self._engine.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """As the engine's."""
-        return self._engine.outputs
-
-    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Evaluate, and add the seconds."""
-        begun = time.perf_counter()
-        outputs = self._engine(inputs)
-        self._seconds[self._stage] += time.perf_counter() - begun
-        return outputs
-
-    def close(self) -> None:
-        """As the engine's."""
-        self._engine.close()
-
-
-class TimedPipeline(Pipeline):
-    """A pipeline that knows how long its engines took: `stages`, in seconds, since `forget`."""
-
-    stages: dict[str, float]
-
-    def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        """The component's engine, timed."""
-        return TimedEngine(super().engine(component, sizes), self.stages)
-
-    def forget(self) -> None:
-        """Begin anew at zero."""
-        self.stages = {"text": 0.0, "unet": 0.0, "decode": 0.0}
-
-
-def opened(spec: Mapping[str, Any]) -> TimedPipeline:
+def opened(spec: Mapping[str, Any]) -> Stopwatch:
     """The pipeline of a spec: its bundle, engine and precision, engines from the user's cache."""
     options = Options(precision=spec["precision"], threads=spec["threads"])
-    pipeline = TimedPipeline(Bundle.open(spec["model"]), spec["engine"], options, {})
-    pipeline.forget()
-    return pipeline
+    return Stopwatch(Bundle.open(spec["model"]), spec["engine"], options, {})
 
 
 def request_of(spec: Mapping[str, Any]) -> Request:
@@ -124,22 +72,27 @@ def main() -> None:
         _serve(pipeline, request, result, answers)
 
 
-def _serve(pipeline: TimedPipeline, request: Request, result: Result, answers: TextIO) -> None:
+def _serve(pipeline: Stopwatch, request: Request, result: Result, answers: TextIO) -> None:
     for line in sys.stdin:
         word, _, rest = line.strip().partition(" ")
         if word == "go":
-            pipeline.forget()
-            begun = time.perf_counter()
-            result = pipeline(request)
-            seconds = time.perf_counter() - begun
-            peak = Memory.here().peak
-            _answer(answers, {"seconds": seconds, "stages": pipeline.stages, "rss_peak": peak})
+            stages, result = pipeline.picture(request)
+            lap = {"seconds": stages.total, "stages": _parts(stages)}
+            _answer(answers, {**lap, "rss_peak": Memory.here().peak})
         elif word == "save":
             pixels = np.asarray(result.images[0], dtype=np.float32) / 127.5 - 1.0
             np.save(rest, pixels.transpose(2, 0, 1)[None])
             _answer(answers, {"saved": rest})
         else:
             sys.exit(f"expected go or save PATH, got {line.strip()!r}")
+
+
+def _parts(stages: Stages) -> dict[str, float]:
+    """Seconds inside engines, by the parts that peers have."""
+    parts = {"text": 0.0, "unet": 0.0, "decode": 0.0}
+    for component, calls in stages.calls.items():
+        parts[_PARTS.get(component, "text")] += sum(calls)
+    return parts
 
 
 def _answer(answers: TextIO, value: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +28,7 @@ from latentrt.benchmarks.ceilings import ceilings as measured
 from latentrt.benchmarks.contestants import CONTESTANTS, Contestant, Task
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.memory import Memory
+from latentrt.benchmarks.narration import say
 from latentrt.benchmarks.operations import work_of
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
@@ -105,7 +105,7 @@ def measure(
     seen = {(c.name, c.precision): _Seen() for c in contestants}
     for lap in range(laps):
         for precision in dict.fromkeys(c.precision for c in contestants):
-            _say(f"{task.component}, {precision}, lap {lap + 1} of {laps}")
+            say(f"{task.component}, {precision}, lap {lap + 1} of {laps}")
             group = [c for c in contestants if c.precision == precision]
             _run_lap(group, task, seen, rounds, start)
     return [_result(c, seen, count, ceilings[c.precision]) for c in contestants]
@@ -125,7 +125,7 @@ def _run_lap(
             one = seen[contestant.name, contestant.precision]
             one.first = ask()
             turns.append((one, ask))
-            _say(f"  {contestant.name}: ready")
+            say(f"  {contestant.name}: ready")
         for number in range(rounds):
             for one, ask in turns if number % 2 == 0 else reversed(turns):
                 time.sleep(_PAUSE)
@@ -207,10 +207,6 @@ def _gigabytes(count: int | None) -> str:
     return "?" if count is None else f"{count / 1e9:.2f}"
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _export(folder: Path) -> None:
     from latentrt.export.export import export
 
@@ -271,7 +267,7 @@ def main() -> None:
     # In a process that ends: what they load would be held beside the contestants.
     with _SPAWN.Pool(1) as pool:
         if not options.bundle.exists():
-            _say(f"exporting {_SOURCE} to {options.bundle}")
+            say(f"exporting {_SOURCE} to {options.bundle}")
             pool.apply(_export, (options.bundle,))
         heights = {precision: pool.apply(_ceiling, (precision,)) for precision in ("fp32", "bf16")}
     sizes = {"latent": options.latent, "laps": options.laps, "rounds": options.rounds}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.benchmarks.narration import Say
 from latentrt.benchmarks.peer_process import Contestant
 from latentrt.benchmarks.peers import (
     PEERS,
@@ -21,9 +22,9 @@ from latentrt.benchmarks.peers import (
     missing,
     prepare,
 )
-from latentrt.benchmarks.standings import Row
+from latentrt.benchmarks.standings import OURS_PREFIX, Row
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import EngineError, InputError, Unavailable
+from latentrt.bundle.errors import EngineError, InputError
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.engines.backends import backend
 from latentrt.runtime import Size
@@ -34,8 +35,6 @@ OURS: Final = {
     "cuda": (("onnxruntime-cuda", "fp16"), ("tensorrt", "fp16")),
 }
 """Engines and precisions that take part for latentrt, by device; those of "cuda" are unverified."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +94,10 @@ def line_up(
 ) -> Lineup:
     """Our engines and these peers, whose models are made in `folder`, for one picture.
 
-    Raises `Unavailable` where the first of them, the reference, cannot start.
+    The first of the peers is the reference, which needs no model made and is there.
     """
-    others = [_peer(peer, spec, folder, say) for peer in peers]
-    reference = others.pop(0)
-    if isinstance(reference, Row):
-        raise Unavailable(
-            f"{reference.name}, the reference: {reference.problem}; {reference.remedy}"
-        )
+    reference = _entry(peers[0], spec, None)
+    others = [_peer(peer, spec, folder, say) for peer in peers[1:]]
     ours = [_ours(bundle, name, precision, spec) for name, precision in OURS[spec["device"]]]
     every = [reference, *ours, *others]
     return Lineup(
@@ -115,14 +110,18 @@ def line_up(
 def chosen(names: Sequence[str] | None, device: str) -> list[Peer]:
     """The device's reference, then the peers of these names, or all of the device's.
 
-    Raises `InputError` for a device or a name that is not known.
+    Nobody twice. Raises `InputError` for a device that is not known and for a name that is no
+    peer's of it.
     """
     if device not in REFERENCE:
         raise InputError("device", f"one of {', '.join(REFERENCE)}", repr(device))
     every = [peer for peer in PEERS if peer.device == device]
     found = every if names is None else [find_peer(name) for name in names]
-    reference = find_peer(REFERENCE[device])
-    return [reference, *(peer for peer in found if peer is not reference)]
+    for peer in found:
+        if peer.device != device:
+            expected = f"one that runs on {device}: {', '.join(one.name for one in every)}"
+            raise InputError("peer", expected, repr(peer.name))
+    return list(dict.fromkeys((find_peer(REFERENCE[device]), *found)))
 
 
 def noise(bundle: Bundle, settings: Settings) -> NDArray[np.float32]:
@@ -144,13 +143,17 @@ def _peer(peer: Peer, spec: Mapping[str, Any], folder: Path, say: Say) -> Contes
     except EngineError as error:
         say(str(error))
         return Row(peer.name, peer.precision, str(error))
+    return _entry(peer, spec, model)
+
+
+def _entry(peer: Peer, spec: Mapping[str, Any], model: Path | None) -> Contestant:
     own = {**spec, "precision": peer.precision, "model": str(model.resolve()) if model else ""}
     command = (str(peer.python), str(peer.path))
     return Contestant(peer.name, peer.precision, command, own, environment())
 
 
 def _ours(bundle: Path, engine: str, precision: str, spec: Mapping[str, Any]) -> Contestant | Row:
-    name = f"latentrt-{engine}-{precision}"
+    name = f"{OURS_PREFIX}{engine}-{precision}"
     status = backend(engine).status()
     if status.version is None or status.problem:
         return Row(name, precision, status.problem, status.remedy)

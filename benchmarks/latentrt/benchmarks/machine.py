@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+STAT: Final = Path("/proc/stat")
 _PACKAGES: Final = ("latentrt", "numpy", "onnxruntime", "openvino", "torch", "diffusers")
 _FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -46,6 +48,29 @@ class Machine:
 def load() -> list[float]:
     """The machine's load over 1, 5 and 15 minutes, where it is known: what others were doing."""
     return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
+
+
+def busy(seconds: float = 2.0) -> float | None:
+    """The share of the machine's cores that was at work for so many seconds, this process asleep.
+
+    In [0, 1], of all cores, not only of those to be had; None where there is no /proc/stat.
+    """
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    if before is None or after is None:
+        return None
+    idle, every = (late - early for early, late in zip(before, after, strict=True))
+    return 1.0 - idle / every if every else None
+
+
+def _ticks() -> tuple[int, int] | None:
+    """Of all cores since the start of the machine: ticks without work, and all."""
+    if not STAT.is_file():
+        return None
+    # user nice system idle iowait irq softirq steal; guests', which follow, are in user and nice.
+    counts = [int(word) for word in STAT.read_text().split("\n")[0].split()[1:9]]
+    return counts[3] + counts[4], sum(counts)
 
 
 def _cores() -> int:

@@ -50,14 +50,15 @@ class Ready:
     """What a contestant says when its first picture is drawn.
 
     Seconds: `start` from the making of the process to that picture, `first` of it the picture
-    itself, before which its library and its model were loaded; `rss_peak` is in bytes.
+    itself, before which its library and its model were loaded; `rss_peak` is in bytes, None where
+    it is not known.
     """
 
     versions: Mapping[str, str]
     settings: Mapping[str, str]
     start: float
     first: float
-    rss_peak: int
+    rss_peak: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Lap:
 
     seconds: float
     stages: Mapping[str, float]
-    rss_peak: int
+    rss_peak: int | None
 
 
 class PeerProcess:

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 
+from latentrt.engines.verify import TOLERANCES
+
 SCHEMA: Final = "latentrt-contest-1"
-GUARD: Final = 40.0
-"""Decibels from the reference's picture that an fp32 contestant has to reach: the same picture."""
+OURS_PREFIX: Final = "latentrt-"
+"""What the names of our own engines' rows begin with, and no peer's."""
+GUARDS: Final[Mapping[str, float]] = {
+    # Colours that OpenVINO GenAI cuts off to 8 bits are 51 dB from rounded ones: 40 is no rounding.
+    "fp32": 40.0,
+    # On a GPU the reference rounds as well: two that are each so far off, twice as far, 6 dB.
+    "fp16": TOLERANCES["fp16"].psnr - 6.0,
+    "bf16": TOLERANCES["bf16"].psnr,
+}
+"""Decibels from the reference's picture that a contestant has to reach, by its precision.
+
+In 16 bits it is what `latentrt.engines.verify` has our own engines owe PyTorch's fp32.
+"""
 _APART: Final = 0.1
 """Farther than this from what its script takes alone, a peer was not measured at its best."""
-_BUSY: Final = 0.5
-"""Load for each core from which on a contest is called disturbed."""
+_BUSY: Final = 0.25
+"""Share of the cores at work before a contest from which on it is called disturbed."""
 _RESAMPLES: Final = 10_000
+_RESAMPLED: Final = 6
+"""Pairs from which on the bootstrap's interval is narrower than their range.
+
+The least of 5 numbers is the median of 5 picks from them in 5.8 % of all cases, more than the
+interval's tail of 2.5 %; of 6 numbers in 0.9 %.
+"""
 _COLUMNS: Final = ("text", "unet", "decode", "own")
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as fast as the reference: the median, and where it lies with 95 %.
+    """How many times as fast as another: the median, and where it lies with 95 %.
 
     Over pairs of pictures drawn in one round; by the bootstrap's percentiles (Efron and Tibshirani,
-    An Introduction to the Bootstrap, 1993, chapter 13).
+    An Introduction to the Bootstrap, 1993, chapter 13), which of fewer than 6 pairs are the least
+    and the greatest.
     """
 
     median: float
@@ -40,6 +59,24 @@ class Ratio:
         picks = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
         low, high = np.percentile(np.median(values[picks], axis=1), (2.5, 97.5))
         return Ratio(statistics.median(ratios), float(low), float(high))
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """How many times as fast as the fastest `peer` of its precision one of our engines is.
+
+    Without `low` and `high` the two were not in memory together, and `median` is the one's ratio to
+    the reference over the other's.
+    """
+
+    peer: str
+    median: float
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +107,23 @@ class Row:
     versions: Mapping[str, str] | None = None
     alone: tuple[float, ...] = ()
 
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Row:
+        """What `to_json` gave, of an earlier version too, which did not know `alone`."""
+        stated = {each.name: value[each.name] for each in fields(Row) if each.name in value}
+        ratio = stated["ratio"]
+        read = {
+            "seconds": tuple(stated["seconds"]),
+            "alone": tuple(stated.get("alone", ())),
+            "ratio": None if ratio is None else Ratio(**ratio),
+        }
+        return Row(**{**stated, **read})
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of latentrt's engines."""
+        return self.name.startswith(OURS_PREFIX)
+
     @property
     def median(self) -> float | None:
         """The median of its seconds."""
@@ -89,8 +143,8 @@ class Row:
 
     @property
     def strays(self) -> bool:
-        """Whether it computes in fp32 and drew another picture than the reference."""
-        return self.precision == "fp32" and self.psnr is not None and self.psnr < GUARD
+        """Whether it drew another picture than the reference, as far as its precision tells."""
+        return self.psnr is not None and self.psnr < GUARDS[self.precision]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -102,8 +156,9 @@ class Row:
 class Standings:
     """A contest's rows, and under which conditions they came to be.
 
-    `groups` names who was in memory together; `load` is the machine's over 1, 5 and 15 minutes,
-    before and after.
+    `groups` names who was in memory together and drew `rounds` pictures each; `load` is the
+    machine's over 1, 5 and 15 minutes, before and after; `busy` the share of its cores that was at
+    work just before, with nothing of ours running, None where it is not known.
     """
 
     reference: str
@@ -115,28 +170,64 @@ class Standings:
     source: str
     machine: Mapping[str, Any]
     load: Mapping[str, Sequence[float]]
+    busy: float | None = None
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Standings:
+        """What `to_json` gave, of an earlier version too, which did not know `busy`."""
+        stated = {each.name: value[each.name] for each in fields(Standings) if each.name in value}
+        rows = tuple(Row.from_json(row) for row in value["rows"])
+        groups = tuple(tuple(group) for group in value["groups"])
+        return Standings(**{**stated, "rows": rows, "groups": groups})
 
     @property
     def disturbed(self) -> bool:
         """Whether others were at work when it began, which threads that wait for each other suffer
         from many times over: then neither seconds nor ratios are worth keeping.
         """
-        before = self.load.get("before", ())
-        return bool(before) and before[0] > _BUSY * self.machine.get("cores", 1)
+        return self.busy is not None and self.busy > _BUSY
+
+    @property
+    def interval(self) -> str:
+        """What the ends of a ratio are."""
+        return "95 %" if self.rounds >= _RESAMPLED else "range"
+
+    def best(self, row: Row) -> Best | None:
+        """How one of our engines did beside the fastest peer of its precision; None for a peer.
+
+        The fastest has the largest ratio to the reference, which may be it, of those that drew the
+        same picture. Over pictures of one round where both were in memory together, else by the
+        medians of their ratios to the reference.
+        """
+        peers = [each for each in self.rows if _is_peer(each, row.precision)]
+        if not row.ours or row.problem or row.ratio is None or not peers:
+            return None
+        peer = max(peers, key=_speed)
+        if peer.name == self.reference:
+            return Best(peer.name, row.ratio.median, row.ratio.low, row.ratio.high)
+        if not any({row.name, peer.name} <= set(group) for group in self.groups):
+            return Best(peer.name, row.ratio.median / _speed(peer))
+        pairs = zip(peer.seconds, row.seconds, strict=True)
+        ratio = Ratio.of([theirs / ours for theirs, ours in pairs])
+        return Best(peer.name, ratio.median, ratio.low, ratio.high)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name != "rows"}
-        rows = [row.to_json() for row in self.rows]
-        return {"schema": SCHEMA, **fields, "disturbed": self.disturbed, "rows": rows}
+        """As a JSON object; `docs/contest.schema.json` says what is in it."""
+        stated = {name: getattr(self, name) for name in self.__slots__ if name != "rows"}
+        rows: list[dict[str, Any]] = []
+        for row in self.rows:
+            best = self.best(row)
+            rows.append({**row.to_json(), "best": None if best is None else best.to_json()})
+        return {"schema": SCHEMA, **stated, "disturbed": self.disturbed, "rows": rows}
 
     def __str__(self) -> str:
         """An aligned table; below it, who is missing or went wrong, and how to mend it."""
-        head = f"{'':<32}{'times as fast':>14}  {'95 %':<14}{'seconds':>9}  {'range':<18}"
+        head = f"{'':<32}{'times as fast':>14}  {self.interval:<14}{'as best peer':>14}"
+        head += f"{'seconds':>9}  {'range':<18}"
         head += "".join(f"{name:>8}" for name in _COLUMNS) + f"{'dB':>7}{'start s':>9}{'GB':>7}"
         head += f"{'alone':>8}"
         ran = [row for row in self.rows if not row.problem]
-        lines = [head, *(_line(row, row.name == self.reference) for row in ran)]
+        lines = [head, *(_line(row, self.best(row), row.name == self.reference) for row in ran)]
         for row in self.rows:
             if row.problem:
                 lines.append(
@@ -147,11 +238,21 @@ class Standings:
             elif row.apart:
                 lines.append(f"{row.name}: {row.beside:.2f} times what its script takes alone")
         if self.disturbed:
-            lines.append(f"others were at work (load {self.load['before'][0]:.1f}): hold it again")
+            lines.append(f"others were at work ({self.busy:.0%} of the cores): hold it again")
         return "\n".join(lines)
 
 
-def _line(row: Row, is_reference: bool) -> str:
+def _is_peer(row: Row, precision: str) -> bool:
+    """Whether it is a peer of a precision that did what it was to do."""
+    whole = row.ratio is not None and not row.problem and not row.strays
+    return whole and not row.ours and row.precision == precision
+
+
+def _speed(row: Row) -> float:
+    return 0.0 if row.ratio is None else row.ratio.median
+
+
+def _line(row: Row, best: Best | None, is_reference: bool) -> str:
     ratio, stages, median = row.ratio, row.stages or {}, row.median
     assert ratio is not None
     assert median is not None
@@ -159,10 +260,12 @@ def _line(row: Row, is_reference: bool) -> str:
     spread = f"{min(row.seconds):.3f} to {max(row.seconds):.3f}"
     parts = "".join(_seconds(stages.get(name)) for name in _COLUMNS)
     decibels = "" if is_reference else "equal" if row.psnr is None else f"{row.psnr:.1f}"
-    held = math.nan if row.rss_peak is None else row.rss_peak / 1e9
-    speed = f"{row.name:<32}{ratio.median:14.2f}  {ends:<14}{median:9.3f}  {spread:<18}"
+    held = "?" if row.rss_peak is None else f"{row.rss_peak / 1e9:.2f}"
+    beside = "" if best is None else f"{best.median:.2f}"
+    speed = f"{row.name:<32}{ratio.median:14.2f}  {ends:<14}{beside:>14}"
+    speed += f"{median:9.3f}  {spread:<18}"
     alone = "" if row.beside is None else f"{row.beside:.2f}"
-    return f"{speed}{parts}{decibels:>7}{row.start:9.1f}{held:7.2f}{alone:>8}"
+    return f"{speed}{parts}{decibels:>7}{row.start:9.1f}{held:>7}{alone:>8}"
 
 
 def _seconds(value: float | None) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
 from latentrt.bundle.errors import FileError
 from latentrt.bundle.publish import write_file
 
@@ -156,29 +157,38 @@ def _contest(name: str) -> Callable[[Read], str]:
     """A table of a contest's standings, the fastest first."""
 
     def table(read: Read) -> str:
-        found = read(name)
-        ran = sorted(
-            (row for row in found["rows"] if not row["problem"]),
-            key=lambda row: -row["ratio"]["median"],
-        )
-        rows = [
-            (
-                f"`{row['name']}`",
-                f"**{row['ratio']['median']:.2f}**",
-                f"{row['ratio']['low']:.2f} to {row['ratio']['high']:.2f}",
-                _seconds(row["median"]),
-                *(_seconds((row["stages"] or {}).get(part)) for part in ("unet", "decode", "own")),
-                "" if row["name"] == found["reference"] else _decibels(row["psnr"]),
-                f"{row['rss_peak'] / 1e9:.1f} GB",
-                f"{row['beside']:.2f}" if row.get("beside") else "",
-            )
-            for row in ran
-        ]
-        heads = ("", f"times as fast as `{found['reference']}`", "95 %", "a picture")
-        more = ("U-Net", "VAE", "own", "the same picture", "memory", "of its time alone")
-        return _rows((*heads, *more), rows)
+        found = Standings.from_json(read(name))
+        ran = [(row.ratio, row) for row in found.rows if row.ratio and not row.problem]
+        ran.sort(key=lambda each: -each[0].median)
+        rows = [_standing(found, row, ratio) for ratio, row in ran]
+        heads = ("", f"times as fast as `{found.reference}`", found.interval)
+        more = ("as the best peer of its precision", "a picture", "U-Net", "VAE", "own")
+        last = ("the same picture", "memory", "of its time alone")
+        return _rows((*heads, *more, *last), rows)
 
     return table
+
+
+def _standing(found: Standings, row: Row, ratio: Ratio) -> tuple[str, ...]:
+    stages = row.stages or {}
+    return (
+        f"`{row.name}`",
+        f"**{ratio.median:.2f}**",
+        f"{ratio.low:.2f} to {ratio.high:.2f}",
+        _best(found.best(row)),
+        _seconds(row.median),
+        *(_seconds(stages.get(part)) for part in ("unet", "decode", "own")),
+        "" if row.name == found.reference else _decibels(row.psnr),
+        "" if row.rss_peak is None else f"{row.rss_peak / 1e9:.1f} GB",
+        "" if row.beside is None else f"{row.beside:.2f}",
+    )
+
+
+def _best(best: Best | None) -> str:
+    if best is None:
+        return ""
+    ends = "" if best.low is None else f" ({best.low:.2f} to {best.high:.2f})"
+    return f"{best.median:.2f}{ends}"
 
 
 def _decibels(psnr: float | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,6 @@ from rich.table import Table
 from latentrt.benchmarks.arrivals import Curve
 from latentrt.benchmarks.cold import Cold
 from latentrt.benchmarks.contest import Settings, against
-from latentrt.benchmarks.peers import find_peer
 from latentrt.benchmarks.report import SCHEMA, STAGES, Report
 from latentrt.benchmarks.samples import Samples
 from latentrt.benchmarks.standings import Standings
@@ -51,10 +49,8 @@ def beside(report: Report, old: Mapping[str, Sequence[float]]) -> tuple[Verdict,
 
 
 def peers(names: Sequence[str]) -> tuple[str, ...] | None:
-    """The names of other libraries, None for "all"; raises `InputError` for one that is none."""
-    if "all" in names:
-        return None
-    return tuple(find_peer(name).name for name in names)
+    """The names of other libraries, None for "all"."""
+    return None if "all" in names else tuple(names)
 
 
 def contest(
@@ -66,7 +62,8 @@ def contest(
 ) -> Standings:
     """The report's picture drawn in turns with other libraries; says how far it is.
 
-    The sampler is DDIM, which all of them step alike. Raises what `against` raises.
+    The sampler is DDIM, which all of them step alike; of what the report's engines were asked for
+    only the number of threads is kept. Raises what `against` raises.
     """
     request: Any = report.subject["request"]
     settings = Settings(
@@ -74,12 +71,16 @@ def contest(
         steps=request["sampling"]["steps"],
         prompt=request["prompt"],
         guidance_scale=request["guidance"]["scale"],
+        threads=report.subject["options"]["threads"],
     )
-    return against(bundle, checkpoint, settings, names, rounds=rounds, say=_say)
+    return against(bundle, checkpoint, settings, names, rounds=rounds)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def print_standings(standings: Standings) -> None:
+    """The contest's table, and what everybody in it had in common."""
+    sampler = standings.settings["sampler"]
+    print(f"\nin turns with others, all by {sampler}, latentrt by a fixed set of engines")
+    print(standings)
 
 
 def print_report(report: Report) -> None:

@@ -119,7 +119,10 @@ def bench(
     ] = 0,
     against: Annotated[
         list[str] | None,
-        typer.Option(help="Draw in turns with this library too, or with all; may be repeated."),
+        typer.Option(
+            help="Draw in turns with this library too, or with all; may be repeated. All sample by "
+            "DDIM, latentrt by a fixed set of CPU engines, whatever --engine and --component say."
+        ),
     ] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="What the bundle was exported from, for --against.")
@@ -134,8 +137,17 @@ def bench(
 ) -> None:
     """Measure how fast a bundle draws here, and how far that is from the limit."""
     from latentrt.benchmarks.bench import Plan, measure
+    from latentrt.benchmarks.contest import check
     from latentrt.benchmarks.subject import Subject
-    from latentrt.cli.bench import beside, contest, peers, print_report, print_verdicts, read_runs
+    from latentrt.cli.bench import (
+        beside,
+        contest,
+        peers,
+        print_report,
+        print_standings,
+        print_verdicts,
+        read_runs,
+    )
     from latentrt.cli.values import assignments, counts
     from latentrt.engines.engine import Options
     from latentrt.runtime import Guidance, Request, Sampling, Size
@@ -164,6 +176,8 @@ def bench(
         requests=requests,
         arrivals=arrivals,
     )
+    if against:
+        check(bundle, checkpoint, others, rounds=rounds)
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         report = measure(subject, plan, bars)
     found = () if old is None else beside(report, old)
@@ -182,6 +196,6 @@ def bench(
         return
     print_report(report)
     if standings is not None:
-        print(f"\nin turns with others\n{standings}")
+        print_standings(standings)
     if compare_with is not None:
         print_verdicts(found, compare_with)

@@ -1,0 +1,165 @@
+"""Pictures drawn in turns: who is in memory when, who draws when, and what becomes of it.
+
+As many as memory bears are there together and draw one picture each a round, so that a slower
+minute of the machine meets all of them; the reference is in every such group.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.benchmarks.narration import Say
+from latentrt.benchmarks.peer_process import Contestant, Lap, PeerProcess, Ready
+from latentrt.benchmarks.standings import Ratio, Row
+from latentrt.bundle.errors import EngineError
+from latentrt.bundle.golden import psnr
+
+# Idle threads that wait for work by turning in circles give up within this many seconds.
+_PAUSE: Final = 0.3
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of a contestant."""
+
+    contestant: Contestant
+    laps: list[Lap] = field(default_factory=list[Lap])
+    ratios: list[float] = field(default_factory=list[float])
+    ready: Ready | None = None
+    psnr: float | None = None
+    problem: str = ""
+
+    def row(self) -> Row:
+        """As a row of the standings."""
+        one, ready = self.contestant, self.ready
+        if self.problem or ready is None:
+            return Row(one.name, one.precision, problem=self.problem)
+        peaks = [lap.rss_peak for lap in self.laps if lap.rss_peak is not None]
+        return Row(
+            one.name,
+            one.precision,
+            seconds=tuple(lap.seconds for lap in self.laps),
+            ratio=Ratio.of(self.ratios),
+            stages=_stages(self.laps),
+            start=ready.start,
+            first=ready.first,
+            rss_peak=max(peaks, default=None),
+            psnr=self.psnr,
+            settings=ready.settings,
+            versions=ready.versions,
+        )
+
+
+def _stages(laps: Sequence[Lap]) -> dict[str, float]:
+    """Medians of the parts of a picture, and of what is in none of them."""
+    if not laps[0].stages:
+        return {}
+    parts = {name: statistics.median(lap.stages[name] for lap in laps) for name in laps[0].stages}
+    own = statistics.median(lap.seconds - sum(lap.stages.values()) for lap in laps)
+    return {**parts, "own": own}
+
+
+def in_turns(
+    reference: Contestant,
+    others: Sequence[Contestant],
+    *,
+    rounds: int,
+    warmups: int,
+    at_once: int,
+    scratch: Path,
+    say: Say,
+    pause: float = _PAUSE,
+    limit: float = 3600.0,
+) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
+    """Have everybody draw in turns; their rows, the reference's first, and the groups they were in.
+
+    At most `at_once` are in memory together, the reference always among them; of each group,
+    `warmups` rounds are not counted and `rounds` are, at least one. A contestant that fails, or
+    gives no answer in `limit` seconds, is a row with its problem. Raises `EngineError` where the
+    reference fails.
+    """
+    first = _Seen(reference)
+    seen = [_Seen(each) for each in others]
+    many = max(1, at_once - 1)
+    groups = [seen[i : i + many] for i in range(0, len(seen), many)] or [[]]
+    for number, group in enumerate(groups):
+        say(f"group {number + 1} of {len(groups)}")
+        with ExitStack() as stack:
+            turns = _started([first, *group], stack, scratch, limit, say)
+            _draw(turns, rounds, warmups, pause, say)
+            _compare(turns)
+    names = tuple((reference.name, *(each.contestant.name for each in group)) for group in groups)
+    return (first.row(), *(each.row() for each in seen)), names
+
+
+_Turns = list[tuple[_Seen, PeerProcess]]
+
+
+def _started(
+    group: Sequence[_Seen], stack: ExitStack, scratch: Path, limit: float, say: Say
+) -> _Turns:
+    """Those of a group that drew their first picture, the reference first."""
+    turns: _Turns = []
+    for each in group:
+        try:
+            process = stack.enter_context(PeerProcess(each.contestant, scratch, limit=limit))
+            each.ready = process.ready()
+        except EngineError as error:
+            _give_up(each, error, is_reference=each is group[0])
+            say(f"  {error}")
+            continue
+        turns.append((each, process))
+        say(f"  {each.contestant.name}: ready in {each.ready.start:.1f} s")
+    return turns
+
+
+def _draw(turns: _Turns, rounds: int, warmups: int, pause: float, say: Say) -> None:
+    """Rounds of a picture each; who goes first changes."""
+    reference = turns[0][0]
+    for number in range(warmups + rounds):
+        laps: dict[str, Lap] = {}
+        for each, process in list(turns if number % 2 == 0 else reversed(turns)):
+            time.sleep(pause)
+            try:
+                laps[each.contestant.name] = process.go()
+            except EngineError as error:
+                _give_up(each, error, is_reference=each is reference)
+                turns.remove((each, process))
+                say(f"  {error}")
+        for each, _ in turns if number >= warmups else ():
+            lap = laps[each.contestant.name]
+            each.laps.append(lap)
+            each.ratios.append(laps[reference.contestant.name].seconds / lap.seconds)
+        say(f"  round {number + 1} of {warmups + rounds}")
+
+
+def _compare(turns: _Turns) -> None:
+    """The distance of everybody's picture from the reference's."""
+    _, process = turns[0]
+    expected = process.save()
+    for each, process in turns[1:]:
+        try:
+            each.psnr = _decibels(process.save(), expected)
+        except EngineError as error:
+            each.problem = str(error)
+
+
+def _decibels(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float | None:
+    if actual.shape != expected.shape:
+        raise EngineError(f"a picture of shape {actual.shape}, the reference's is {expected.shape}")
+    return None if np.array_equal(actual, expected) else psnr(actual, expected, peak=2.0)
+
+
+def _give_up(each: _Seen, error: EngineError, *, is_reference: bool) -> None:
+    if is_reference:
+        raise EngineError(f"the reference of the contest failed: {error}") from error
+    each.problem = str(error)
