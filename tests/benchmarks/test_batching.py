@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.benchmarks.batching import measure
+from latentrt.benchmarks.batching import Serving, measure
 from latentrt.runtime import Pipeline, Request, Sampling
 
 
@@ -17,7 +17,16 @@ def test_goodput_is_measured_for_one_at_a_time_and_every_batch(
     sampling = Sampling("euler", steps=3)
     requests = [Request("a", seed=i, sampling=sampling, guidance=5.0) for i in range(4)]
     with Pipeline.open(bundle("heads"), engine="onnxruntime") as pipeline:
-        rows = measure(pipeline, requests, (1, 2), repeats=2)
+        heard: list[tuple[int, int]] = []
+        rows = measure(
+            pipeline,
+            requests,
+            (1, 2),
+            repeats=2,
+            progress=lambda done, total: heard.append((done, total)),
+        )
+    # Three ways, each three times, of which the first compiles.
+    assert heard == [(n, 9) for n in range(10)]
     assert [row.batch for row in rows] == [None, 1, 2]
     assert rows[0].ratio == 1.0
     for row in rows:
@@ -26,3 +35,41 @@ def test_goodput_is_measured_for_one_at_a_time_and_every_batch(
     # Four pictures of three guided steps: 24 rows, each alone, or two by two.
     assert (rows[1].calls, rows[1].filled) == (24, 1.0)
     assert rows[2].calls == 12
+
+
+@pytest.mark.parametrize(
+    ("limit", "picture", "rows", "batches", "kept", "requests"),
+    [
+        # Five ways of 16 pictures, four times over: 320 pictures.
+        (320.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 16),
+        # Batch 8 is four guided pictures, so of 15 requests the last call is not full: four times
+        # 15 + 15 + 15 + 16 + 16 = 77 pictures, 308.
+        (319.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 15),
+        # 4 * 5 * 4 = 80 pictures are the fewest that fill batch 8.
+        (80.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 4),
+        # Then without it 4 * 4 * 4 = 64; 5 would be 4 * (5 + 5 + 5 + 6) = 84.
+        (79.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4), 4),
+        # Batch 1 alone, beside one at a time: 4 * 2 pictures of 10 s.
+        (80.0, 10.0, 2, (1, 2, 4, 8), (1,), 1),
+        (79.0, 10.0, 2, (1, 2, 4, 8), (), 0),
+        # Without guidance batch 8 is eight pictures: 4 * (16 + 16), 4 * (15 + 16), 4 * (8 + 8).
+        (128.0, 1.0, 1, (8,), (8,), 16),
+        (127.0, 1.0, 1, (8,), (8,), 15),
+        (64.0, 1.0, 1, (8,), (8,), 8),
+        (63.0, 1.0, 1, (8,), (), 0),
+    ],
+)
+def test_as_much_is_served_together_as_there_is_time_for(
+    limit: float,
+    picture: float,
+    rows: int,
+    batches: tuple[int, ...],
+    kept: tuple[int, ...],
+    requests: int,
+) -> None:
+    found = Serving.within(limit, picture, rows, batches)
+    assert (found.batches, found.requests) == (kept, requests)
+    dropped = ", ".join(str(batch) for batch in batches if batch not in kept)
+    assert (f"no batch of {dropped}" in found.note) is bool(dropped)
+    assert (f"{requests} requests instead of 16" in found.note) is (0 < requests < 16)
+    assert (f"to stay within --limit {limit:g}" in found.note) is (requests < 16)

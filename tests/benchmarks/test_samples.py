@@ -81,11 +81,46 @@ def test_a_ratio_and_its_interval_are_those_of_the_medians() -> None:
     ],
 )
 def test_a_verdict_is_no_surer_than_its_interval(low: float, high: float, word: str) -> None:
-    assert Verdict("step", (low + high) / 2, low, high).word == word
-    assert Verdict("step", 1.0, low, high).to_json()["word"] == word
+    assert Verdict("step", (low + high) / 2, low, high, 6).word == word
+    assert Verdict("step", 1.0, low, high, 6).to_json()["word"] == word
 
 
 def test_the_same_runs_are_the_same() -> None:
     runs = np.random.default_rng(2).normal(1.0, 0.001, 50).tolist()
     (found,) = verdicts({"picture": runs}, {"picture": runs})
     assert (found.ratio, found.word) == (1.0, "same")
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "word", "remarks"),
+    [
+        (1, 1, "unsure", "unsure, 1 run"),
+        (5, 100, "unsure", "unsure, 5 runs"),
+        (100, 5, "unsure", "unsure, 5 runs"),
+        (6, 6, "faster", "faster"),
+    ],
+)
+def test_a_few_runs_are_never_surely_faster(now: int, then: int, word: str, remarks: str) -> None:
+    # Equal runs, so that the interval has no width, and one half of the other.
+    (found,) = verdicts({"cold, built": [1.0] * now}, {"cold, built": [2.0] * then})
+    assert (found.ratio, found.low, found.high) == (2.0, 2.0, 2.0)
+    assert (found.word, found.remarks, found.runs) == (word, remarks, min(now, then))
+
+
+def test_the_steps_of_one_picture_say_no_more_than_the_picture() -> None:
+    rng = np.random.default_rng(3)
+    pictures = [rng.normal(1.0, 0.05, 100) for _ in range(2)]
+    # Twenty steps of each, all of them as slow as the picture's moment is.
+    now, then = ({"picture": p.tolist(), "step": np.repeat(p, 20).tolist()} for p in pictures)
+    found = {each.row: each for each in verdicts(now, then)}
+    # As above: the relative errors of two medians of 100 normal numbers; were the 2000 steps
+    # independent, the interval would be 4.5 times narrower.
+    relative = 1.2533 * 0.05 / 10 * np.hypot(1.0, 1.0)
+    width = 2 * 1.96 * found["step"].ratio * relative
+    assert width / 1.5 < found["step"].high - found["step"].low < width * 1.5
+    assert found["step"].runs == 100
+
+
+def test_two_thousand_steps_of_five_pictures_are_five_runs() -> None:
+    now, then = ({"picture": [s] * 5, "step": [s] * 2000} for s in (1.0, 2.0))
+    assert {each.word for each in verdicts(now, then)} == {"unsure"}

@@ -50,3 +50,32 @@ def test_a_table_that_nobody_makes_and_a_file_that_is_not_there_are_named(tmp_pa
         filled("<!-- speed -->\n<!-- end -->\n", reading(ROOT / RESULTS))
     with pytest.raises(FileError, match=r"install\.json"):
         filled("<!-- install -->\n<!-- end -->\n", reading(tmp_path))
+
+
+def test_the_table_of_bench_has_errors_what_is_unstable_and_what_failed() -> None:
+    real = reading(ROOT / RESULTS)
+
+    def changed(name: str) -> Any:
+        value = real(name)
+        if name == "bench-shapes.json":
+            for row in value["rows"].values():
+                row["stable"] = True
+            value["rows"]["text"].update(count=17, stable=False)
+            value["errors"].update(unet=1.26e-6, steps=2.5e-3)
+            value["picture_psnr"] = None  # equal to the last bit
+            parts = dict.fromkeys(("imports", "opens", "engines", "picture"), 0.0)
+            value["cold"][0] |= {**parts, "problem": "took longer than 3600 s"}
+        return value
+
+    lines = TABLES["bench"](changed).splitlines()
+    (heads,) = (line for line in lines if "p50" in line)
+    assert heads.endswith("| of what the machine can do | error |")
+    ends = {"picture": "| equal |", "step": "| 2.5e-03 |", "unet call": "| 1.3e-06 |"}
+    for name, end in ends.items():
+        (line,) = (line for line in lines if line.startswith(f"| {name} |"))
+        assert line.endswith(end)
+    assert [line.split(" | ")[0] for line in lines if "17, unstable" in line] == ["| text"]
+    assert sum("unstable" in line for line in lines) == 1
+    (failed,) = (line for line in lines if "engines built" in line)
+    assert "| failed |" in failed
+    assert "0.0 ms" not in failed

@@ -19,6 +19,9 @@ from latentrt.runtime import Pipeline, Request
 Serve = Callable[[Request], object]
 """Gives a request's pictures when they are ready; called from many threads."""
 
+Progress = Callable[[int, int], None]
+"""Told how many points are done or left out, and how many there are."""
+
 LOADS: Final = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 1.9, 2.4)
 """Arrivals in the time of one picture at which a server is tried."""
 LIMIT: Final = 4.0
@@ -57,6 +60,7 @@ def curves(
     max_batch: int = 8,
     loads: Sequence[float] = LOADS,
     limit: float = LIMIT,
+    progress: Progress,
 ) -> tuple[Curve, Curve]:
     """One request at a time, then the batcher, at the same arrivals.
 
@@ -71,11 +75,14 @@ def curves(
         for serve in servers.values():
             serve(request)
         points: dict[str, list[Point]] = {name: [] for name in servers}
-        for load in loads:
-            for name, serve in servers.items():
+        total = len(loads) * len(servers)
+        for done, load in enumerate(loads):
+            for number, (name, serve) in enumerate(servers.items()):
+                progress(done * len(servers) + number, total)
                 if points[name] and points[name][-1].p95 > limit * picture:
                     continue
                 points[name].append(point(serve, request, load / picture, count))
+        progress(total, total)
     one, other = (_curve(name, found, limit * picture) for name, found in points.items())
     return one, other
 

@@ -3,13 +3,15 @@
     python -m latentrt.benchmarks.batching BUNDLE [--json FILE]
 
 All requests are there at the start; each measurement serves them all. One at a time and every batch
-size take turns, so that a slower minute of the machine meets all of them.
+size take turns, so that a slower minute of the machine meets all of them. A batch is rows of a
+U-Net call, of which a guided picture has two: batch 8 is four such pictures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +24,58 @@ from latentrt.bundle.publish import write_file
 from latentrt.runtime import Pipeline, Request, Sampling, Size
 
 BATCHES: Final = (1, 2, 4, 8)
+REQUESTS: Final = 16
+REPEATS: Final = 3
 _PROMPTS: Final = ("a large red circle on a blue background", "a small green star", "two squares")
+
+Progress = Callable[[int, int], None]
+"""Told how many measurements are done, and how many there are."""
+
+
+def _unheard(done: int, total: int) -> None:
+    del done, total
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is to be served together: `requests` by each of `batches`; `note` is what is not."""
+
+    batches: tuple[int, ...]
+    requests: int
+    note: str = ""
+
+    @staticmethod
+    def within(limit: float, picture: float, rows: int, batches: Sequence[int]) -> Serving:
+        """As much as takes `limit` seconds, if pictures of `picture` seconds gain nothing together.
+
+        There are `REQUESTS`, or as many fewer as still fill every batch with their `rows` a
+        picture; where that is too much, the largest batch is left out.
+        """
+        kept = sorted(set(batches))
+        while kept:
+            fewest = math.ceil(kept[-1] / rows)
+            for requests in range(max(REQUESTS, fewest), fewest - 1, -1):
+                if picture * _pictures(requests, rows, kept) <= limit:
+                    return Serving(tuple(kept), requests, _note(limit, requests, kept, batches))
+            kept.pop()
+        return Serving((), 0, _note(limit, 0, (), batches))
+
+
+def _pictures(requests: int, rows: int, batches: Sequence[int]) -> float:
+    """How many pictures' time all measurements take; a call costs the same however filled."""
+    together = (math.ceil(requests * rows / batch) * batch / rows for batch in batches)
+    return (REPEATS + 1) * (requests + sum(together))
+
+
+def _note(limit: float, requests: int, kept: Sequence[int], batches: Sequence[int]) -> str:
+    parts: list[str] = []
+    if kept and requests < REQUESTS:
+        parts.append(f"{requests} requests instead of {REQUESTS}")
+    dropped = sorted(set(batches) - set(kept))
+    if dropped:
+        parts.append(f"no batch of {', '.join(map(str, dropped))}")
+    why = f"to stay within --limit {limit:g} (--requests N serves N all the same)"
+    return f"served together: {' and '.join(parts)}, {why}" if parts else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +102,26 @@ class Goodput:
 
 
 def measure(
-    pipeline: Pipeline, requests: Sequence[Request], batches: Sequence[int], repeats: int
+    pipeline: Pipeline,
+    requests: Sequence[Request],
+    batches: Sequence[int],
+    repeats: int,
+    progress: Progress = _unheard,
 ) -> list[Goodput]:
     """Goodput one at a time, then at every batch size, each as a ratio to the first."""
     seconds: dict[int | None, list[float]] = {batch: [] for batch in (None, *batches)}
     counts: dict[int | None, tuple[int, float]] = {}
+    turns = len(seconds) * (repeats + 1)
     for repeat in range(repeats + 1):
-        for batch, times in seconds.items():
+        for number, (batch, times) in enumerate(seconds.items()):
+            progress(repeat * len(seconds) + number, turns)
             if batch is None:
                 spent = _timed(lambda: [pipeline(each) for each in requests])
             else:
                 spent, counts[batch] = _batched(pipeline, requests, batch)
             if repeat:  # the first time compiles
                 times.append(spent)
+    progress(turns, turns)
     alone = statistics.median(seconds[None])
     return [
         _goodput(batch, times, len(requests), alone, counts) for batch, times in seconds.items()

@@ -7,9 +7,6 @@ through the engine, which checks them, hands them over and gives arrays that the
 3 % at most. The smaller the model, the more a call shows: models/shapes is the worst case.
 """
 
-# openvino's stubs leave most of its API unknown.
-# pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import argparse
@@ -19,9 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from latentrt.benchmarks.contestants import Task
+from latentrt.benchmarks.contestants import Task, bare_openvino
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
@@ -29,7 +26,7 @@ from latentrt.bundle.publish import write_file
 from latentrt.engines.openvino import OpenVinoEngine
 
 AIM: Final = 0.03
-_HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
+_PRECISIONS: Final = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +48,8 @@ class Call:
 
 def measure(task: Task, precision: str, pairs: int) -> Call:
     """Bare and engine in turns, `pairs` times after three that are not counted."""
-    import openvino
-
     blueprint, inputs = task.blueprint(), task.inputs()
-    core: Any = openvino.Core()
-    model = core.read_model(blueprint.graph)
-    model.reshape({name: list(array.shape) for name, array in inputs.items()})
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[precision]})
-    request = compiled.create_infer_request()
-    for name, array in inputs.items():
-        request.get_tensor(name).data[:] = array
+    compiled, request = bare_openvino(precision, task)
     engine = OpenVinoEngine(blueprint, compiled)
     alone, through = _in_turns(
         lambda: request.infer(share_outputs=True), lambda: engine(inputs), pairs
@@ -112,7 +101,7 @@ def main() -> None:
     calls = [
         measure(Task(path, "unet", Bundle.open(path).manifest.sample_size[0]), each, options.pairs)
         for path in options.bundles
-        for each in _HINTS
+        for each in _PRECISIONS
     ]
     print_table(calls)
     if options.json is not None:

@@ -6,37 +6,46 @@ import importlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from latentrt.benchmarks.machine import Machine
 from latentrt.bundle.errors import Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.backends import Chosen
+from latentrt.engines.cuda_device import Missing, checked, cuda, gpu
 from latentrt.engines.engine import Blueprint
 
 _REMEDY: Final = "pip install 'latentrt[bench]'"
 _SIZES: Final = (1024, 2048, 4096, 8192)
 _LONG: Final = 0.1
-"""Seconds of a product that is large enough."""
+"""Seconds of a call that is long enough."""
+_CHAIN: Final = 32
+"""Products of one call where it is not the CPU that computes them."""
+_COPIES: Final = 16
 _BYTES: Final = 1 << 28
 _IR: Final = 10  # that every engine reads
 _DTYPES: Final = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+_ON_CPU: Final = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
     """`rate`: operations a second in the engine's precision; `bandwidth`: bytes a second.
 
-    The rate is that of the engine's own product of two matrices, or of NumPy's in fp32 where that
-    is faster; the bandwidth counts what a copy reads and what it writes.
+    On a CPU the rate is that of the engine's own product of two matrices, or of NumPy's in fp32
+    where that is faster; elsewhere (unverified) of a chain of such products in one graph, into and
+    out of which one number goes. The bandwidth counts what a copy reads and what it writes: of
+    host memory for a CPU, within an NVIDIA GPU's for its engines (unverified), and None for other
+    devices, where nobody knows how to ask.
     """
 
     rate: float
-    bandwidth: float
+    bandwidth: float | None
 
 
 def ceilings(
@@ -44,25 +53,68 @@ def ceilings(
 ) -> Ceilings:
     """Measured on the spot, the best of several; of matrices as large as it takes.
 
-    `dtype` is that of the graphs that the engine computes. Raises `Unavailable` without onnx.
+    `dtype` is that of the graphs that the engine computes. Raises `Unavailable` without onnx, and
+    what the backend's `compile` raises.
     """
+    on_cpu = chosen.name in _ON_CPU
+    chain = 1 if on_cpu else _CHAIN
     rates: list[float] = []
     for size in sizes:
-        products: list[Callable[[int, int], float]] = [partial(_product, chosen, dtype)]
-        if chosen.options.precision == "fp32":
-            products.append(_numpy_product)
-        seconds = min(product(size, repeats) for product in products)
-        rates.append(2 * size**3 / seconds)
+        seconds = _engine_products(chosen, dtype, size, chain, repeats)
+        if on_cpu and chosen.options.precision == "fp32":
+            seconds = min(seconds, _numpy_product(size, repeats))
+        rates.append(2 * size**3 * chain / seconds)
         if seconds > _LONG:
             break
-    return Ceilings(rate=max(rates), bandwidth=bandwidth(repeats=repeats))
+    return Ceilings(rate=max(rates), bandwidth=_bandwidth(chosen, repeats))
 
 
-def bandwidth(*, size: int = _BYTES, repeats: int = 5) -> float:
-    """Bytes a second that a copy of `size` bytes, far more than any cache, reads and writes."""
+def _bandwidth(chosen: Chosen, repeats: int) -> float | None:
+    if chosen.name in _ON_CPU:
+        return bandwidth(repeats=repeats)
+    if chosen.name.startswith("openvino") or isinstance(gpu(), Missing):
+        return None
+    return gpu_bandwidth(cuda(), repeats=repeats)
+
+
+def bandwidth(*, size: int = _BYTES, repeats: int = 5, threads: int | None = None) -> float:
+    """Bytes a second that a copy of `size` bytes, far more than any cache, reads and writes.
+
+    Every core copies a part of it, since one alone does not fill the memory's bus.
+    """
+    count = threads or Machine.here().cores
     source = np.ones(size // 4, np.float32)
     target = np.empty_like(source)
-    return 2 * source.nbytes / _best(lambda: np.copyto(target, source), repeats)
+    parts = list(zip(*(np.array_split(each, count) for each in (target, source)), strict=True))
+    with ThreadPoolExecutor(count) as pool:  # NumPy copies without Python's lock
+
+        def copy() -> None:
+            for done in [pool.submit(np.copyto, to, part) for to, part in parts]:
+                done.result()
+
+        return 2 * source.nbytes / _best(copy, repeats)
+
+
+def gpu_bandwidth(api: Any, *, size: int = _BYTES, repeats: int = 5) -> float:
+    """Bytes a second that copies of `size` bytes within the first GPU's memory read and write.
+
+    `api` is the CUDA runtime. Unverified. Raises `EngineError`, as when there is no room.
+    """
+    kind = api.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+    held: list[int] = []
+
+    def copy() -> None:
+        for _ in range(_COPIES):
+            checked(api.cudaMemcpyAsync(held[0], held[1], size, kind, 0))
+        checked(api.cudaStreamSynchronize(0))
+
+    try:
+        for _ in range(2):
+            held.append(int(checked(api.cudaMalloc(size))))
+        return 2 * size * _COPIES / _best(copy, repeats)
+    finally:
+        for address in held:
+            api.cudaFree(address)
 
 
 def _numpy_product(size: int, repeats: int) -> float:
@@ -71,40 +123,55 @@ def _numpy_product(size: int, repeats: int) -> float:
     return _best(lambda: np.matmul(matrix, matrix, out), repeats)
 
 
-def _product(chosen: Chosen, dtype: str, size: int, repeats: int) -> float:
-    """Seconds of the engine's."""
+def _engine_products(chosen: Chosen, dtype: str, size: int, chain: int, repeats: int) -> float:
+    """Seconds of one call of the engine's."""
     with tempfile.TemporaryDirectory(prefix="latentrt-") as folder:
-        blueprint = _blueprint(Path(folder), dtype, size)
-        engine = chosen.backend.compile(blueprint, chosen.options)
+        engine = chosen.backend.compile(products(Path(folder), dtype, size, chain), chosen.options)
         try:
             spec = engine.inputs[0]
-            given = {spec.name: np.ones(spec.shape({}), spec.dtype)}
+            # Ones, but zeros into a chain (see `products`).
+            given = {spec.name: np.full(spec.shape({}), float(chain == 1), spec.dtype)}
             return _best(lambda: engine(given), repeats)
         finally:
             engine.close()
 
 
-def _blueprint(folder: Path, dtype: str, size: int) -> Blueprint:
-    """A graph of one product, of a matrix of ones by one that never changes, as weights are."""
+def products(folder: Path, dtype: str, size: int, chain: int) -> Blueprint:
+    """A graph of products with a matrix that never changes, as weights are.
+
+    One product is of the whole input. Of a chain nothing but its ends leaves the device: a number
+    goes in, and one comes out. Every element of the weights is 1 / `size`, and where a zero goes
+    in, every element of every product; their sum is `size`: all of them finite in every dtype.
+    Raises `Unavailable` without onnx.
+    """
     try:
         onnx: Any = importlib.import_module("onnx")
     except ImportError as error:
         raise Unavailable(f"measuring the ceiling: onnx is not installed; {_REMEDY}") from error
     kind, helper = getattr(onnx.TensorProto, _DTYPES[dtype]), onnx.helper
-    ones = np.ones((size, size), helper.tensor_dtype_to_np_dtype(kind))
+    weights = np.full((size, size), 1 / size, helper.tensor_dtype_to_np_dtype(kind))
+    edge = size if chain == 1 else 1
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        "product",
-        [helper.make_tensor_value_info("x", kind, ["rows", size])],
-        [helper.make_tensor_value_info("y", kind, ["rows", size])],
-        [helper.make_tensor("w", kind, ones.shape, ones.tobytes(), raw=True)],
+        [helper.make_node(name, given, [found]) for name, given, found in _nodes(chain)],
+        "products",
+        [helper.make_tensor_value_info("x", kind, ["rows", edge])],
+        [helper.make_tensor_value_info("y", kind, ["rows", edge])],
+        [helper.make_tensor("w", kind, weights.shape, weights.tobytes(), raw=True)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=_IR)
-    path = folder / "product.onnx"
+    path = folder / "products.onnx"
     path.write_bytes(model.SerializeToString())
-    x, y = (TensorSpec(name, ("rows", size), dtype) for name in "xy")
-    weights = folder / "weights" / "none.safetensors"
-    return Blueprint("product", path, weights, (x,), (y,), {"rows": size}, dtype)
+    x, y = (TensorSpec(name, ("rows", edge), dtype) for name in "xy")
+    none = folder / "weights" / "none.safetensors"
+    return Blueprint("products", path, none, (x,), (y,), {"rows": edge}, dtype)
+
+
+def _nodes(chain: int) -> list[tuple[str, list[str], str]]:
+    """Operator, inputs and output of every node."""
+    if chain == 1:
+        return [("MatMul", ["x", "w"], "y")]
+    products = [("MatMul", [f"h{n}", "w"], f"h{n + 1}") for n in range(chain)]
+    return [("Add", ["w", "x"], "h0"), *products, ("ReduceSum", [f"h{chain}"], "y")]
 
 
 def _best(work: Callable[[], object], repeats: int) -> float:

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.backends import backend
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.openvino_model import read
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Evaluate = Callable[[], NDArray[Any]]
 """One evaluation on the inputs that it was made for; gives the component's output."""
 
 _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
+_HINTS: Final = {"fp32": "f32", "bf16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +67,23 @@ class Contestant:
     ready: Callable[[str, Task], Evaluate]
 
 
-def _bare_openvino(precision: str, task: Task) -> Evaluate:
-    """The compiled model by itself, its inputs written once, its output never copied."""
+def bare_openvino(precision: str, task: Task) -> tuple[Any, Any]:
+    """The model compiled as our engine has it, and a request in which the inputs lie already."""
     import openvino
 
-    inputs = task.inputs()
+    model = read(openvino, task.blueprint(), precision)
+    hint = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
     core: Any = openvino.Core()
-    model = core.read_model(Bundle.open(task.bundle).graph(task.component))
-    model.reshape({name: list(array.shape) for name, array in inputs.items()})
-    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    compiled = core.compile_model(model, "CPU", hint)
     request = compiled.create_infer_request()
-    for name, array in inputs.items():
+    for name, array in task.inputs().items():
         request.get_tensor(name).data[:] = array
+    return compiled, request
+
+
+def _bare_openvino(precision: str, task: Task) -> Evaluate:
+    """The compiled model by itself, its inputs written once, its output never copied."""
+    _, request = bare_openvino(precision, task)
 
     def evaluate() -> NDArray[Any]:
         request.infer(share_outputs=True)

@@ -18,7 +18,8 @@ class Limit:
 
     `operations` are of one call, `rate` those a second that were reached. `least` is the seconds
     that the ceilings allow (the roofline: arithmetic or one reading of every weight, whichever
-    takes longer), `share` that part of the seconds that it took; `bound` says which of the two.
+    takes longer; arithmetic alone where the bandwidth is not known), `share` that part of the
+    seconds that it took; `bound` says which of the two.
     """
 
     operations: int
@@ -33,7 +34,9 @@ def limit_of(blueprint: Blueprint, precision: str, seconds: float, ceilings: Cei
     """Where a call that took `seconds` stands; raises what `work_of` raises."""
     work = work_of(blueprint)
     arithmetic = work.operations / ceilings.rate
-    reading = work.weights * _BYTES[precision] / ceilings.bandwidth
+    reading = 0.0  # where the bandwidth is not known, arithmetic alone limits
+    if ceilings.bandwidth is not None:
+        reading = work.weights * _BYTES[precision] / ceilings.bandwidth
     least = max(arithmetic, reading)
     return Limit(
         operations=work.operations,

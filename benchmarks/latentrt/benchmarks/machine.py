@@ -11,8 +11,28 @@ from pathlib import Path
 from typing import Any, Final
 
 STAT: Final = Path("/proc/stat")
-_PACKAGES: Final = ("latentrt", "numpy", "onnxruntime", "openvino", "torch", "diffusers")
-_FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+_PACKAGES: Final = (
+    "latentrt",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu13-bindings",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "torch",
+    "diffusers",
+    "transformers",
+)
+"""Distributions: ONNX Runtime and TensorRT come in several."""
+_FLAGS: Final = (
+    *("avx2", "fma", "f16c", "avx_vnni"),
+    *("avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16", "svei8mm", "sme"),
+)
+"""Of x86 and of ARM, as Linux spells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +50,7 @@ class Machine:
     def here() -> Machine:
         """This one."""
         info = _cpu_info()
-        flags = set(info.get("flags", "").split())
+        flags = set(info.get("flags", info.get("Features", "")).split())  # x86, ARM
         return Machine(
             processor=info.get("model name", platform.processor() or "unknown"),
             flags=tuple(f for f in _FLAGS if f in flags),

@@ -1,80 +1,154 @@
-"""What an NVIDIA GPU says of itself through NVML: unverified, since none was at hand."""
+"""What an NVIDIA GPU says of itself through NVML while it works.
+
+Unverified: no GPU was at hand.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
+import statistics
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Final, Self
+
+_INTERVAL: Final = 0.2
+_PREFIX: Final = "nvmlClocksThrottleReason"
+_IDLE: Final = "GpuIdle"  # slow because there was nothing to do, as between two calls
 
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """The first GPU now.
+    """The first GPU over some time; what it does not say is None.
 
-    Clocks are in MHz, power in watts, memory in bytes: all that is in use, and this process's
-    part. `throttle` are the reasons, in NVML's words, for which it runs slower than it could.
+    Of `readings`, clocks (MHz) and power (watts) are the medians, temperature (degrees Celsius) and
+    memory (bytes: all that is in use, and this process's part) the greatest. `throttle` are all
+    reasons, in NVML's words, for which it ran slower than it could, having nothing to do left out.
     """
 
-    name: str
-    driver: str
-    sm_clock: int
-    memory_clock: int
-    power: float
-    temperature: int
-    memory_used: int
-    memory_own: int
-    throttle: tuple[str, ...]
+    name: str | None
+    driver: str | None
+    sm_clock: float | None
+    memory_clock: float | None
+    power: float | None
+    temperature: int | None
+    memory_used: int | None
+    memory_own: int | None
+    throttle: tuple[str, ...] | None
+    readings: int
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
 
 
-def gpu_state() -> GpuState | None:
-    """The first GPU's state; None without NVML, its Python package or a GPU."""
-    try:
-        api: Any = importlib.import_module("pynvml")
-        api.nvmlInit()
-    except Exception:  # ImportError, or NVML's own error where there is no driver
-        return None
-    try:
-        return _state(api, api.nvmlDeviceGetHandleByIndex(0))
-    except api.NVMLError:
-        return None
-    finally:
-        api.nvmlShutdown()
+class GpuWatch:
+    """Reads the first GPU in a thread of its own, as often as once in `interval` seconds.
+
+    It does so inside its `with` block, at least once. Without NVML, its Python package or a GPU
+    there is nothing to read, and no thread.
+    """
+
+    def __init__(self, interval: float = _INTERVAL) -> None:
+        self._interval = interval
+        self._readings: list[dict[str, Any]] = []
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._api: Any = None
+
+    def __enter__(self) -> Self:
+        try:
+            api: Any = importlib.import_module("pynvml")
+            api.nvmlInit()
+        except Exception:  # ImportError, or NVML's own error where there is no driver
+            return self
+        self._api = api
+        handle: Any = _said(api, lambda: api.nvmlDeviceGetHandleByIndex(0))
+        if handle is not None:
+            name = "latentrt-nvml"
+            self._thread = threading.Thread(target=self._watch, args=(handle,), name=name)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._api is not None:
+            self._api.nvmlShutdown()
+
+    @property
+    def state(self) -> GpuState | None:
+        """What was read, when the block is over; None where nothing could be."""
+        return _summed_up(self._readings) if self._readings else None
+
+    def _watch(self, handle: Any) -> None:
+        while True:
+            self._readings.append(_read(self._api, handle))
+            if self._over.wait(self._interval):
+                return
 
 
-def _state(api: Any, handle: Any) -> GpuState:
-    processes = api.nvmlDeviceGetComputeRunningProcesses(handle)
-    own = sum(p.usedGpuMemory or 0 for p in processes if p.pid == os.getpid())
+def _read(api: Any, handle: Any) -> dict[str, Any]:
+    """Every field by itself: a GPU, a driver or a container may keep any of them back."""
+    asked: dict[str, Callable[[], Any]] = {
+        "name": lambda: _text(api.nvmlDeviceGetName(handle)),
+        "driver": lambda: _text(api.nvmlSystemGetDriverVersion()),
+        "sm_clock": lambda: api.nvmlDeviceGetClockInfo(handle, api.NVML_CLOCK_SM),
+        "memory_clock": lambda: api.nvmlDeviceGetClockInfo(handle, api.NVML_CLOCK_MEM),
+        "power": lambda: api.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "temperature": lambda: api.nvmlDeviceGetTemperature(handle, api.NVML_TEMPERATURE_GPU),
+        "memory_used": lambda: api.nvmlDeviceGetMemoryInfo(handle).used,
+        "memory_own": lambda: _own(api.nvmlDeviceGetComputeRunningProcesses(handle)),
+        "throttle": lambda: _reasons(api, api.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
+    }
+    return {field: _said(api, ask) for field, ask in asked.items()}
+
+
+def _said(api: Any, ask: Callable[[], Any]) -> Any:
+    """The answer; None where NVML refuses it, or the package has no such question."""
+    try:
+        return ask()
+    except (api.NVMLError, AttributeError):
+        return None
+
+
+def _summed_up(readings: list[dict[str, Any]]) -> GpuState:
+    said: dict[str, list[Any]] = {
+        field: [reading[field] for reading in readings if reading[field] is not None]
+        for field in readings[0]
+    }
+    medians = ("sm_clock", "memory_clock", "power")
+    greatest = ("temperature", "memory_used", "memory_own")
+    throttle = {reason for reasons in said["throttle"] for reason in reasons} - {_IDLE}
     return GpuState(
-        name=_text(api.nvmlDeviceGetName(handle)),
-        driver=_text(api.nvmlSystemGetDriverVersion()),
-        sm_clock=api.nvmlDeviceGetClockInfo(handle, api.NVML_CLOCK_SM),
-        memory_clock=api.nvmlDeviceGetClockInfo(handle, api.NVML_CLOCK_MEM),
-        power=api.nvmlDeviceGetPowerUsage(handle) / 1000,
-        temperature=api.nvmlDeviceGetTemperature(handle, api.NVML_TEMPERATURE_GPU),
-        memory_used=api.nvmlDeviceGetMemoryInfo(handle).used,
-        memory_own=own,
-        throttle=_reasons(api, handle),
+        name=next(iter(said["name"]), None),
+        driver=next(iter(said["driver"]), None),
+        **{field: statistics.median(said[field]) if said[field] else None for field in medians},
+        **{field: max(said[field], default=None) for field in greatest},
+        throttle=tuple(sorted(throttle)) if said["throttle"] else None,
+        readings=len(readings),
     )
 
 
-def _reasons(api: Any, handle: Any) -> tuple[str, ...]:
-    active = 0
-    with contextlib.suppress(api.NVMLError):  # some GPUs do not say
-        active = api.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-    prefix = "nvmlClocksThrottleReason"
-    found = {n.removeprefix(prefix): getattr(api, n) for n in dir(api) if n.startswith(prefix)}
+def _own(processes: Any) -> int | None:
+    """This process's memory; None where it is not in the list, as in a container, or is unknown."""
+    return next((p.usedGpuMemory for p in processes if p.pid == os.getpid()), None)
+
+
+def _reasons(api: Any, active: int) -> tuple[str, ...]:
+    found = {n.removeprefix(_PREFIX): getattr(api, n) for n in dir(api) if n.startswith(_PREFIX)}
     return tuple(
-        sorted(
-            name
-            for name, bit in found.items()
-            if isinstance(bit, int) and bit and bit.bit_count() == 1 and active & bit
-        )
+        name
+        for name, bit in found.items()
+        if isinstance(bit, int) and bit and bit.bit_count() == 1 and active & bit
     )
 
 

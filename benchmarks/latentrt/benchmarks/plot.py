@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -12,15 +13,22 @@ from typing import Any, Final
 
 from latentrt.benchmarks.markup import document, folded, table
 from latentrt.benchmarks.report import STAGES, Report
+from latentrt.benchmarks.sections import Section, compared, sections, used
 from latentrt.benchmarks.verdict import Verdict
 from latentrt.bundle.errors import Unavailable
 from latentrt.bundle.publish import write_file
 
-_REMEDY: Final = "pip install 'latentrt[bench]'"
+_MISSING: Final = "plots: matplotlib is not installed; pip install 'latentrt[bench]'"
 _BLUE, _GREY, _ORANGE = "#3b6ea8", "#9aa3ad", "#c8702a"
 _WIDTH: Final = 8.0
 _HEIGHT: Final = 2.6
 """Inches of one panel."""
+
+
+def check_installed() -> None:
+    """Raise `Unavailable` without matplotlib, which is not loaded: it would count as memory."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Unavailable(_MISSING)
 
 
 def write_png(report: Report, path: Path) -> None:
@@ -28,49 +36,44 @@ def write_png(report: Report, path: Path) -> None:
     write_file(path, _drawn(report, "png"))
 
 
-def write_html(report: Report, verdicts: Sequence[Verdict], path: Path) -> None:
-    """Write the plots, the tables and the whole report; raises as `write_png` does."""
+def write_html(
+    report: Report, verdicts: Sequence[Verdict], path: Path, *, standings: str = ""
+) -> None:
+    """Write the plots, the tables and the whole report; raises as `write_png` does.
+
+    `standings` are a contest's, as they are printed.
+    """
     drawn = _drawn(report, "svg").decode()
     drawn = drawn[drawn.index("<svg") :]
-    rows = [
-        (
-            name,
-            *(f"{1e3 * row.percentile(n):.3f}" for n in (50, 90, 99)),
-            str(len(row.seconds)),
-            "" if row.stable else "unstable",
-        )
-        for name, row in report.rows.items()
-    ]
     parts = [
         f'<p class="soft">{escape(_where(report))}</p>',
         f'<figure class="plot">{drawn}</figure>',
-        table(("milliseconds", "p50", "p90", "p99", "runs", ""), rows),
+        *(f'<p class="soft">note: {escape(note)}</p>' for note in report.notes),
+        *map(_shown, sections(report)),
     ]
+    if standings:
+        parts.append(f"<h2>in turns with others</h2><pre>{escape(standings)}</pre>")
     if verdicts:
-        heads = ("against the earlier report", "times as fast", "95 % of resamples", "")
-        found = [
-            (v.row, f"{v.ratio:.3f}", f"{v.low:.3f} to {v.high:.3f}", v.word) for v in verdicts
-        ]
-        parts.append(table(heads, found))
-    if report.errors:
-        errors = [(name, f"{error:.1e}") for name, error in report.errors.items()]
-        parts.append(table(("away from PyTorch fp32", "relative"), errors))
+        parts.append(_shown(compared(verdicts, "the earlier report")))
     whole = escape(json.dumps(report.to_json(), indent=1))
     parts.append(folded("The whole report", f"<pre>{whole}</pre>"))
     write_file(path, document(f"latentrt bench: {report.subject['source']}", parts).encode())
 
 
+def _shown(section: Section) -> str:
+    rows = [[escape(cell) for cell in row] for row in section.rows]
+    return f"<h2>{escape(section.title)}</h2>{table(section.heads, rows)}"
+
+
 def _where(report: Report) -> str:
-    engines = sorted({f"{e} {report.precisions[c]}" for c, e in report.engines.items()})
-    machine = f"{report.machine.processor}, {report.machine.cores} cores"
-    return f"{', '.join(engines)}; {report.subject['size']}; {machine}"
+    return f"{used(report)}; {report.machine.processor}, {report.machine.cores} cores"
 
 
 def _drawn(report: Report, form: str) -> bytes:
     try:
         figures: Any = importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise Unavailable(f"plots: matplotlib is not installed; {_REMEDY}") from error
+        raise Unavailable(_MISSING) from error
     panels: list[Callable[[Any, Report], None]] = [_stages]
     panels += [
         draw
@@ -117,7 +120,8 @@ def _limits(place: Any, report: Report) -> None:
         limit = report.limits[name]
         words = f" {limit.rate / 1e12:.3f} TFLOP/s, bound by {limit.bound}"
         place.annotate(words, (shares[number], number), va="center", fontsize=8)
-    place.set_xlim(0, 100)
+    # A call may be faster than what was measured as the best.
+    place.set_xlim(0, max(100, *shares))
     place.set_title("per cent of what the machine can do", loc="left", fontsize=9)
 
 
@@ -130,7 +134,8 @@ def _served(place: Any, report: Report) -> None:
     ]
     colours = [_GREY if row.batch is None else _BLUE for row in report.served]
     place.bar(names, middle, yerr=ends, color=colours, width=0.6, capsize=3)
-    place.set_title("pictures a second, requests served together", loc="left", fontsize=9)
+    title = "pictures a second, requests served together by U-Net rows a call"
+    place.set_title(title, loc="left", fontsize=9)
 
 
 def _arrivals(place: Any, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -10,6 +11,7 @@ from latentrt.benchmarks.arrivals import Curve
 from latentrt.benchmarks.batching import Goodput
 from latentrt.benchmarks.ceilings import Ceilings
 from latentrt.benchmarks.cold import Cold
+from latentrt.benchmarks.comparison import finite
 from latentrt.benchmarks.limits import Limit
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.memory import Memory
@@ -26,8 +28,9 @@ class Report:
     """Everything that was found; what was not asked for, or cannot be known, is empty.
 
     `rows` are seconds: of a warm picture's `STAGES`, and of an engine call by component
-    ("unet call"). `errors` are relative, by component and for the worst step; `picture_psnr` in dB.
-    `notes` say what is missing, and why.
+    ("unet call"). `gpu` is an NVIDIA GPU's state while those pictures were drawn. `errors` are
+    relative, by component and for the worst step; `picture_psnr` in dB, infinite for equal
+    pictures. `notes` say what is missing, and why.
     """
 
     subject: Mapping[str, Any]
@@ -35,7 +38,7 @@ class Report:
     precisions: Mapping[str, str]
     machine: Machine
     load: Mapping[str, Sequence[float]]
-    gpu: Mapping[str, GpuState]
+    gpu: GpuState | None
     rows: Mapping[str, Samples]
     memory: Memory
     cold: tuple[Cold, ...] = ()
@@ -61,13 +64,28 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; `docs/bench.schema.json` says what is in it."""
-        plain = asdict(self)
-        rows = {name: row.to_json() for name, row in self.rows.items()}
-        runs = {name: [round(s, 9) for s in seconds] for name, seconds in self.runs.items()}
+        psnr = {} if self.picture_psnr is None else {"picture_psnr": self.picture_psnr}
         return {
             "schema": SCHEMA,
-            **plain,
-            "rows": rows,
+            **asdict(self),
+            "rows": {name: row.to_json() for name, row in self.rows.items()},
+            "errors": finite(self.errors),
+            **finite(psnr),
             "own_share": self.own_share,
-            "runs": runs,
+            "runs": {name: [round(s, 9) for s in each] for name, each in self.runs.items()},
         }
+
+
+def error_beside(row: str, errors: Mapping[str, float | None], psnr: float | None) -> str:
+    """How far from PyTorch's fp32 what a row times is, in words; nothing where nobody knows.
+
+    Of an engine's calls and of steps, the worst, it is relative, of pictures in dB. `errors` and
+    `psnr` are as in a report or, what is not finite being None there, in its JSON.
+    """
+    if row == "picture" and errors:
+        return "equal" if psnr is None or math.isinf(psnr) else f"{psnr:.0f} dB"
+    name = "steps" if row == "step" else row.removesuffix(" call")
+    if name not in errors or name == row:
+        return ""
+    error = errors[name]
+    return "not finite" if error is None else f"{error:.1e}"

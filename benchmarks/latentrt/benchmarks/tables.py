@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.benchmarks.report import error_beside
 from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
 from latentrt.bundle.errors import FileError
 from latentrt.bundle.publish import write_file
@@ -136,16 +137,18 @@ def _bench(read: Read) -> str:
         (
             name,
             *(_seconds(row[p]) for p in ("p50", "p90", "p99")),
-            str(row["count"]),
+            f"{row['count']}{'' if row['stable'] else ', unstable'}",
             _share(found, name),
+            error_beside(name, found["errors"], found["picture_psnr"]),
         )
         for name, row in found["rows"].items()
     ]
     for start in found["cold"]:
+        # One that failed is no 0.0 ms; the notes of the report say why.
         total = sum(start[part] for part in ("imports", "opens", "engines", "picture"))
         name = f"first picture of a fresh process, engines {'loaded' if start['hit'] else 'built'}"
-        rows.append((name, _seconds(total), "", "", "1", ""))
-    return _rows(("", "p50", "p90", "p99", "runs", "of what the machine can do"), rows)
+        rows.append((name, "failed" if start["problem"] else _seconds(total), "", "", "1", "", ""))
+    return _rows(("", "p50", "p90", "p99", "runs", "of what the machine can do", "error"), rows)
 
 
 def _share(found: Mapping[str, Any], row: str) -> str:

@@ -106,16 +106,35 @@ def bench(
     sampler: Annotated[
         str | None, typer.Option(help="See `latentrt samplers`. [default: the checkpoint's]")
     ] = None,
-    runs: Annotated[int, typer.Option(help="Pictures after warm-up, at the least.")] = 20,
+    runs: Annotated[
+        int, typer.Option(help="Pictures after warm-up, at the least, whatever they take.")
+    ] = 20,
     limit: Annotated[
-        float, typer.Option(help="Seconds after which no more are drawn, settled or not.")
+        float,
+        typer.Option(
+            help="Seconds of pictures after which, --runs being done, no more are drawn, settled"
+            " or not; and seconds that serving together may take."
+        ),
     ] = 120.0,
     cold: Annotated[bool, typer.Option(help="Start from nothing too, in new processes.")] = True,
     ceilings: Annotated[bool, typer.Option(help="Measure what the machine can do.")] = True,
-    batch: Annotated[str, typer.Option(help="Batches that requests share; 0: none.")] = "1,2,4,8",
-    requests: Annotated[int, typer.Option(help="Requests that each batch size serves.")] = 16,
+    batch: Annotated[
+        str,
+        typer.Option(
+            help="U-Net rows of the calls that requests share, two of them a guided picture;"
+            " 0: none."
+        ),
+    ] = "1,2,4,8",
+    requests: Annotated[
+        int | None,
+        typer.Option(
+            help="Requests that each batch size serves, whatever they take. [default: 16, or as"
+            " many as --limit has time for]"
+        ),
+    ] = None,
     arrivals: Annotated[
-        int, typer.Option(help="Requests of each rate of random arrivals; 0: none.")
+        int,
+        typer.Option(help="Requests of each rate of random arrivals, whatever they take; 0: none."),
     ] = 0,
     against: Annotated[
         list[str] | None,
@@ -138,21 +157,16 @@ def bench(
     """Measure how fast a bundle draws here, and how far that is from the limit."""
     from latentrt.benchmarks.bench import Plan, measure
     from latentrt.benchmarks.contest import check
+    from latentrt.benchmarks.earlier import Earlier
+    from latentrt.benchmarks.plot import check_installed, write_html, write_png
     from latentrt.benchmarks.subject import Subject
-    from latentrt.cli.bench import (
-        beside,
-        contest,
-        peers,
-        print_report,
-        print_standings,
-        print_verdicts,
-        read_runs,
-    )
+    from latentrt.cli.bench import contest, peers, print_report, print_standings, print_verdicts
+    from latentrt.cli.generate import check_writable
     from latentrt.cli.values import assignments, counts
     from latentrt.engines.engine import Options
     from latentrt.runtime import Guidance, Request, Sampling, Size
 
-    old = None if compare_with is None else read_runs(compare_with)
+    earlier = None if compare_with is None else Earlier.read(compare_with)
     others = peers(against or ())
     subject = Subject(
         bundle=bundle,
@@ -176,26 +190,33 @@ def bench(
         requests=requests,
         arrivals=arrivals,
     )
+    # Before anything is measured: a report takes minutes.
+    if earlier is not None:
+        earlier.check(subject)
+    for path in filter(None, (plot, html)):
+        check_installed()
+        check_writable(path)
     if against:
         check(bundle, checkpoint, others, rounds=rounds)
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         report = measure(subject, plan, bars)
-    found = () if old is None else beside(report, old)
+    found = () if earlier is None else earlier.verdicts(report)
     standings = contest(report, bundle, checkpoint, others, rounds) if against else None
-    if plot is not None or html is not None:
-        from latentrt.benchmarks.plot import write_html, write_png
-
-        if plot is not None:
-            write_png(report, plot)
-        if html is not None:
-            write_html(report, found, html)
     if as_json:
-        verdicts = [verdict.to_json() for verdict in found]
-        turns = None if standings is None else standings.to_json()
-        print(json.dumps({**report.to_json(), "verdicts": verdicts, "against": turns}))
-        return
-    print_report(report)
-    if standings is not None:
-        print_standings(standings)
-    if compare_with is not None:
-        print_verdicts(found, compare_with)
+        told = {
+            "verdicts": [verdict.to_json() for verdict in found],
+            "differences": [] if earlier is None else earlier.differences(report),
+            "against": None if standings is None else standings.to_json(),
+        }
+        print(json.dumps({**report.to_json(), **told}))
+    else:
+        print_report(report)
+        if standings is not None:
+            print_standings(standings)
+        if earlier is not None:
+            print_verdicts(found, earlier, report)
+    # Last: whatever becomes of files, the report is out.
+    if plot is not None:
+        write_png(report, plot)
+    if html is not None:
+        write_html(report, found, html, standings="" if standings is None else str(standings))

@@ -1,0 +1,161 @@
+"""An earlier report: what may be held against it, and what is said of the rest."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from tests.cli.conftest import run
+from tests.cli.outcome import Run
+
+from latentrt.benchmarks import bench
+from latentrt.benchmarks.earlier import Earlier
+from latentrt.benchmarks.report import Report
+from latentrt.benchmarks.samples import Samples
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import FileError
+
+__all__ = ["run"]  # the fixture
+
+Bundles = Callable[[str], Path]
+
+
+def report(source: str = "heads") -> dict[str, Any]:
+    """As much of a report's JSON as is read of an earlier one: 7 pictures of 2 steps."""
+    return {
+        "schema": "latentrt-bench-1",
+        "subject": {
+            "source": source,
+            "size": "64x64",
+            "dtype": "float32",
+            "sampler": "ddim",
+            "options": {"precision": "auto", "threads": None},
+            "request": {
+                "prompt": "a red circle",
+                "sampling": {"steps": 2},
+                "guidance": {"scale": 7.5},
+            },
+        },
+        "engines": {"unet": "openvino"},
+        "precisions": {"unet": "fp32"},
+        "machine": {
+            "processor": "A CPU",
+            "flags": ["avx2"],
+            "cores": 2,
+            "system": "Linux",
+            "python": "3.11.7",
+            "packages": {"openvino": "2026.4.1"},
+        },
+        "rows": {"picture": {"stable": True}, "step": {"stable": False}, "own": {"stable": True}},
+        "runs": {"picture": [2.0] * 7, "step": [1.0] * 14, "own": [0.5] * 7},
+    }
+
+
+def written(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "old.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("runs", None),
+        ("runs", {"picture": "fast"}),
+        ("runs", {"picture": [0.0]}),
+        ("rows", {"picture": 1}),
+        ("subject", {}),
+        ("machine", []),
+        ("precisions", {}),
+    ],
+)
+def test_a_report_that_is_not_whole_is_named(tmp_path: Path, place: str, value: Any) -> None:
+    path = written(tmp_path, {**report(), place: value})
+    with pytest.raises(FileError, match="is no whole report of `latentrt bench`") as caught:
+        Earlier.read(path)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--size", "128x64", "compare: expected a report of size 128x64, got 64x64"),
+        ("--steps", 3, "compare: expected a report of steps 3, got 2"),
+        ("--guidance-scale", 1, "compare: expected a report of guidance 1, got 7.5"),
+        ("--prompt", "a star", ""),
+    ],
+)
+def test_a_report_of_another_picture_is_refused_before_anything_is_measured(
+    run: Run,
+    bundle: Bundles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    value: object,
+    message: str,
+) -> None:
+    measured: list[object] = []
+
+    def stop(*arguments: object) -> None:
+        measured.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "measure", stop)
+    source = Bundle.open(bundle("heads")).manifest.source
+    old = written(tmp_path, report(source))
+    done = run("bench", bundle("heads"), "--compare", old, "--steps", 2, option, value)
+    # Another prompt takes as long.
+    assert (done.status, bool(measured)) == ((2, False) if message else (130, True)), done.err
+    assert message in done.err
+
+
+def test_a_report_of_another_checkpoint_is_refused(
+    run: Run, bundle: Bundles, tmp_path: Path
+) -> None:
+    old = written(tmp_path, report("somebody/else"))
+    done = run("bench", bundle("heads"), "--compare", old, "--steps", 2)
+    assert (done.status, done.out) == (2, "")
+    assert "expected a report of source" in done.err
+    assert "got somebody/else" in done.err
+
+
+def test_whatever_else_decides_speed_is_said_if_it_is_not_the_same(tmp_path: Path) -> None:
+    earlier = Earlier.read(written(tmp_path, report()))
+    now = copy.deepcopy(report())
+    assert earlier.differences(cast("Report", SimpleNamespace(to_json=lambda: now))) == ()
+    now["precisions"] = {"unet": "bf16"}
+    now["subject"]["options"] = {"precision": "bf16", "threads": 4}
+    now["subject"]["sampler"] = "euler"
+    now["machine"]["cores"] = 4
+    now["machine"]["packages"] = {"openvino": "2026.5.0", "transformers": "5.23"}
+    assert earlier.differences(cast("Report", SimpleNamespace(to_json=lambda: now))) == (
+        "engine of unet: openvino fp32, now openvino bf16",
+        "option threads: None, now 4",
+        "sampler: ddim, now euler",
+        "cores: 2, now 4",
+        "version of openvino: 2026.4.1, now 2026.5.0",
+        "version of transformers: not said, now 5.23",
+    )
+
+
+def test_rows_that_had_not_settled_in_either_are_marked(tmp_path: Path) -> None:
+    earlier = Earlier.read(written(tmp_path, report()))
+    steady, wild = Samples((1.0,) * 20), Samples((0.25,) * 19 + (1.0,))
+    now = SimpleNamespace(
+        rows={"picture": steady, "step": steady, "own": wild},
+        runs={"picture": (1.0,) * 20, "step": (1.0,) * 20, "own": wild.seconds},
+    )
+    found = {each.row: each for each in earlier.verdicts(cast("Report", now))}
+    assert {row: each.stable for row, each in found.items()} == {
+        "picture": True,
+        "step": False,
+        "own": False,
+    }
+    assert (found["picture"].ratio, found["picture"].remarks) == (2.0, "faster")
+    assert found["step"].remarks == "same, unstable"
+    assert found["own"].to_json()["stable"] is False
