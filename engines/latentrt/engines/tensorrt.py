@@ -18,6 +18,7 @@ from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
 from latentrt.engines.backends import Progress, Status
 from latentrt.engines.cuda_device import Gpu, Missing, gpu
+from latentrt.engines.cuda_libraries import tf32_override
 from latentrt.engines.cuda_memory import CudaMemory
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.tensorrt_engine import TensorRtEngine
@@ -66,14 +67,14 @@ def identity(options: Options) -> dict[str, str]:
     for a target that the library has not.
     """
     library = library_for(options.target)
-    facts = {"library": library.name, "version": library.version}
+    facts = {"library": library.name, "version": library.version, **tf32_override()}
     if options.target is not None:
         library.capability(options.target)
         return facts | {"target": options.target}
     device = _device()
     if library.name == RTX:
         return facts | {"target": device.target}
-    return facts | {"target": device.target, "device": device.name, "driver": device.driver}
+    return facts | device.identity
 
 
 def build(
