@@ -9,6 +9,12 @@ PEERS_DIR := .venv-peers
 optimum-onnx_PACKAGES := 'optimum-onnx[onnxruntime]' diffusers
 openvino-genai_PACKAGES := openvino-genai 'optimum-intel[openvino]' diffusers
 
+# Extras for NVIDIA GPUs that exclude each other or what .venv has, each in an environment of its own;
+# not where there is no such GPU: they are gigabytes.
+GPU_EXTRAS := onnxruntime-gpu onnxruntime-tensorrt tensorrt
+GPU_DIR := .venv-gpu
+GPU_ENVIRONMENTS = $(if $(shell command -v nvidia-smi),$(addprefix $(GPU_DIR)/,$(GPU_EXTRAS)))
+
 BUNDLE := build/shapes
 PICTURE := build/red-circle.png
 
@@ -60,8 +66,11 @@ tables: $(STAMP) ## Write the README's numbers from benchmarks/results
 
 peers: $(addprefix $(PEERS_DIR)/,$(addsuffix /.stamp,$(or $(ARGS),$(PEERS)))) ## Make the environments of the libraries measured against; ARGS=NAME for one
 
+# An environment that cannot be made is no reason to try nothing: what is only in it is left out.
 gpu: $(STAMP) ## Build, verify, bench and compare on an NVIDIA GPU; ARGS=--sd15 for more
-	$(BIN)/python -m latentrt.benchmarks.gpu $(ARGS)
+	@for place in $(GPU_ENVIRONMENTS); do $(MAKE) --no-print-directory $$place/.stamp || \
+		echo "$$place was not made" >&2; done
+	$(BIN)/python -m latentrt.benchmarks.gpu $(addprefix --environment ,$(GPU_ENVIRONMENTS)) $(ARGS)
 
 format: $(STAMP) ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
@@ -70,7 +79,7 @@ format: $(STAMP) ## Format, and fix what can be fixed
 clean: ## Remove what the other targets made, except the virtual environment
 	rm -rf $(BUNDLE) $(PICTURE) dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find . \( -path ./.venv -o -path ./$(PEERS_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . \( -path ./.venv -o -path ./$(PEERS_DIR) -o -path ./$(GPU_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment that is already there is installed into, not replaced. -qq: errors only.
 $(STAMP): pyproject.toml constraints.txt
@@ -92,4 +101,12 @@ $(PEERS_DIR)/%/.stamp: benchmarks/peers/%.txt
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --disable-pip-version-check $($*_PACKAGES) -c $<
 	$(@D)/bin/python -m pip uninstall -qq -y torchvision
+	@touch $@
+
+$(GPU_DIR)/%/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "latentrt needs Python 3.11 or newer" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	@echo "Installing into $(@D) (minutes)"
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$*]' -c constraints.txt
 	@touch $@

@@ -56,6 +56,7 @@ def test_a_bundle_is_built_verified_timed_and_compared_beside_pytorch(
     (of_bundle,) = found["bundles"]
     assert (of_bundle["dtype"], of_bundle["problem"]) == ("float32", "")
     (row,) = of_bundle["engines"]
+    assert (row["environment"], found["environments"]) == ("", [])
     assert (row["engine"], row["precision"], row["problem"]) == ("onnxruntime", "fp32", "")
     assert row["compare"]["passed"]
     assert set(row["picture"]["seconds"]) == SPREAD

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.cli.outcome import Run
 
-from latentrt.engines import tensorrt
-from latentrt.engines.cuda_device import Missing
+from latentrt.bundle.errors import ShapeNotBuilt
+from latentrt.engines import onnxruntime, tensorrt
+from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.runtime import Pipeline, Request, Sampling
 
 TENSORRT = ("--engine", "tensorrt", "--batch", "2")
 
@@ -75,3 +79,46 @@ def test_what_cannot_be_built_here_is_one_line_that_says_why(
     last = err.splitlines()[-1]
     assert last.startswith("latentrt: ")
     assert message in last
+
+
+def test_without_an_engine_that_has_targets_the_one_that_has_is_named(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    status, _, err = run("build", bundle("heads"), "--target", "sm89")
+    assert status == 2
+    message = "target: expected an engine that has it (--engine tensorrt), got auto"
+    assert err.splitlines()[-1] == f"latentrt: {message}"
+
+
+def test_plans_move_to_the_machine_with_the_gpu_with_all_of_the_cache_and_not_without_its_secret(
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = ("build", bundle("heads"), *TENSORRT, "--target", "sm89", "--json")
+    run(*build)
+    here, there, elsewhere = (tmp_path / name for name in ("cache", "there", "elsewhere"))
+    shutil.copytree(here, there)
+    shutil.copytree(here, elsewhere, ignore=shutil.ignore_patterns("secret"))
+
+    def load(blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        assert (folder / tensorrt.PLAN).stat().st_size > 10_000
+        return onnxruntime.compile(blueprint, Options())
+
+    monkeypatch.setattr(tensorrt, "gpu", lambda: Gpu("NVIDIA L4", "sm89", "13.0"))
+    monkeypatch.setattr(tensorrt, "load", load)
+    request = Request("a red circle", seed=1, sampling=Sampling(steps=1))
+
+    def draw(cache: Path) -> None:
+        opened = Pipeline.open(bundle("heads"), engine="tensorrt", cache=cache, build="never")
+        with opened as pipeline:
+            assert pipeline(request).images
+
+    with pytest.raises(ShapeNotBuilt, match="was not written here"):
+        draw(elsewhere)
+    draw(there)
+    monkeypatch.setenv("LATENTRT_CACHE", str(there))
+    _, out, _ = run(*build)
+    rows = {row["component"]: row for row in json.loads(out)}
+    assert all(row["hit"] for row in rows.values())
+    # What was drawn with has been verified; the encoder waits.
+    assert rows["unet"]["verification"]["reference"] == "the goldens"
+    assert "pending" in rows["vae_encoder"]["verification"]

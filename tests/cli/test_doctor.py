@@ -65,6 +65,10 @@ def test_what_is_unverified_is_what_the_engines_say_and_the_generator() -> None:
 def test_the_gpu_is_named_or_what_is_missing_before_there_is_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    device = Gpu("NVIDIA L4", "sm89", "13.0", "580.95.05")
+    monkeypatch.setattr(doctor, "gpu", lambda: device)
+    line = "NVIDIA GPU: NVIDIA L4 (sm89), CUDA 13.0, driver 580.95.05"
+    assert line in told(monkeypatch, capsys)
     monkeypatch.setattr(doctor, "gpu", lambda: Gpu("NVIDIA L4", "sm89", "13.0"))
     assert "NVIDIA GPU: NVIDIA L4 (sm89), CUDA 13.0" in told(monkeypatch, capsys)
     monkeypatch.setattr(doctor, "gpu", lambda: Missing("no driver was found", "install it"))

@@ -5,11 +5,15 @@ No test here runs on a GPU. Sessions are the CPU's, behind a stand-in that claim
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,10 +23,11 @@ import pytest
 from tests.engines.test_onnxruntime import Host, arrays
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
+from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, Unavailable
 from latentrt.bundle.golden import Difference
-from latentrt.engines import onnxruntime_gpu, onnxruntime_tensorrt
-from latentrt.engines.backends import BACKENDS, backend, choose
+from latentrt.engines import cuda_libraries, onnxruntime_gpu, onnxruntime_tensorrt
+from latentrt.engines.backends import BACKENDS, Chosen, backend, choose
+from latentrt.engines.cache import Cache
 from latentrt.engines.cuda_device import Gpu, Missing
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.onnxruntime_gpu import GpuProvider
@@ -55,6 +60,24 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def l4(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime_gpu, "gpu", lambda: L4)
+
+
+@pytest.fixture
+def wheels(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The only wheels of NVIDIA's libraries that are installed, and nothing said of TF32."""
+    found = {"nvidia-cublas": "13.1.0", "nvidia-cudnn-cu13": "9.14.0"}
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if not name.startswith("nvidia-"):
+            return real(name)
+        if name not in found:
+            raise PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(cuda_libraries.importlib.metadata, "version", version)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    return found
 
 
 @pytest.fixture
@@ -274,6 +297,7 @@ class Claimed:
 def test_an_engine_of_a_stand_in_is_bound_and_asked_for_as_it_should(
     bundle: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
+    wheels: dict[str, str],
     name: str,
     claimed: str,
     expected: dict[str, str],
@@ -298,11 +322,15 @@ def test_an_engine_of_a_stand_in_is_bound_and_asked_for_as_it_should(
     assert stand_in.asked == [(claimed, expected)] * 2
     # The CUDA provider has none of these.
     assert all((b"GroupNormalization" in g) == (name != CUDA) for g in stand_in.graphs)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert chosen.identity(Options()) == {
         "version": "1.31.1",
+        **wheels,
+        "NVIDIA_TF32_OVERRIDE": "0",
         "device": "NVIDIA L4",
         "target": "sm89",
-        "driver": "13.2",
+        "cuda": "13.2",
+        "driver": "unknown",
     }
 
 
@@ -315,3 +343,78 @@ def test_tensorrt_may_compute_in_the_graphs_precision_and_no_other(
     ((_, options),) = onnxruntime_tensorrt.attach(stand_in, None, Options(precision=precision))
     assert isinstance(options, dict)
     assert options["trt_fp16_enable"] + options["trt_bf16_enable"] == flags
+
+
+# What decides the result beside ONNX Runtime and the GPU.
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("nvidia-cudnn-cu13", "nvidia-cudnn-cu13 9.14.0 -> 9.15.0"),
+        ("NVIDIA_TF32_OVERRIDE", "NVIDIA_TF32_OVERRIDE 0 -> unset"),
+        ("driver", "driver 580.65.06 -> 580.95.05"),
+    ],
+)
+def test_what_may_change_the_result_is_a_miss_that_names_it(
+    bundle: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wheels: dict[str, str],
+    change: str,
+    named: str,
+) -> None:
+    backend = replace(provider(TENSORRT), installed=lambda: {"version": "1.31.1"})
+    chosen, cache = Chosen(TENSORRT, backend, Options()), Cache(tmp_path / "cache")
+    blueprint = Blueprint.of(Bundle.open(bundle("heads")), "unet", SIZES)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setattr(onnxruntime_gpu, "gpu", lambda: replace(L4, driver="580.65.06"))
+    cache.store(chosen, blueprint, pending="never")
+    assert cache.store(chosen, blueprint, pending="never")[0]
+    if change == "driver":
+        monkeypatch.setattr(onnxruntime_gpu, "gpu", lambda: replace(L4, driver="580.95.05"))
+    elif change in wheels:
+        wheels[change] = "9.15.0"
+    else:
+        monkeypatch.delenv(change)
+    with pytest.raises(ShapeNotBuilt, match=rf"^unet: not built: {TENSORRT} {named}$"):
+        cache.open(chosen, blueprint, build="never")
+
+
+def test_of_two_threads_that_load_the_plugin_at_once_one_registers_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand_in, asked = Claims(""), itertools.count(1)
+    both_asked, begin = threading.Event(), threading.Barrier(2)
+    register = stand_in.register_execution_provider_library
+    failed: list[BaseException] = []
+
+    def devices() -> list[Any]:
+        found = list(stand_in.devices)
+        if next(asked) == 2:
+            both_asked.set()
+        return found
+
+    def slowly(name: str, path: str) -> None:
+        both_asked.wait(0.2)  # which the other does not, where it has to wait
+        register(name, path)
+
+    def attach() -> None:
+        begin.wait(timeout=60)
+        try:
+            options = stand_in.SessionOptions()
+            onnxruntime_tensorrt.rtx_attach(stand_in, options, Options())
+        except BaseException as error:
+            failed.append(error)
+
+    plugin = SimpleNamespace(get_library_path=lambda: "plugin.so")
+    monkeypatch.setitem(sys.modules, PLUGIN, plugin)
+    monkeypatch.setattr(stand_in, "get_ep_devices", devices)
+    monkeypatch.setattr(stand_in, "register_execution_provider_library", slowly)
+    threads = [threading.Thread(target=attach) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not failed
+    assert len(stand_in.devices) == 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import onnx
@@ -19,8 +21,8 @@ from onnx import TensorProto, helper
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines import cuda_device, tensorrt, tensorrt_library
-from latentrt.engines.cuda_device import Gpu, Missing, gpu
+from latentrt.engines import tensorrt, tensorrt_library
+from latentrt.engines.cuda_device import Gpu, Missing
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.tensorrt_library import Library
 from latentrt.engines.tensorrt_listeners import log, monitor
@@ -281,18 +283,25 @@ def test_an_exception_of_progress_stops_the_build(tmp_path: Path) -> None:
 def test_what_a_plan_depends_on_is_in_its_identity(
     monkeypatch: pytest.MonkeyPatch, data_centre: ModuleType
 ) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     named = tensorrt.identity(Options(target="sm89"))
     assert named["library"] == "tensorrt-rtx"
     assert named["target"] == "sm89"
     assert tensorrt.identity(Options(target="sm120")) != named
-    monkeypatch.setattr(tensorrt, "gpu", lambda: Gpu("NVIDIA H100", "sm90", "13.0"))
-    assert tensorrt.identity(Options()) == {
+    device = Gpu("NVIDIA H100", "sm90", "13.0", "580.95.05")
+    monkeypatch.setattr(tensorrt, "gpu", lambda: device)
+    facts = {
         "library": "tensorrt",
         "version": "11.0.0",
+        "NVIDIA_TF32_OVERRIDE": "unset",
         "target": "sm90",
         "device": "NVIDIA H100",
-        "driver": "13.0",
+        "cuda": "13.0",
+        "driver": "580.95.05",
     }
+    assert tensorrt.identity(Options()) == facts
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert tensorrt.identity(Options()) == {**facts, "NVIDIA_TF32_OVERRIDE": "0"}
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -337,6 +346,41 @@ def test_libraries_and_bindings_of_two_versions_are_not_loaded_together(
     found = tensorrt_library.installed_rtx()
     assert isinstance(found, Missing)
     assert "libraries are 1.7.1, its bindings 1.7.10.2" in found.problem
+
+
+def test_bindings_of_another_distribution_are_missing_in_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setattr(tensorrt_library.importlib.metadata, "version", version)
+    status = tensorrt.status()
+    assert status.version is None
+    assert status.problem.endswith("bindings are not those of tensorrt-rtx-cu13-bindings")
+    assert status.remedy == "pip install 'latentrt[tensorrt-rtx]'"
+
+
+def test_a_folder_that_is_named_as_the_data_centre_package_is_not_taken_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    # Set, so that what is imported is gone after the test.
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    del sys.modules["tensorrt"]
+    status = tensorrt.status()
+    assert status.version is None
+    assert status.problem.startswith("tensorrt cannot be imported (module 'tensorrt' has no")
+
+
+def test_every_extra_whose_engines_widen_graphs_brings_onnx() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+    for name in ("tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime-tensorrt-rtx"):
+        assert "onnx>=1.23" in extras[name]
+    assert "latentrt[onnxruntime-gpu]" in extras["onnxruntime-tensorrt"]
 
 
 def test_the_data_centre_package_comes_first_but_builds_for_no_other_gpu(
@@ -441,47 +485,3 @@ def test_a_plan_without_weights_is_built_to_take_back_the_same() -> None:
         assert config.get_flag(flags.STRIP_PLAN) is stripped
         assert config.get_flag(flags.REFIT_IDENTICAL) is stripped
         assert not config.get_flag(flags.REFIT)
-
-
-def cuda_that_says(driver: int, code: str, count: int) -> SimpleNamespace:
-    success = SimpleNamespace(name="cudaSuccess", value=0)
-    answer = success if code == "cudaSuccess" else SimpleNamespace(name=code, value=100)
-    device = SimpleNamespace(name=b"NVIDIA L4\0\0", major=8, minor=9)
-    return SimpleNamespace(
-        cudaError_t=SimpleNamespace(cudaSuccess=success),
-        cudaDriverGetVersion=lambda: (success, driver),
-        cudaGetDeviceCount=lambda: (answer, count),
-        cudaGetDeviceProperties=lambda _: (success, device),
-    )
-
-
-@pytest.mark.parametrize(
-    ("api", "problem"),
-    [
-        (cuda_that_says(0, "cudaErrorInsufficientDriver", 0), "no NVIDIA driver was found"),
-        (cuda_that_says(12020, "cudaErrorInsufficientDriver", 0), "cudaErrorInsufficientDriver"),
-        (cuda_that_says(13000, "cudaErrorNoDevice", 0), "cudaErrorNoDevice"),
-    ],
-)
-def test_what_is_missing_before_there_is_a_gpu_is_named(
-    monkeypatch: pytest.MonkeyPatch, api: SimpleNamespace, problem: str
-) -> None:
-    monkeypatch.setattr(cuda_device, "cuda", lambda: api)
-    found = gpu()
-    assert isinstance(found, Missing)
-    assert problem in found.problem
-    assert "driver" in found.remedy
-
-
-def test_a_gpu_has_a_name_a_target_and_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_device, "cuda", lambda: cuda_that_says(13020, "cudaSuccess", 1))
-    assert gpu() == Gpu("NVIDIA L4", "sm89", "13.2")
-
-
-def test_without_cuda_python_the_command_that_installs_it_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    found = gpu()
-    assert isinstance(found, Missing)
-    assert found.remedy == "pip install 'cuda-bindings>=13'"

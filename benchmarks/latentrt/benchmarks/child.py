@@ -15,14 +15,21 @@ from typing import Any
 from latentrt.bundle.cache_folder import VARIABLE
 
 
-def child(module: str, arguments: Sequence[object], scratch: Path, limit: float) -> dict[str, Any]:
+def child(
+    module: str,
+    arguments: Sequence[object],
+    scratch: Path,
+    limit: float,
+    python: str = sys.executable,
+) -> dict[str, Any]:
     """What a module of ours writes when it is run in a process of its own.
 
-    If it ends otherwise, `problem` says how, with the last of what it printed.
+    `python` may be that of another environment where latentrt is. If the process ends otherwise,
+    `problem` says how, with the last of what it printed.
     """
     out = scratch / "row.json"
     out.unlink(missing_ok=True)
-    command = [sys.executable, "-m", module, *map(str, arguments), "--out", str(out)]
+    command = [python, "-m", module, *map(str, arguments), "--out", str(out)]
     problem = run(command, limit, scratch)
     if out.is_file():
         row: dict[str, Any] = json.loads(out.read_text())

@@ -1,13 +1,15 @@
 """Everything that only an NVIDIA GPU can settle, in one run and one JSON file.
 
     python -m latentrt.benchmarks.gpu [--bundle PATH[=CHECKPOINT] ...] [--sd15] [--json FILE]
+                                      [--environment FOLDER ...]
 
 Exports models/shapes in fp32 and fp16, or takes bundles that are ready, and for every provider that
 it finds builds, verifies, times and compares; then PyTorch on the same components, and PyTorch's
 CUDA numbers against the runtime's. A provider that is not there is told with what is
-missing; one that fails, with its error, and the rest goes on. Each is a process of its own. Without
-a GPU the CPU's engines run instead, so that the script is known to work. Exit status 0: everything
-that was found passed.
+missing; one that fails, with its error, and the rest goes on. Each is a process of its own, by the
+Python of the first environment that has it, since the extras of some exclude each other: this one,
+then each `--environment`. PyTorch is the one here. Without a GPU the CPU's engines run instead, so
+that the script is known to work. Exit status 0: everything that was found passed.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any, Final
 
 from latentrt.benchmarks.child import child, run
 from latentrt.benchmarks.machine import Machine
+from latentrt.benchmarks.providers import Environment, Provider, providers
 from latentrt.benchmarks.trial import described
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.publish import write_file
@@ -61,7 +64,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """What is to be run; `limit` is the seconds that any one process may take."""
+    """What is to be run; `limit` is the seconds that any one process may take.
+
+    `environments` are folders of virtual environments that have backends which this one has not.
+    """
 
     subjects: tuple[Subject, ...]
     on_cpu: bool
@@ -69,6 +75,7 @@ class Campaign:
     repeats: int = 20
     steps: int = 20
     limit: float = 1800.0
+    environments: tuple[Path, ...] = ()
 
 
 def _drop(found: Mapping[str, Any]) -> None:
@@ -81,30 +88,34 @@ def measure(campaign: Campaign, device: Gpu | Missing, keep: Keep = _drop) -> di
     `keep` is told after every finding what there is so far, with `finished` false: what was found
     is not lost with what came after it.
     """
-    providers = [_provider(name, campaign) for name in BACKENDS]
-    found: dict[str, Any] = {
-        "schema": SCHEMA,
-        "machine": Machine.here().to_json(),
-        "gpu": _described(device),
-        "mode": "cpu" if campaign.on_cpu else "gpu",
-        "repeats": campaign.repeats,
-        "providers": providers,
-        "noise": None,
-        "bundles": [],
-        "passed": False,
-        "finished": False,
-    }
     with tempfile.TemporaryDirectory(prefix="latentrt-gpu-") as folder:
         scratch = Path(folder)
+        others = [Environment.of(f, scratch, campaign.limit) for f in campaign.environments]
+        for other in others:
+            _say(f"environment {other.name}: {other.problem or 'asked'}")
+        offered = providers([Environment.here(), *others])
+        found: dict[str, Any] = {
+            "schema": SCHEMA,
+            "machine": Machine.here().to_json(),
+            "gpu": _described(device),
+            "mode": "cpu" if campaign.on_cpu else "gpu",
+            "repeats": campaign.repeats,
+            "environments": [{"name": o.name, "problem": o.problem} for o in others],
+            "providers": [_row(provider, campaign) for provider in offered],
+            "noise": None,
+            "bundles": [],
+            "passed": False,
+            "finished": False,
+        }
         _say("PyTorch's CUDA numbers against the runtime's")
         found["noise"] = child("latentrt.benchmarks.torch_noise", [], scratch, campaign.limit)
         keep(found)
-        engines = [p["name"] for p in providers if p["runs"]]
+        tried = [provider for provider in offered if _runs(provider, campaign)]
         for subject in campaign.subjects:
             row: dict[str, Any] = {"name": subject.name, "checkpoint": subject.checkpoint}
             row |= {"dtype": subject.dtype, "problem": "", "engines": [], "reference": []}
             found["bundles"].append(row)
-            for _ in _tries(row, subject, engines, campaign, scratch):
+            for _ in _tries(row, subject, tried, campaign, scratch):
                 keep(found)
     return {**found, "passed": _passed(found), "finished": True}
 
@@ -117,21 +128,26 @@ def _passed(found: Mapping[str, Any]) -> bool:
     return bool(tried) and all(tried) and had and agrees
 
 
-def _provider(name: str, campaign: Campaign) -> dict[str, Any]:
-    """A backend's status, and whether it is tried."""
-    found = asdict(backend(name).status())
-    usable = found["version"] is not None and not found["problem"]
-    of_cpu = set(found["devices"]) <= {"CPU"}
-    runs = usable and of_cpu == campaign.on_cpu and name in campaign.engines
-    state = "runs" if runs else found["problem"] or "left out"
-    _say(f"{name}: {state}{'; ' + found['remedy'] if found['remedy'] and not runs else ''}")
-    return {**found, "devices": list(found["devices"]), "runs": runs}
+def _runs(provider: Provider, campaign: Campaign) -> bool:
+    """Whether a backend is tried."""
+    of_cpu = set(provider.status.devices) <= {"CPU"}
+    asked = provider.status.name in campaign.engines
+    return provider.status.usable and of_cpu == campaign.on_cpu and asked
+
+
+def _row(provider: Provider, campaign: Campaign) -> dict[str, Any]:
+    """A backend's status, where that is, and whether it is tried."""
+    found, runs = provider.status, _runs(provider, campaign)
+    state = f"runs, {found.version}" if runs else found.problem or "left out"
+    _say(f"{found.name}: {state}{f'; {found.remedy}' if found.remedy and not runs else ''}")
+    row = {**asdict(found), "devices": list(found.devices)}
+    return {**row, "environment": provider.environment.name, "runs": runs}
 
 
 def _tries(
     row: dict[str, Any],
     subject: Subject,
-    engines: Sequence[str],
+    tried: Sequence[Provider],
     campaign: Campaign,
     scratch: Path,
 ) -> Iterator[None]:
@@ -149,9 +165,9 @@ def _tries(
         _say(f"{subject.name}: {row['problem']}")
         return
     row["dtype"] = bundle.manifest.dtype
-    for name in engines:
-        for how in _ways(name, bundle.manifest.dtype):
-            row["engines"].append(_tried(path, name, how, campaign, scratch))
+    for provider in tried:
+        for how in _ways(provider.status.name, bundle.manifest.dtype):
+            row["engines"].append(_tried(path, provider, how, campaign, scratch))
             yield
     checkpoint = subject.checkpoint
     if not checkpoint and bundle.manifest.source.startswith(PREFIX):
@@ -173,14 +189,17 @@ def _ways(name: str, dtype: str) -> list[list[str]]:
 
 
 def _tried(
-    path: Path, name: str, how: Sequence[str], campaign: Campaign, scratch: Path
+    path: Path, provider: Provider, how: Sequence[str], campaign: Campaign, scratch: Path
 ) -> dict[str, Any]:
     """A trial's row; `how` is a precision, and further options."""
+    name, environment = provider.status.name, provider.environment
     arguments: list[object] = [path, "--engine", name, "--precision", *how]
     arguments += ["--cache", scratch / "cache", "--repeats", campaign.repeats]
     arguments += ["--steps", campaign.steps]
-    row = child("latentrt.benchmarks.trial", arguments, scratch, campaign.limit)
+    limit, python = campaign.limit, environment.python
+    row = child("latentrt.benchmarks.trial", arguments, scratch, limit, python)
     row = {"engine": name, "precision": how[0], "components": {}, **row}
+    row |= {"version": provider.status.version, "environment": environment.name}
     _say(f"{path.name} {name} {' '.join(how)}: {row['problem'] or 'passed'}")
     _print_times({**row["components"], "picture": row.get("picture") or {}})
     return row
@@ -252,6 +271,10 @@ def main() -> None:
     parser.add_argument("--sd15", action="store_true", help="random:sd15 in fp16 too")
     parser.add_argument("--cpu", action="store_true", help="the CPU's engines, GPU or not")
     parser.add_argument("--engine", action="append", help="only this one; may be repeated")
+    parser.add_argument(
+        "--environment", action="append", default=[], type=Path,
+        help="the folder of a virtual environment with other extras; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--limit", type=float, default=1800.0, help="seconds of one process")
@@ -262,7 +285,7 @@ def main() -> None:
         _say(f"no GPU: {device}")
         _say("the CPU's engines run instead, which shows that this script works and nothing else")
     else:
-        _say(f"{device.name} ({device.target}), CUDA {device.driver}")
+        _say(f"{device.name} ({device.target}), CUDA {device.cuda}")
     campaign = Campaign(
         subjects=_subjects(options.bundle, options.sd15),
         on_cpu=options.cpu or isinstance(device, Missing),
@@ -270,6 +293,7 @@ def main() -> None:
         repeats=options.repeats,
         steps=options.steps,
         limit=options.limit,
+        environments=tuple(options.environment),
     )
     # What a CPU does is no result of a GPU.
     place = Path("build/gpu-none.json")

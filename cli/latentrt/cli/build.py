@@ -11,7 +11,6 @@ from typing import Any
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.cli.progress import Bars
-from latentrt.engines.artefact import Record
 from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.cache import PENDING, Cache
 from latentrt.engines.engine import Blueprint, Options
@@ -121,16 +120,16 @@ def _had(
     """An engine, had one way or the other, as a row."""
     begun = perf_counter()
     target = chosen.options.target
-    verification: Record
     if target is None:
         opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
         opened.engine.close()
         hit, reason, verification = opened.hit, opened.reason, opened.verification
     else:
         blueprint = Blueprint.of(bundle, want.component, want.sizes)
-        verification = {PENDING: f"built for {target}, verified when it is first loaded there"}
-        pending = verification[PENDING]
-        hit, reason = cache.store(chosen, blueprint, pending=pending, progress=progress)
+        pending = f"built for {target}, verified when it is first loaded there"
+        hit, reason, verification = cache.store(
+            chosen, blueprint, pending=pending, progress=progress
+        )
     return {
         "component": want.component,
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in want.sizes.items()),

@@ -13,6 +13,7 @@ from rich.table import Table
 from latentrt.bundle.errors import InputError
 from latentrt.engines.artefact import Artefact
 from latentrt.engines.cache import PENDING, Cache
+from latentrt.engines.timings import forget, kept
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -26,20 +27,26 @@ def parse_bytes(text: str) -> int:
 
 
 def manage(*, remove: bool, limit: str | None) -> dict[str, Any]:
-    """What is stored now, and what was removed: everything, or what is beyond the limit."""
+    """What is stored now, and what was removed: everything, or what is beyond the limit.
+
+    The limit is of engines: the timings that builds keep are small, and go with everything.
+    """
     allowed = 0 if remove else None if limit is None else parse_bytes(limit)
     cache = Cache()
     removed: list[Artefact] = []
     if allowed is not None:
         cache.sweep()
         removed = cache.limit(-1 if remove else allowed)
+    forgotten = forget(cache.path) if remove else {}
     stored = cache.artefacts()
     return {
         "folder": str(cache.path),
         "engines": [_row(artefact) for artefact in reversed(stored)],
         "bytes": sum(a.size for a in stored),
+        "timings": kept(cache.path),
         "removed": [_row(artefact) for artefact in removed],
         "removed_bytes": sum(a.size for a in removed),
+        "removed_timings": forgotten,
     }
 
 
@@ -47,7 +54,11 @@ def print_cache(found: Mapping[str, Any]) -> None:
     """As an aligned table, the one used last first."""
     if found["removed"]:
         print(f"removed {len(found['removed'])} engines, {_readable(found['removed_bytes'])}")
+    for name, size in found["removed_timings"].items():
+        print(f"removed timings of builds, {name}, {_readable(size)}")
     _print_rows(found["engines"])
+    for name, size in found["timings"].items():
+        print(f"timings of builds: {name}, {_readable(size)}")
     print(f"{len(found['engines'])} engines, {_readable(found['bytes'])} in {found['folder']}")
 
 

@@ -51,7 +51,9 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
     print(f"{head}, {diagnosis['machine']}")
     device = diagnosis["nvidia_gpu"]
     if device["found"]:
-        print(f"NVIDIA GPU: {device['name']} ({device['target']}), CUDA {device['driver']}")
+        driver = f", driver {device['driver']}" if device["driver"] else ""
+        named = f"{device['name']} ({device['target']})"
+        print(f"NVIDIA GPU: {named}, CUDA {device['cuda']}{driver}")
     else:
         print(f"NVIDIA GPU: {device['problem']}; {device['remedy']}")
     table = Table(box=None)

@@ -10,12 +10,15 @@ import typer
 
 from latentrt.bundle.errors import InputError
 from latentrt.cli.options import (
+    ArenaOption,
     BundleArgument,
     ComponentOption,
     EngineOption,
     JsonOption,
+    LevelOption,
     PrecisionOption,
     StreamsOption,
+    StrippedOption,
     ThreadsOption,
 )
 
@@ -84,6 +87,9 @@ def generate(
     component: ComponentOption = None,
     threads: ThreadsOption = None,
     streams: StreamsOption = None,
+    arena: ArenaOption = True,
+    level: LevelOption = 3,
+    stripped: StrippedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
@@ -136,7 +142,14 @@ def generate(
         output,
         save_latents=save_latents,
         engine=engine,
-        options=Options(precision=precision, threads=threads, streams=streams),
+        options=Options(
+            precision=precision,
+            threads=threads,
+            streams=streams,
+            arena=arena,
+            level=level,
+            stripped=stripped,
+        ),
         components=assignments("component", component or ()),
         as_json=as_json,
     )

@@ -11,12 +11,15 @@ from rich.console import Console
 
 from latentrt.bundle.errors import LatentrtError
 from latentrt.cli.options import (
+    ArenaOption,
     BundleArgument,
     ComponentOption,
     EngineOption,
     JsonOption,
+    LevelOption,
     PrecisionOption,
     StreamsOption,
+    StrippedOption,
     ThreadsOption,
 )
 from latentrt.cli.progress import Bars
@@ -57,14 +60,12 @@ def build(
     component: ComponentOption = None,
     threads: ThreadsOption = None,
     streams: StreamsOption = None,
-    arena: Annotated[bool, typer.Option(help="Keep freed memory for the next call.")] = True,
+    arena: ArenaOption = True,
     target: Annotated[
         str | None, typer.Option(help="TensorRT: build for another GPU, such as sm89.")
     ] = None,
-    level: Annotated[int, typer.Option(help="TensorRT: 0 to 5, how hard to optimise.")] = 3,
-    stripped: Annotated[
-        bool, typer.Option("--stripped", help="TensorRT: store plans without weights.")
-    ] = False,
+    level: LevelOption = 3,
+    stripped: StrippedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""

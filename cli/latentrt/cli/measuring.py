@@ -11,12 +11,15 @@ from rich.console import Console
 
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
+    ArenaOption,
     BundleArgument,
     ComponentOption,
     EngineOption,
     JsonOption,
+    LevelOption,
     PrecisionOption,
     StreamsOption,
+    StrippedOption,
     ThreadsOption,
 )
 from latentrt.cli.progress import Bars
@@ -31,6 +34,9 @@ def compare(
     component: ComponentOption = None,
     threads: ThreadsOption = None,
     streams: StreamsOption = None,
+    arena: ArenaOption = True,
+    level: LevelOption = 3,
+    stripped: StrippedOption = False,
     layers: Annotated[bool, typer.Option("--layers", help="Every layer; needs PyTorch.")] = False,
     live: Annotated[bool, typer.Option("--live", help="Ask PyTorch now; needs it.")] = False,
     checkpoint: Annotated[
@@ -64,7 +70,14 @@ def compare(
     from latentrt.engines.engine import Options
     from latentrt.runtime import Size
 
-    options = Options(precision=precision, threads=threads, streams=streams)
+    options = Options(
+        precision=precision,
+        threads=threads,
+        streams=streams,
+        arena=arena,
+        level=level,
+        stripped=stripped,
+    )
     engines = Engines(engine, options, assignments("component", component or ()))
     wanted = Wanted(
         layers=layers,
@@ -97,6 +110,9 @@ def bench(
     component: ComponentOption = None,
     threads: ThreadsOption = None,
     streams: StreamsOption = None,
+    arena: ArenaOption = True,
+    level: LevelOption = 3,
+    stripped: StrippedOption = False,
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red circle",
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
@@ -171,7 +187,14 @@ def bench(
     subject = Subject(
         bundle=bundle,
         engine=engine,
-        options=Options(precision=precision, threads=threads, streams=streams),
+        options=Options(
+            precision=precision,
+            threads=threads,
+            streams=streams,
+            arena=arena,
+            level=level,
+            stripped=stripped,
+        ),
         components=assignments("component", component or ()),
         request=Request(
             prompt,

@@ -20,4 +20,11 @@ ComponentOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of an engine call.")]
 StreamsOption = Annotated[int | None, typer.Option(help="Calls that share the CPU's threads.")]
+ArenaOption = Annotated[
+    bool, typer.Option("--arena/--no-arena", help="Keep freed memory for the next call.")
+]
+LevelOption = Annotated[int, typer.Option(help="TensorRT: 0 to 5, how hard to optimise.")]
+StrippedOption = Annotated[
+    bool, typer.Option("--stripped", help="TensorRT: plans that are stored without weights.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]

@@ -161,8 +161,17 @@ def _fastest(options: Options, dtype: str) -> Chosen:
             return Chosen(name, chosen, _settled(chosen, options, dtype))
         problems.append(problem)
     if problems:
-        raise problems[0]
+        raise _elsewhere(problems[0])
     raise Unavailable("no engine is installed; pip install 'latentrt[openvino]'")
+
+
+def _elsewhere(problem: InputError) -> InputError:
+    """What no engine of "auto" has, with the names of those that have it."""
+    takers = [name for name in BACKENDS if problem.field in backend(name).OPTIONS]
+    if not takers:
+        return problem
+    expected = f"an engine that has it (--engine {' or '.join(takers)})"
+    return InputError(problem.field, expected, "auto")
 
 
 def _problem(name: str, chosen: Backend, options: Options, dtype: str) -> InputError | None:

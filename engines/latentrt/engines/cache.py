@@ -91,23 +91,24 @@ class Cache:
         *,
         pending: str,
         progress: Progress | None = None,
-    ) -> tuple[bool, str]:
+    ) -> tuple[bool, str, Record]:
         """Have an engine that cannot be loaded here, such as one for another GPU.
 
-        Returns whether it was there already, and why not. `pending` says why it is not verified;
-        it is when it is first loaded. Raises what `open` raises but `VerificationFailed`.
+        Returns whether it was there already, why not, and how it did when it was verified.
+        `pending` says why it has not been; it is when it is first loaded. Raises what `open` raises
+        but `VerificationFailed`.
         """
         key = engine_key(chosen, blueprint)
         place = self._engines / digest(key)
         self._prepare()
         with self._locked(place.name):
-            if self._usable(place) is not None:
-                return True, ""
-            reason = self._reason(place, key)
+            if (artefact := self._usable(place)) is not None:
+                return True, "", artefact.verification
+            reason, verification = self._reason(place, key), {PENDING: pending}
             with publishing(place, force=True) as partial:
                 _build(partial, chosen, blueprint, progress)
-                write_record(partial, key, {PENDING: pending}, self._seal)
-        return False, reason
+                write_record(partial, key, verification, self._seal)
+        return False, reason, verification
 
     def artefacts(self) -> list[Artefact]:
         """Everything stored, the longest unused first; what cannot be trusted has a `problem`."""

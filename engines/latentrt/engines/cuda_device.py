@@ -5,13 +5,18 @@ Unverified: nobody has run this on a GPU; without one it says what it should.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from latentrt.bundle.errors import EngineError
 
 _DRIVER: Final = "install NVIDIA's driver 580 or newer (CUDA 13), and see that nvidia-smi works"
+_SAYS: Final = Path("/proc/driver/nvidia/version")
+"""Where Linux has the version of the driver, where it has the driver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +32,22 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU: its name, its compute capability ("sm89"), the CUDA that its driver has."""
+    """The first GPU: its name, its compute capability ("sm89"), the CUDA that its driver has.
+
+    `driver` is the driver's own version, such as "580.95.05": several have one CUDA. Nothing where
+    nobody says it.
+    """
 
     name: str
     target: str
-    driver: str
+    cuda: str
+    driver: str = ""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What an artefact depends on that fits this GPU under this driver alone."""
+        driver = self.driver or "unknown"
+        return {"device": self.name, "target": self.target, "cuda": self.cuda, "driver": driver}
 
 
 def cuda() -> Any:
@@ -45,8 +61,8 @@ def gpu() -> Gpu | Missing:
         api = cuda()
     except ImportError as error:
         return Missing(f"cuda-python is not installed ({error})", "pip install 'cuda-bindings>=13'")
-    _, driver = api.cudaDriverGetVersion()
-    if not driver:
+    _, level = api.cudaDriverGetVersion()
+    if not level:
         return Missing("no NVIDIA driver was found", _DRIVER)
     code, count = api.cudaGetDeviceCount()
     if code != api.cudaError_t.cudaSuccess or not count:
@@ -57,8 +73,28 @@ def gpu() -> Gpu | Missing:
     return Gpu(
         name=properties.name.decode().rstrip("\0"),
         target=f"sm{properties.major}{properties.minor}",
-        driver=f"{driver // 1000}.{driver % 1000 // 10}",
+        cuda=f"{level // 1000}.{level % 1000 // 10}",
+        driver=driver_version(),
     )
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver as it says itself; nothing where it does not."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", _SAYS.read_text("utf-8", errors="replace"))
+        if found is not None:
+            return found[1]
+    try:
+        # Windows and its Linux have no such file; the package is there with `latentrt[bench]`.
+        api: Any = importlib.import_module("pynvml")
+        api.nvmlInit()
+        try:
+            version: str | bytes = api.nvmlSystemGetDriverVersion()
+        finally:
+            api.nvmlShutdown()
+    except Exception:  # ImportError, or NVML's own error where there is no driver
+        return ""
+    return version.decode() if isinstance(version, bytes) else version
 
 
 def checked(result: tuple[Any, ...]) -> Any:

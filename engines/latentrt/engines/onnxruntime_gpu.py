@@ -18,6 +18,7 @@ from typing import Any, Final
 from latentrt.bundle.errors import Unavailable
 from latentrt.engines.backends import Progress, Status
 from latentrt.engines.cuda_device import Gpu, Missing, gpu
+from latentrt.engines.cuda_libraries import library_versions, tf32_override
 from latentrt.engines.cuda_memory import CudaMemory
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.onnxruntime_bound import BoundEngine
@@ -96,14 +97,9 @@ class GpuProvider:
         )
 
     def identity(self, options: Options) -> dict[str, str]:
-        """The versions of ONNX Runtime and the provider, and the GPU; raises `Unavailable`."""
+        """Versions of ONNX Runtime, the provider and what is beneath; raises `Unavailable`."""
         found, device = self._usable()
-        return {
-            **found,
-            "device": device.name,
-            "target": device.target,
-            "driver": device.driver,
-        }
+        return {**found, **library_versions(), **tf32_override(), **device.identity}
 
     def compile(self, blueprint: Blueprint, options: Options) -> BoundEngine:
         """An engine whose nodes all run on the provider; raises `Unavailable` or `BuildFailed`."""

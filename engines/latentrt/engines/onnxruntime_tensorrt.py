@@ -1,8 +1,8 @@
 """ONNX Runtime's TensorRT providers: the built-in one, and the plugin for GeForce RTX GPUs.
 
 Neither has an option against TF32, which keeps 10 of the 23 bits of a float32's fraction: where
-they use it, their fp32 engines are refused unless NVIDIA_TF32_OVERRIDE=0 is set. Unverified: nobody
-has run them on a GPU.
+they use it, their fp32 engines are refused unless NVIDIA_TF32_OVERRIDE=0 is set, which is part of
+their key. Unverified: nobody has run them on a GPU.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes.util
 import importlib
 import importlib.util
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ _RTX_DISTRIBUTION: Final = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 # What the plugin takes, says a header that comes with it: these, and everything from sm120 on.
 _RTX_TARGETS: Final = ("sm86", "sm89")
 _RTX_FIRST_OF_ALL: Final = 120
+# What is registered is the process's; of two threads at once the second would be refused.
+_REGISTERING: Final = threading.Lock()
 
 PRECISIONS: Final = {
     "float32": ("fp32",),
@@ -93,17 +96,22 @@ def rtx_attach(api: Any, chosen: Any, options: Options) -> None:
 
     Raises `BuildFailed` with what ONNX Runtime says when it does not load, or finds no device.
     """
-    if not _devices(api):
-        try:
-            # Its import loads the libraries that it is linked against.
-            plugin: Any = importlib.import_module(_RTX_MODULE)
-            api.register_execution_provider_library(_RTX_PROVIDER, plugin.get_library_path())
-        except Exception as error:  # the package raises bare classes of its own, one a kind
-            raise BuildFailed(f"ONNX Runtime does not load {_RTX_PROVIDER}: {error}") from error
+    with _REGISTERING:
+        if not _devices(api):
+            _register(api)
     devices = _devices(api)
     if not devices:
         raise BuildFailed(f"{_RTX_PROVIDER} finds no device that it is for")
     chosen.add_provider_for_devices(devices[:1], {"enable_cuda_graph": "1"})
+
+
+def _register(api: Any) -> None:
+    try:
+        # Its import loads the libraries that it is linked against.
+        plugin: Any = importlib.import_module(_RTX_MODULE)
+        api.register_execution_provider_library(_RTX_PROVIDER, plugin.get_library_path())
+    except Exception as error:  # the package raises bare classes of its own, one a kind
+        raise BuildFailed(f"ONNX Runtime does not load {_RTX_PROVIDER}: {error}") from error
 
 
 def _devices(api: Any) -> list[Any]:

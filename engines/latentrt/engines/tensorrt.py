@@ -8,19 +8,22 @@ when the target is named. Loading and running are unverified: nobody has run the
 from __future__ import annotations
 
 import mmap
-import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
 from latentrt.engines.backends import Progress, Status
 from latentrt.engines.cuda_device import Gpu, Missing, gpu
+from latentrt.engines.cuda_libraries import tf32_override
 from latentrt.engines.cuda_memory import CudaMemory
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.tensorrt_engine import TensorRtEngine
+from latentrt.engines.tensorrt_kernels import Kernels
 from latentrt.engines.tensorrt_library import (
     RTX,
     Library,
@@ -30,6 +33,7 @@ from latentrt.engines.tensorrt_library import (
 from latentrt.engines.tensorrt_listeners import log, monitor
 from latentrt.engines.tensorrt_network import Source, as_computed, parse
 from latentrt.engines.tensorrt_refit import refit
+from latentrt.engines.timings import keep, recall, timings_folder
 
 NAME: Final = "tensorrt"
 PRECISIONS: Final = {
@@ -39,6 +43,7 @@ PRECISIONS: Final = {
 }
 OPTIONS: Final = frozenset({"target", "level", "stripped"})
 PLAN: Final = "plan.trt"
+KERNELS: Final = "kernels.cache"
 
 
 def status() -> Status:
@@ -66,14 +71,14 @@ def identity(options: Options) -> dict[str, str]:
     for a target that the library has not.
     """
     library = library_for(options.target)
-    facts = {"library": library.name, "version": library.version}
+    facts = {"library": library.name, "version": library.version, **tf32_override()}
     if options.target is not None:
         library.capability(options.target)
         return facts | {"target": options.target}
     device = _device()
     if library.name == RTX:
         return facts | {"target": device.target}
-    return facts | {"target": device.target, "device": device.name, "driver": device.driver}
+    return facts | device.identity
 
 
 def build(
@@ -87,7 +92,8 @@ def build(
     """Build the plan for the blueprint's sizes into `folder`.
 
     `timings` is the folder that keeps what the data-centre library measures from one build to the
-    next; by default one in this user's cache. TensorRT for RTX measures nothing. Raises
+    next; by default one in this user's cache. TensorRT for RTX measures nothing; its plan for this
+    machine's GPU is run once, and the kernels that this compiled are stored beside it. Raises
     `InputError` for a precision that the graph cannot be computed in or a target that the library
     does not know, `Unavailable` without a library or GPU, `BuildFailed` when the graph is refused,
     and whatever `progress` raises, which stops the build.
@@ -106,7 +112,7 @@ def build(
         config = _config(library, builder, capability, options)
         config.progress_monitor = watch
         if timed is not None:
-            _recall(config, timed)
+            config.set_timing_cache(config.create_timing_cache(recall(timed)), False)
         plan: Any = builder.build_serialized_network(network.definition, config)
         if watch.error is not None:
             raise watch.error
@@ -115,7 +121,7 @@ def build(
             raise BuildFailed(f"{blueprint.component}: TensorRT says: {said}")
         (folder / PLAN).write_bytes(plan)
         if timed is not None:
-            _replace(timed, config.get_timing_cache().serialize())
+            keep(timed, bytes(memoryview(config.get_timing_cache().serialize())))
 
     # An interrupt comes to the main thread alone, and TensorRT swallows it where it calls back.
     with ThreadPoolExecutor(1) as pool:
@@ -124,6 +130,8 @@ def build(
         except BaseException as error:
             watch.error = watch.error or error
             raise
+    if library.name == RTX and options.target is None:
+        _keep_kernels(blueprint, options, folder)
 
 
 def _unheard(phase: str, done: int, total: int) -> None:
@@ -146,8 +154,9 @@ def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine
         raise BuildFailed(f"{blueprint.component}: TensorRT says: {'; '.join(heard.errors)}")
     if options.stripped:
         refit(library.api, engine, heard, Source.of(blueprint, options.precision))
-    wide = as_computed(blueprint, options.precision)
-    return TensorRtEngine(wide, engine, CudaMemory(), keep=(heard, runtime))
+    wide, hint = as_computed(blueprint, options.precision), folder / KERNELS
+    kernels = Kernels.of(engine, hint.read_bytes() if hint.exists() else b"")
+    return TensorRtEngine(wide, engine, CudaMemory(), keep=(heard, runtime), kernels=kernels)
 
 
 def compile(blueprint: Blueprint, options: Options) -> TensorRtEngine:
@@ -212,17 +221,15 @@ def _check_precision(blueprint: Blueprint, options: Options) -> None:
 
 def _timings(library: Library, folder: Path | None) -> Path:
     """The file of this library on this GPU: the timings of others say nothing here."""
-    place = cache_folder() / "timings" if folder is None else folder
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = timings_folder(cache_folder()) if folder is None else folder
     return place / f"{library.name}-{library.version}-{_device().target}.cache"
 
 
-def _recall(config: Any, timings: Path) -> None:
-    known = timings.read_bytes() if timings.exists() else b""
-    config.set_timing_cache(config.create_timing_cache(known), False)
-
-
-def _replace(path: Path, content: Any) -> None:
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    scratch.write_bytes(content)
-    scratch.replace(path)
+def _keep_kernels(blueprint: Blueprint, options: Options, folder: Path) -> None:
+    """Run a new plan once, and store what that compiled for this GPU beside it."""
+    engine = load(blueprint, options, folder)
+    try:
+        engine({s.name: np.zeros(s.shape({}), s.dtype) for s in engine.inputs})
+        (folder / KERNELS).write_bytes(engine.compiled())
+    finally:
+        engine.close()

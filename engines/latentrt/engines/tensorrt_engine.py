@@ -16,6 +16,7 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Memory
 from latentrt.engines.device_buffers import Buffers, Pool
 from latentrt.engines.engine import Arrays, Blueprint, check_inputs
+from latentrt.engines.tensorrt_kernels import Kernels
 
 _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
     {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32"}
@@ -26,19 +27,22 @@ _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
 class Execution:
     """One context of a plan with its buffers and its stream, for one call at a time.
 
-    `plan` is what the context is of; it lives at least as long. Raises `EngineError` when the GPU
-    has no room, and nothing is held then.
+    `plan` is what the context is of; it lives at least as long. `kernels` are what it compiles,
+    None where that is nothing. Raises `EngineError` when the GPU has no room, and nothing is held
+    then.
     """
 
     def __init__(
         self,
         plan: Any,
+        kernels: Kernels | None,
         context: Any,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         memory: Memory,
     ) -> None:
         self._plan: Any = plan
+        self._kernels = kernels
         self._context: Any = context
         self._buffers = Buffers(inputs, outputs, memory)
         self._runs = 0
@@ -57,10 +61,14 @@ class Execution:
         self._runs += 1
         return outputs
 
+    def compiled(self) -> bytes:
+        """The kernels that were compiled so far, for any context of the plan."""
+        return b"" if self._kernels is None else self._kernels.stored()
+
     def close(self) -> None:
         """Free the context, its buffers and its stream, in the order in which they lean."""
         self._buffers.settle()
-        self._replay = self._context = self._plan = None
+        self._replay = self._context = self._kernels = self._plan = None
         self._buffers.close()
 
     def _launch(self) -> None:
@@ -93,17 +101,25 @@ class TensorRtEngine:
     """A plan on the GPU, with as many executions as there were calls at once.
 
     `plan` is what TensorRT deserialised; what has to outlive it is in `keep`, the longest first.
-    Raises `BuildFailed` for a plan of other arrays than the blueprint's.
+    `kernels` are what its contexts still compile, None where that is nothing. Raises `BuildFailed`
+    for a plan of other arrays than the blueprint's.
     """
 
-    def __init__(self, blueprint: Blueprint, plan: Any, memory: Memory, keep: Any = None) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        plan: Any,
+        memory: Memory,
+        keep: Any = None,
+        kernels: Kernels | None = None,
+    ) -> None:
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
         _check_arrays(plan, blueprint)
         # An execution keeps the plan for its context, and what the plan was made with; a tuple lets
         # go of its last first.
-        held = (keep, plan)
+        held = (keep, plan, kernels)
         self._pool = Pool(self.component, lambda: self._execution(held, memory))
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -112,15 +128,21 @@ class TensorRtEngine:
         with self._pool.one() as execution:
             return execution(inputs)
 
+    def compiled(self) -> bytes:
+        """The kernels that calls had to compile so far; nothing where plans are finished."""
+        with self._pool.one() as execution:
+            return execution.compiled()
+
     def close(self) -> None:
         """Free the plan and every execution; one at work is freed when its call ends."""
         self._pool.close()
 
-    def _execution(self, held: tuple[Any, Any], memory: Memory) -> Execution:
-        context: Any = held[1].create_execution_context()
+    def _execution(self, held: tuple[Any, Any, Kernels | None], memory: Memory) -> Execution:
+        _, plan, kernels = held
+        context: Any = plan.create_execution_context() if kernels is None else kernels.context(plan)
         if context is None:
             raise EngineError(f"{self.component}: TensorRT has no room for another context")
-        return Execution(held, context, self.inputs, self.outputs, memory)
+        return Execution(held, kernels, context, self.inputs, self.outputs, memory)
 
 
 def _check_arrays(plan: Any, blueprint: Blueprint) -> None:

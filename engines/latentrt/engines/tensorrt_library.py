@@ -22,6 +22,7 @@ DATA_CENTRE: Final = "tensorrt"
 RTX: Final = "tensorrt-rtx"
 _LIBRARIES: Final = "onnxruntime_ep_nv_tensorrt_rtx"
 _BINDINGS: Final = "tensorrt_rtx_bindings"
+_DISTRIBUTION: Final = "tensorrt-rtx-cu13-bindings"
 # In this order: each is linked against those before it, by a name that no search path has.
 _SHARED: Final = ("libcudart", "libtensorrt_rtx", "libtensorrt_onnxparser_rtx")
 _RTX_REMEDY: Final = "pip install 'latentrt[tensorrt-rtx]'"
@@ -69,7 +70,11 @@ def installed_rtx() -> Library | Missing:
     if libraries is None or libraries.origin is None:
         return Missing("TensorRT for RTX lacks its shared libraries", _RTX_REMEDY)
     folder = Path(libraries.origin).parent
-    version = importlib.metadata.version("tensorrt-rtx-cu13-bindings")
+    try:
+        version = importlib.metadata.version(_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        problem = f"TensorRT for RTX's bindings are not those of {_DISTRIBUTION}"
+        return Missing(problem, _RTX_REMEDY)
     for name in _SHARED:
         found = sorted(folder.glob(f"{name}.so.*"))
         if not found:
@@ -96,6 +101,7 @@ def library_for(target: str | None) -> Library:
 def _imported(name: str, module: str) -> Library | Missing:
     try:
         api = importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:
+        return Library(name, str(api.__version__), api)
+    # Whatever folder has the name is a module too, without a version.
+    except (AttributeError, ImportError, OSError, RuntimeError) as error:
         return Missing(f"{name} cannot be imported ({error})", f"pip install 'latentrt[{name}]'")
-    return Library(name, str(api.__version__), api)

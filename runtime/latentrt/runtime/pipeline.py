@@ -76,6 +76,8 @@ class Pipeline:
         threads: int | None = None,
         streams: int | None = None,
         arena: bool = True,
+        level: int = 3,
+        stripped: bool = False,
         components: Mapping[str, str] = MappingProxyType({}),
         build: Build = "missing",
         cache: Path | str | None = None,
@@ -85,15 +87,22 @@ class Pipeline:
         `engine` is a backend's name or "auto", the fastest that is installed, verified and has the
         `precision`, which by default is the backend's own for the dtype of the weights;
         `components` gives single components another backend or precision, such as
-        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `threads`, `streams` and `arena` are as in
-        `latentrt.engines.engine.Options`. Engines come from the folder `cache` (None: the user's
-        own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
-        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it. Raises
-        `BundleError`, `Unavailable` or `InputError`.
+        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `threads`, `streams`, `arena`, `level` and
+        `stripped` are as in `latentrt.engines.engine.Options`. Engines come from the folder `cache`
+        (None: the user's own, see `latentrt.engines.cache`); one that is missing is built and
+        verified at first use, or, with `build="never"`, raises `ShapeNotBuilt` with the command
+        that builds it. Raises `BundleError`, `Unavailable` or `InputError`.
         """
         if build not in ("missing", "never"):
             raise InputError("build", "missing or never", repr(build))
-        options = Options(precision=precision, threads=threads, streams=streams, arena=arena)
+        options = Options(
+            precision=precision,
+            threads=threads,
+            streams=streams,
+            arena=arena,
+            level=level,
+            stripped=stripped,
+        )
         return Pipeline(
             Bundle.open(path), engine, options, components, build=build, cache=Cache(cache)
         )

@@ -1,0 +1,52 @@
+"""What TensorRT measured while it built, kept from one build to the next.
+
+A hint: without it a build takes longer, and the plan is held against the reference all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Final
+
+from latentrt.bundle.errors import InputError
+from latentrt.bundle.publish import write_file
+
+_FOLDER: Final = "timings"
+
+
+def timings_folder(cache: Path) -> Path:
+    """Where they lie in a cache: beside the engines."""
+    return cache / _FOLDER
+
+
+def recall(path: Path) -> bytes:
+    """What was written last; nothing if nothing was."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Replace a file whole; of several builds at once the last one's stays."""
+    with contextlib.suppress(OSError, InputError):  # a plan that is built is not lost for a hint
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_file(path, content)
+
+
+def kept(cache: Path) -> dict[str, int]:
+    """The bytes of every file of timings in a cache, by name; what a killed build left is one."""
+    found: dict[str, int] = {}
+    for path in sorted(timings_folder(cache).glob("*")):
+        with contextlib.suppress(FileNotFoundError):  # a build that ends just now renames its own
+            found[path.name] = path.stat().st_size
+    return found
+
+
+def forget(cache: Path) -> dict[str, int]:
+    """Delete them all; returns what went."""
+    found = kept(cache)
+    for name in found:
+        (timings_folder(cache) / name).unlink(missing_ok=True)
+    return found
