@@ -329,6 +329,21 @@ def test_locks_lie_in_the_folder_that_the_variable_names(
     assert not (tmp_path / "home").exists()
 
 
+def test_locks_lie_in_the_folder_that_is_named_and_none_elsewhere(
+    place: Path, tmp_path: Path
+) -> None:
+    with publishing(place / "it", locks=tmp_path / "own"):
+        pass
+    assert len(names(tmp_path / "own")) == 1
+    assert not (tmp_path / "cache").exists()
+    with (
+        publishing(place / "other", locks=tmp_path / "own"),
+        pytest.raises(BundleError, match="another process"),
+        publishing(place / "other", locks=tmp_path / "own"),
+    ):
+        pass
+
+
 # Places that cannot be written.
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.cli.outcome import Run
 
 from latentrt.bundle.errors import ShapeNotBuilt
+from latentrt.engines import verify
 from latentrt.engines.cache import Cache
+from latentrt.engines.verify import TOLERANCES
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling, Size
 
 REQUEST = Request("a red circle", seed=1, sampling=Sampling(steps=1))
@@ -59,6 +64,81 @@ def test_an_engine_that_must_not_be_built_is_named_with_the_command_that_builds_
         status, _, err = run(*command.split()[1:])
         assert status == 0, err
         assert pipeline(request).images
+
+
+LATENT = {"height": 7, "width": 9}
+PIXELS = {"image_height": 56, "image_width": 72}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["default", "other cache"])
+@pytest.mark.parametrize(
+    ("component", "sizes"),
+    [
+        ("unet", {"batch": 3, **LATENT, "sequence": 77}),
+        ("vae_decoder", {"batch": 3, **LATENT}),
+        ("vae_encoder", {"batch": 1, **PIXELS}),
+    ],
+)
+def test_the_command_that_is_named_builds_the_engine_that_is_missing(
+    run: Run,
+    bundle: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    component: str,
+    sizes: dict[str, int],
+    elsewhere: bool,
+) -> None:
+    place = tmp_path / "an other" if elsewhere else None
+    with Pipeline.open(bundle("heads"), engine="openvino", build="never", cache=place) as pipeline:
+        with pytest.raises(ShapeNotBuilt) as raised:
+            pipeline.engine(component, sizes)
+        words = shlex.split(str(raised.value).rpartition("; ")[2])
+        if elsewhere:  # as a shell does
+            monkeypatch.setenv(*words.pop(0).split("="))
+        assert words.pop(0) == "latentrt"
+        status, _, err = run(*words)
+        assert status == 0, err
+        assert pipeline.engine(component, sizes).component == component
+
+
+def test_the_command_that_is_named_makes_a_decoder_of_several_pictures_work(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    run("build", bundle("heads"), "--engine", "openvino")
+    latents = np.random.default_rng(0).standard_normal((3, 4, 8, 8), np.float32)
+    with Pipeline.open(bundle("heads"), engine="openvino", build="never") as pipeline:
+        alone = [pipeline.decode(latents[i : i + 1]) for i in range(3)]
+        with pytest.raises(ShapeNotBuilt, match="--size 64x64 --decode-batch 3") as raised:
+            pipeline.decode(latents)
+        run(*shlex.split(str(raised.value).rpartition("; ")[2])[1:])
+        # Rounding: another batch may be added up in another order.
+        assert np.allclose(pipeline.decode(latents), np.concatenate(alone), atol=1e-4)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_engines_that_are_refused_are_rows_among_the_others_and_the_status_is_3(
+    run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    strict = replace(TOLERANCES["fp32"], unet=1e-12)
+    monkeypatch.setattr(verify, "TOLERANCES", {**TOLERANCES, "fp32": strict})
+    words = ["build", bundle("heads"), "--engine", "openvino", *(["--json"] if as_json else [])]
+    status, out, _ = run(*words)
+    assert status == 3
+    if as_json:
+        rows = json.loads(out)
+        refused = {row["component"]: row["problem"] for row in rows if row["problem"]}
+        assert len(rows) == 5
+        assert list(refused) == ["unet"]
+        assert "1.0e-12 is allowed" in refused["unet"]
+        return
+    lines = out.splitlines()
+    refused = [line for line in lines if ": refused: " in line]
+    assert len(lines) == 5
+    assert [line.split()[:2] for line in refused] == [["unet", "batch=1"], ["unet", "batch=2"]]
+    for line in refused:
+        assert "openvino fp32, unet: model_output is" in line
+        assert line.endswith("1.0e-12 is allowed")
+    assert sum(": built in " in line for line in lines) == 3
 
 
 def test_building_needs_no_pytorch(bundle: Callable[[str], Path], cache: Path) -> None:
@@ -111,6 +191,7 @@ def test_the_cache_is_listed_limited_and_removed(
         (("build", "BUNDLE", "--size", "60x64"), "size: expected width and height in multiples"),
         (("build", "BUNDLE", "--size", "big"), "size: expected WIDTHxHEIGHT"),
         (("build", "BUNDLE", "--batch", "0"), "batch: expected at least 1, got 0"),
+        (("build", "BUNDLE", "--decode-batch", "1,0"), "decode-batch: expected at least 1, got 0"),
         (("build", "BUNDLE", "--batch", "1,x"), "batch: expected whole numbers"),
         (("build", "BUNDLE", "--engine", "cuda"), "engine: expected one of auto"),
         (("cache", "--limit", "much"), "limit: expected a size such as 5GB or 500MB"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from latentrt.bundle.errors import FileError, InputError, ShapeNotBuilt, VerificationFailed
+from latentrt.bundle.errors import (
+    BuildFailed,
+    FileError,
+    InputError,
+    ShapeNotBuilt,
+    VerificationFailed,
+)
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import cache as cache_module
 from latentrt.engines.artefact import Artefact
@@ -28,15 +35,27 @@ from latentrt.engines.function import FunctionEngine
 
 IDENTITY = {"version": "1.0.0", "device": "a CPU", "instruction sets": "avx", "driver": "7"}
 VECTOR = TensorSpec("vector", ("batch",))
+ROOT = Path(__file__).parents[2]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_from(path: Path) -> dict[str, Any]:
+    """A file in place of a blueprint's weights, and the digests with its own."""
+    return {"weights": path, "digests": ("1" * 64, sha256(path))}
+
+
 BLUEPRINT = Blueprint(
     component="unet",
     graph=Path("unet.onnx"),
-    weights=Path("weights/unet.safetensors"),
     inputs=(VECTOR,),
     outputs=(VECTOR,),
     sizes={"batch": 2},
-    digests=("1" * 64, "2" * 64),
+    **read_from(ROOT / "LICENSE"),
 )
+GOOD: Mapping[str, Any] = {"relative": 1e-7}
 
 
 class Adding:
@@ -44,6 +63,7 @@ class Adding:
 
     PRECISIONS: Mapping[str, tuple[str, ...]] = {"float32": ("fp32", "bf16")}
     OPTIONS: frozenset[str] = frozenset({"threads", "arena"})
+    TIMED: bool = False
 
     def __init__(self, **identity: str) -> None:
         self.built = 0
@@ -81,9 +101,39 @@ class Adding:
         return FunctionEngine(blueprint.component, inputs, outputs, add)
 
 
+class Guarding:
+    """A guard that counts its checks; these find what is `today`, or nothing that is good."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.today = GOOD
+        self.good = True
+        self.refused = ""
+
+    def refusal(self, verification: Mapping[str, Any]) -> str:
+        return self.refused
+
+    def holds(self, verification: Mapping[str, Any]) -> bool:
+        return verification == self.today
+
+    def prepare(self) -> Callable[[Engine], Mapping[str, Any]]:
+        def check(engine: Engine) -> Mapping[str, Any]:
+            self.asked += 1
+            if not self.good:
+                raise VerificationFailed("unet: 0.5")
+            return self.today
+
+        return check
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def guard() -> Guarding:
+    return Guarding()
 
 
 def stored(cache: Cache) -> Artefact:
@@ -105,9 +155,9 @@ def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> Non
 
 # Field of the key as a miss names it, and what changes it.
 CHANGES: dict[str, Any] = {
-    "schema 4 -> 5": "schema",
-    "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, "2" * 64)},
-    "weights 222222222222 -> 333333333333": {"digests": ("1" * 64, "3" * 64)},
+    "schema 5 -> 6": "schema",
+    "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, sha256(ROOT / "LICENSE"))},
+    "weights {old} -> {new}": read_from(ROOT / "CHANGELOG.md"),
     "sizes batch=2 -> batch=3": {"sizes": {"batch": 3}},
     "precision fp32 -> bf16": Options(precision="bf16"),
     "threads None -> 1": Options(threads=1),
@@ -132,8 +182,10 @@ def test_a_change_of_any_field_is_a_miss_that_names_it(
     backend: Any = change if isinstance(change, Adding) else Adding()
     options = change if isinstance(change, Options) else Options()
     blueprint = replace(BLUEPRINT, **change) if isinstance(change, dict) else BLUEPRINT
+    old, new = (sha256(b.weights)[:12] for b in (BLUEPRINT, blueprint))
+    message = message.format(old=old, new=new)
     if change == "schema":
-        monkeypatch.setattr(cache_module, "SCHEMA", "5")
+        monkeypatch.setattr(cache_module, "SCHEMA", "6")
     with pytest.raises(ShapeNotBuilt) as raised:
         cache.open(Chosen("adding", backend, options), blueprint, build="never")
     assert str(raised.value) == f"unet: not built: {message}"
@@ -165,7 +217,7 @@ def test_a_blueprint_without_digests_is_refused(cache: Cache) -> None:
         cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, digests=None))
 
 
-@pytest.mark.parametrize("name", ["files/deep/addend", "files/padding", "artefact.json"])
+@pytest.mark.parametrize("name", ["files/deep/addend", "files/padding", "record"])
 def test_a_flipped_byte_is_refused_and_built_again(cache: Cache, name: str) -> None:
     cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     path = stored(cache).path / name
@@ -188,12 +240,18 @@ def _remove_file(path: Path) -> None:
     (path / "files" / "padding").unlink()
 
 
-def _remove_mac(path: Path) -> None:
-    (path / "artefact.mac").unlink()
+def _take_the_proof(path: Path) -> None:
+    record = path / "record"
+    record.write_bytes(record.read_bytes().partition(b"\n")[2])
 
 
-@pytest.mark.parametrize("spoil", [_add_file, _remove_file, _remove_mac])
-def test_files_more_or_less_are_refused(cache: Cache, spoil: Any) -> None:
+def _cut_the_record(path: Path) -> None:
+    record = path / "record"
+    record.write_bytes(record.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("spoil", [_add_file, _remove_file, _take_the_proof, _cut_the_record])
+def test_an_engine_with_more_or_less_than_was_written_is_refused(cache: Cache, spoil: Any) -> None:
     cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     spoil(stored(cache).path)
     with pytest.raises(ShapeNotBuilt, match="the stored engine is refused"):
@@ -239,28 +297,103 @@ def test_a_cache_that_others_may_write_or_whose_secret_they_may_read_is_refused(
     assert cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT).hit
 
 
-def test_an_engine_that_fails_its_check_is_not_stored(cache: Cache) -> None:
-    def check(engine: Engine) -> Mapping[str, Any]:
-        raise VerificationFailed("unet: 0.5")
-
+def test_an_engine_that_fails_its_check_is_not_stored(cache: Cache, guard: Guarding) -> None:
+    guard.good = False
     with pytest.raises(VerificationFailed, match=r"0\.5"):
-        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=lambda: check)
+        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=guard)
     assert cache.artefacts() == []
     assert list((cache.path / "engines").iterdir()) == []
 
 
-def test_the_record_of_the_check_is_kept_and_not_made_again(cache: Cache) -> None:
-    asked: list[str] = []
-
-    def guard() -> Any:
-        asked.append("guard")
-        return lambda engine: {"relative": 1e-7}  # pyright: ignore[reportUnknownLambdaType]
-
+def test_the_record_of_the_check_is_kept_and_not_made_again(cache: Cache, guard: Guarding) -> None:
     for _ in range(2):
         opened = cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=guard)
-        assert opened.verification == {"relative": 1e-7}
-    assert asked == ["guard"]
-    assert stored(cache).verification == {"relative": 1e-7}
+        assert opened.verification == GOOD
+    assert guard.asked == 1
+    assert stored(cache).verification == GOOD
+
+
+def test_a_record_that_holds_no_more_is_made_again_and_kept(cache: Cache, guard: Guarding) -> None:
+    chosen = Chosen("adding", Adding(), Options())
+    cache.open(chosen, BLUEPRINT, guard=guard)
+    guard.today = {"relative": 2e-7}
+    for _ in range(2):
+        opened = cache.open(chosen, BLUEPRINT, guard=guard)
+        assert (opened.hit, opened.verification) == (True, guard.today)
+        assert guard.asked == 2
+    assert stored(cache).verification == guard.today
+    guard.today, guard.good = GOOD, False
+    with pytest.raises(VerificationFailed, match=r"0\.5"):
+        cache.open(chosen, BLUEPRINT, guard=guard)
+
+
+def test_an_engine_whose_record_is_not_good_enough_today_is_refused_and_built_again(
+    cache: Cache, guard: Guarding
+) -> None:
+    backend = Adding()
+    chosen = Chosen("adding", backend, Options())
+    cache.open(chosen, BLUEPRINT, guard=guard)
+    guard.refused = "it is 0.5 off"
+    with pytest.raises(ShapeNotBuilt, match=r"the stored engine is refused: it is 0\.5 off"):
+        cache.open(chosen, BLUEPRINT, guard=guard, build="never")
+    opened = cache.open(chosen, BLUEPRINT, guard=guard)
+    assert (opened.hit, opened.reason) == (False, "the stored engine is refused: it is 0.5 off")
+    assert (backend.built, guard.asked) == (2, 2)
+
+
+# Others at the same cache.
+
+
+class Removing(Adding):
+    """Whose artefact is removed just before it is loaded, as `latentrt cache --remove` does."""
+
+    def __init__(self, cache: Cache, error: Exception | None = None) -> None:
+        super().__init__()
+        self.cache = cache
+        self.error = error
+
+    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        for artefact in self.cache.artefacts():
+            self.cache.remove(artefact)
+            if self.error is not None:
+                raise self.error
+        return super().load(blueprint, options, folder)
+
+
+@pytest.mark.parametrize("error", [None, BuildFailed("no such file")], ids=["file", "backend"])
+def test_an_engine_that_is_removed_while_it_is_loaded_is_built_again(
+    cache: Cache, error: Exception | None
+) -> None:
+    backend = Removing(cache, error)
+    chosen = Chosen("adding", backend, Options())
+    cache.open(chosen, BLUEPRINT)
+    opened = cache.open(chosen, BLUEPRINT)
+    assert (opened.hit, backend.built) == (False, 2)
+    with pytest.raises(ShapeNotBuilt, match="nothing is stored for unet"):
+        cache.open(chosen, BLUEPRINT, build="never")
+
+
+def test_an_engine_that_is_there_and_does_not_load_says_why(cache: Cache) -> None:
+    class Broken(Adding):
+        def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+            raise BuildFailed("unet: no such driver")
+
+    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    with pytest.raises(BuildFailed, match="no such driver"):
+        cache.open(Chosen("adding", Broken(), Options()), BLUEPRINT)
+
+
+def test_a_cache_elsewhere_needs_nothing_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()  # where no folder can be made
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "file"))
+    cache = Cache(tmp_path / "elsewhere")
+    chosen = Chosen("adding", Adding(), Options())
+    assert not cache.open(chosen, BLUEPRINT).hit
+    other = replace(BLUEPRINT, sizes={"batch": 3})
+    assert cache.store(chosen, other, pending="no such GPU")[0] is False
+    assert cache.open(chosen, BLUEPRINT).hit
 
 
 def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
@@ -269,7 +402,7 @@ def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
             Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch})
         )
     for n, artefact in enumerate(cache.artefacts()):
-        os.utime(artefact.path / "artefact.json", (1000 + n, 1000 + n))
+        os.utime(artefact.path / "record", (1000 + n, 1000 + n))
     first = cache.artefacts()[0].key["sizes"]
     batch = int(first.removeprefix("batch="))
     cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch}))
@@ -315,7 +448,6 @@ backend = Slow()
 opened = cache.open(Chosen("adding", backend, Options()), BLUEPRINT)
 print(backend.built, opened.hit)
 """
-ROOT = Path(__file__).parents[2]
 
 
 def test_eight_processes_at_once_build_once(cache: Cache) -> None:

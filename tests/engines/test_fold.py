@@ -24,7 +24,7 @@ from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.fold import fold
 from latentrt.engines.onnxruntime_session import Model, session, settings
-from latentrt.engines.verify import TOLERANCES
+from latentrt.engines.verify import TOLERANCES, golden_sizes
 
 Folders = Callable[[str], Path]
 
@@ -59,6 +59,25 @@ def test_no_node_gives_integers_and_what_computes_stays_whole(
     bundle: Folders, configuration: str, component: str
 ) -> None:
     check_folded(blueprint_of(bundle(configuration), configuration, component))
+
+
+@pytest.mark.parametrize("component", components_of("heads"))
+def test_a_graph_in_float16_is_folded_and_computes_in_float16_what_the_model_does(
+    bundle: Folders, component: str
+) -> None:
+    opened = Bundle.open(bundle("heads-fp16"))
+    blueprint = Blueprint.of(opened, component, golden_sizes(opened, component) or {})
+    check_folded(blueprint)
+    golden = opened.golden()
+    inputs = {
+        s.name: golden[f"{component}/inputs/{s.name}"].astype(s.dtype) for s in blueprint.inputs
+    }
+    found = run(blueprint, folded(blueprint), inputs)
+    for spec in blueprint.outputs:
+        assert found[spec.name].dtype == np.dtype(spec.dtype)
+        off = relative(found[spec.name], golden[f"{component}/outputs/{spec.name}"])
+        # PyTorch's fp32; nothing below 1e-5 was computed in halves.
+        assert 1e-5 < off < TOLERANCES["fp16"].of(component), spec.name
 
 
 def test_shapes_that_follow_from_folded_ones_are_folded_too(bundle: Folders) -> None:

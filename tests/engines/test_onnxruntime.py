@@ -25,6 +25,7 @@ from latentrt.engines import onnxruntime_session
 from latentrt.engines.backends import backend
 from latentrt.engines.cuda_memory import Bytes
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.onnxruntime import OnnxRuntimeEngine
 from latentrt.engines.onnxruntime_bound import BoundEngine
 from latentrt.engines.onnxruntime_session import Model, session, session_on, settings
 
@@ -165,6 +166,11 @@ class Watched:
 
     def io_binding(self) -> Any:
         return self.inner.io_binding()
+
+    def run(self, names: list[str], inputs: dict[str, Any]) -> Any:
+        if self.broken:
+            raise ValueError("out of memory")
+        return self.inner.run(names, inputs)
 
     def run_with_iobinding(self, bound: Any, options: Any) -> None:
         keys = "gpu_graph_id", "cuda_graph_annotation_id"
@@ -309,3 +315,18 @@ def test_a_wrong_call_names_the_input(engine: Engine) -> None:
     inputs["sample"] = inputs["sample"].astype(np.float16)
     with pytest.raises(InputError, match=r"unet input 'sample': expected .* float32, got .*16"):
         engine(inputs)
+
+
+# On the CPU, without bindings.
+
+
+def test_a_call_that_onnx_runtime_refuses_is_an_engine_error_and_the_next_one_works(
+    model: Model, plain: Engine, watched: Watched
+) -> None:
+    made = OnnxRuntimeEngine(model.blueprint, watched)
+    inputs = arrays(made, 0)
+    watched.broken = True
+    with pytest.raises(EngineError, match=r"^unet: ONNX Runtime says: out of memory$"):
+        made(inputs)
+    watched.broken = False
+    assert np.array_equal(made(inputs)["model_output"], plain(inputs)["model_output"])

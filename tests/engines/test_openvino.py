@@ -7,8 +7,10 @@ library is held, not what their plugins make of it.
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ import pytest
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import Unavailable
+from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines.backends import Chosen, backend, choose
 from latentrt.engines.cache import engine_key
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.openvino import CPU, GPU, NPU, OpenVino
+from latentrt.engines.openvino import CPU, GPU, NPU, OpenVino, OpenVinoEngine
 from latentrt.engines.verify import TOLERANCES, golden_sizes
 
 # models/shapes' goldens.
@@ -226,17 +228,79 @@ def property_of(engine: Any, name: str) -> Any:
     return engine._model.get_property(name)
 
 
+class Working:
+    """A request of a compiled model that tells when it begins to work."""
+
+    def __init__(self, real: Any, begin: Callable[[], object]) -> None:
+        self.real = real
+        self.begin = begin
+        self.calls = 0
+
+    def get_tensor(self, name: str) -> Any:
+        return self.real.get_tensor(name)
+
+    def infer(self, share_outputs: bool) -> None:
+        self.calls += 1
+        self.begin()
+        self.real.infer(share_outputs=share_outputs)
+
+
+class Watched:
+    """A compiled model that remembers its requests for as long as somebody else has them."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.made: list[weakref.ref[Working]] = []
+        self.begin: Callable[[], object] = lambda: None
+
+    def create_infer_request(self) -> Working:
+        request = Working(self.real.create_infer_request(), lambda: self.begin())
+        self.made.append(weakref.ref(request))
+        return request
+
+    @property
+    def requests(self) -> list[Working]:
+        gc.collect()
+        return [request for made in self.made if (request := made()) is not None]
+
+
+def watched(engine: OpenVinoEngine) -> Watched:
+    """The engine's model from here on."""
+    model = Watched(engine._model)
+    engine._model = model
+    return model
+
+
 @pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
 def test_two_streams_work_on_two_calls_at_once(
-    unet: Blueprint, tmp_path: Path, stored: bool
+    shapes: Bundle, unet: Blueprint, tmp_path: Path, stored: bool
 ) -> None:
+    options = Options(streams=2, threads=1)
+    if stored:
+        CPU.build(unet, options, tmp_path)
+    engine = CPU.load(unet, options, tmp_path) if stored else CPU.compile(unet, options)
+    model = watched(engine)
+    inputs, _ = golden(shapes)
+    calls = [inputs, {**inputs, "sample": -inputs["sample"]}]
+    expected = [engine(call)["model_output"] for call in calls]
+    assert [request.calls for request in model.requests] == [2]
+    both = threading.Barrier(2)
+    model.begin = lambda: both.wait(timeout=60)  # neither begins before the other does
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(engine, calls))
+    assert [request.calls for request in model.requests] == [3, 1]
+    for outputs, array in zip(found, expected, strict=True):
+        assert np.array_equal(outputs["model_output"], array)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
+def test_two_streams_have_a_thread_each(unet: Blueprint, tmp_path: Path, stored: bool) -> None:
     options = Options(streams=2, threads=1)
     if stored:
         CPU.build(unet, options, tmp_path)
     engine = CPU.load(unet, options, tmp_path) if stored else CPU.compile(unet, options)
     assert property_of(engine, "NUM_STREAMS") == 2
     assert property_of(engine, "OPTIMAL_NUMBER_OF_INFER_REQUESTS") == 2
-    # A thread for each of them.
     assert property_of(engine, "INFERENCE_NUM_THREADS") == 2
     alone = CPU.compile(unet, Options(threads=1))
     assert property_of(alone, "NUM_STREAMS") == 1
@@ -247,6 +311,38 @@ def test_streams_change_no_result(shapes: Bundle, unet: Blueprint) -> None:
     inputs, expected = golden(shapes)
     engine = CPU.compile(unet, Options(streams=2, threads=1))
     # fp32's promise for an evaluation of the U-Net.
+    assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
+
+
+def test_a_call_that_ends_after_the_engine_was_closed_leaves_no_request(
+    shapes: Bundle, unet: Blueprint
+) -> None:
+    engine = CPU.compile(unet, Options())
+    model = watched(engine)
+    inputs, expected = golden(shapes)
+    engine(inputs)
+    assert len(model.requests) == 1
+    model.begin = engine.close
+    off = Difference.between(engine(inputs)["model_output"], expected)
+    assert off.relative < 1e-5
+    assert model.requests == []
+    with pytest.raises(Unavailable, match="unet: the engine is closed"):
+        engine(inputs)
+
+
+def test_a_call_that_openvino_refuses_is_an_engine_error_and_the_next_one_works(
+    shapes: Bundle, unet: Blueprint
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of memory")  # what the package raises for everything
+
+    engine = CPU.compile(unet, Options())
+    model = watched(engine)
+    inputs, expected = golden(shapes)
+    model.begin = fail
+    with pytest.raises(EngineError, match=r"^unet: OpenVINO says: out of memory$"):
+        engine(inputs)
+    model.begin = lambda: None
     assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
 
 

@@ -1,21 +1,20 @@
-"""Engines that could not be held against a reference where they were built."""
+"""Engines that could not be held against a reference where they were built, or not for good."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engines.test_cache import BLUEPRINT, Adding
+from tests.engines.test_cache import BLUEPRINT, GOOD, Adding, Guarding
 
 from latentrt.bundle.errors import VerificationFailed
-from latentrt.engines.backends import Chosen
+from latentrt.engines.backends import Chosen, backend
 from latentrt.engines.cache import Cache
-from latentrt.engines.engine import Engine, Options
+from latentrt.engines.engine import Options
 
-GOOD: Mapping[str, Any] = {"relative": 1e-7}
+PENDING = {"pending": "no such GPU"}
 
 
 class Refitted(Adding):
@@ -24,21 +23,14 @@ class Refitted(Adding):
     OPTIONS: frozenset[str] = frozenset({"stripped"})
 
 
-class Guarding:
-    """A guard that counts how often it was asked, and finds what it is told to."""
+class Timed(Adding):
+    """A backend that makes the engine anew at every load."""
 
-    def __init__(self) -> None:
-        self.asked = 0
-        self.good = True
+    TIMED: bool = True
 
-    def __call__(self) -> Callable[[Engine], Mapping[str, Any]]:
-        def check(engine: Engine) -> Mapping[str, Any]:
-            self.asked += 1
-            if not self.good:
-                raise VerificationFailed("unet: 0.5")
-            return GOOD
 
-        return check
+class Killed(BaseException):
+    """The end of the process."""
 
 
 @pytest.fixture
@@ -56,12 +48,11 @@ def test_an_engine_stored_unverified_is_verified_when_it_is_first_loaded(
 ) -> None:
     backend = Adding()
     chosen = Chosen("adding", backend, Options())
-    pending = {"pending": "no such GPU"}
     first = cache.store(chosen, BLUEPRINT, pending="no such GPU")
-    assert first == (False, "nothing is stored for unet", pending)
-    assert cache.store(chosen, BLUEPRINT, pending="no such GPU") == (True, "", pending)
+    assert first == (False, "nothing is stored for unet", PENDING)
+    assert cache.store(chosen, BLUEPRINT, pending="no such GPU") == (True, "", PENDING)
     (artefact,) = cache.artefacts()
-    assert artefact.verification == pending
+    assert artefact.verification == PENDING
     for _ in range(2):
         opened = cache.open(chosen, BLUEPRINT, guard=guard)
         assert (opened.hit, opened.verification) == (True, GOOD)
@@ -83,6 +74,49 @@ def test_an_engine_stored_unverified_that_fails_is_never_given_out(
         assert guard.asked == asked
 
 
+def test_whoever_reads_while_a_record_is_replaced_sees_the_old_one_or_the_new(
+    cache: Cache, guard: Guarding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = Chosen("adding", Adding(), Options())
+    cache.store(chosen, BLUEPRINT, pending="no such GPU")
+    seen: list[Any] = []
+
+    def look() -> None:
+        (artefact,) = Cache(cache.path).artefacts()
+        seen.append((artefact.problem, artefact.verification))
+
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def between(*arguments: Any, real: Any = real) -> None:
+            look()
+            real(*arguments)
+            look()
+
+        monkeypatch.setattr(os, name, between)
+    cache.open(chosen, BLUEPRINT, guard=guard)
+    assert seen == [("", PENDING)] * 3 + [("", GOOD)]
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_whoever_is_killed_while_a_record_is_replaced_leaves_the_old_one(
+    cache: Cache, guard: Guarding, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    chosen = Chosen("adding", Adding(), Options())
+    cache.store(chosen, BLUEPRINT, pending="no such GPU")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, killed)
+        with pytest.raises(Killed):
+            cache.open(chosen, BLUEPRINT, guard=guard)
+    (artefact,) = cache.artefacts()
+    assert (artefact.problem, artefact.verification) == ("", PENDING)
+    assert cache.open(chosen, BLUEPRINT, guard=guard).hit
+
+
 def test_weights_that_are_put_in_at_every_load_are_verified_at_every_load(
     cache: Cache, guard: Guarding
 ) -> None:
@@ -93,8 +127,35 @@ def test_weights_that_are_put_in_at_every_load_are_verified_at_every_load(
     guard.good = False
     with pytest.raises(VerificationFailed):
         cache.open(chosen, BLUEPRINT, guard=guard)
-    whole = replace(chosen, options=Options())
+    whole = Chosen("refitted", Refitted(), Options())
     guard.good = True
     cache.open(whole, BLUEPRINT, guard=guard)
     cache.open(whole, BLUEPRINT, guard=guard)
     assert guard.asked == 5  # the whole one once
+
+
+def test_an_engine_that_is_made_anew_by_timing_is_verified_at_every_load(
+    cache: Cache, guard: Guarding
+) -> None:
+    chosen = Chosen("timed", Timed(), Options())
+    for loads in (1, 2, 3):
+        cache.open(chosen, BLUEPRINT, guard=guard)
+        assert guard.asked == loads
+    guard.good = False
+    with pytest.raises(VerificationFailed):
+        cache.open(chosen, BLUEPRINT, guard=guard)
+
+
+@pytest.mark.parametrize(
+    ("name", "timed"),
+    [
+        ("onnxruntime", False),
+        ("onnxruntime-cuda", True),
+        ("onnxruntime-tensorrt", True),
+        ("onnxruntime-tensorrt-rtx", True),
+        ("openvino", False),
+        ("tensorrt", False),
+    ],
+)
+def test_the_backends_that_store_no_engine_and_time_kernels_say_so(name: str, timed: bool) -> None:
+    assert timed == backend(name).TIMED

@@ -36,6 +36,7 @@ class Faulty:
         self._weights = weights
         self.PRECISIONS: Mapping[str, tuple[str, ...]] = self._real.PRECISIONS
         self.OPTIONS: frozenset[str] = self._real.OPTIONS
+        self.TIMED: bool = self._real.TIMED
 
     def status(self) -> Status:
         return self._real.status()

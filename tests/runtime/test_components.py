@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
 from latentrt.cli.main import main
 from latentrt.runtime import Pipeline, Request, Sampling, Size
@@ -38,6 +39,33 @@ def test_a_component_has_its_own_backend_or_precision_and_the_others_do_not(
         }
     assert found.pop("vae_decoder") == expected
     assert set(found.values()) == {PLAIN}
+
+
+def test_a_component_is_not_given_the_options_that_its_own_backend_has_not(
+    bundle: Callable[[str], Path],
+) -> None:
+    given = {"vae_decoder": "onnxruntime", "vae_encoder": "openvino"}
+    with Pipeline.open(
+        bundle("heads"), engine="openvino", streams=2, threads=1, components=given
+    ) as pipeline:
+        found = {
+            name: (c.name, c.options.streams, c.options.threads)
+            for name, c in pipeline._engines.chosen.items()
+        }
+        assert found.pop("vae_decoder") == ("onnxruntime", None, 1)
+        assert set(found.values()) == {("openvino", 2, 1)}
+        assert pipeline.decode(np.zeros((1, 4, 8, 8), np.float32)).shape == (1, 3, 64, 64)
+
+
+def test_an_option_that_no_component_is_given_is_refused(bundle: Callable[[str], Path]) -> None:
+    names = Bundle.open(bundle("heads")).manifest.components
+    everything = dict.fromkeys(names, "onnxruntime")
+    with pytest.raises(InputError, match="streams: expected nothing: no component's engine has it"):
+        Pipeline.open(bundle("heads"), engine="openvino", streams=2, components=everything)
+    with pytest.raises(InputError, match="arena: expected nothing: openvino has no such option"):
+        Pipeline.open(
+            bundle("heads"), engine="openvino", arena=False, components={"unet": "onnxruntime"}
+        )
 
 
 def test_a_decoder_in_another_precision_changes_the_picture_and_not_its_latents(

@@ -180,9 +180,9 @@ def _tries(
 
 
 def _ways(name: str, dtype: str) -> list[list[str]]:
-    """What a backend is tried in, as options: every precision but int8, and without weights."""
+    """What a backend is tried in, as options: every precision, and without weights."""
     known = backend(name).PRECISIONS.get(dtype, ())
-    ways = [[precision] for precision in known if precision != "int8"]
+    ways = [[precision] for precision in known]
     if ways and STRIPPED in backend(name).OPTIONS:
         ways.append([known[0], f"--{STRIPPED}"])
     return ways

@@ -1,4 +1,4 @@
-"""Where this user keeps what can be made again: compiled engines, and the locks of publishers."""
+"""Where this user keeps what can be made again: compiled engines, and the locks of exports."""
 
 from __future__ import annotations
 

@@ -26,12 +26,14 @@ _REPLACED: Final = ".replaced-"
 
 
 @contextlib.contextmanager
-def publishing(destination: Path, *, force: bool = False) -> Generator[Path]:
+def publishing(
+    destination: Path, *, force: bool = False, locks: Path | None = None
+) -> Generator[Path]:
     """Give an empty folder to fill; leaving the block without an error makes it `destination`.
 
-    Raises `InputError` if the destination exists and `force` is false, or if its parent or the
-    cache folder, which has the lock, cannot be written; `BundleError` if another process is
-    publishing the same destination.
+    `locks` is the folder that has the lock, by default the cache folder's. Raises `InputError` if
+    the destination exists and `force` is false, or if its parent or the folder of the lock cannot
+    be written; `BundleError` if another process is publishing the same destination.
     """
     destination = Path(os.path.abspath(destination))
     _check_free(destination, force)
@@ -39,7 +41,7 @@ def publishing(destination: Path, *, force: bool = False) -> Generator[Path]:
         destination.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(destination, error) from error
-    with _exclusive(destination):
+    with _exclusive(destination, cache_folder() / "locks" if locks is None else locks):
         _remove_leftovers(destination)
         try:
             partial = Path(
@@ -92,11 +94,10 @@ def _unwritable(path: Path, error: OSError) -> InputError:
 
 
 @contextlib.contextmanager
-def _exclusive(destination: Path) -> Generator[None]:
+def _exclusive(destination: Path, locks: Path) -> Generator[None]:
     # Only exports lock; whoever just runs a bundle does not wait for this import.
     from filelock import FileLock, Timeout
 
-    locks = cache_folder() / "locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:

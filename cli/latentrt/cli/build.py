@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.errors import InputError, VerificationFailed
 from latentrt.cli.progress import Bars
 from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.cache import PENDING, Cache
@@ -32,11 +32,13 @@ class Wanted:
         return f"{self.component} {sizes}"
 
 
-def wanted(bundle: Bundle, sizes: Sequence[Size], batches: Sequence[int]) -> list[Wanted]:
-    """Every engine that pictures of these sizes need; U-Nets for each of the batches.
+def wanted(
+    bundle: Bundle, sizes: Sequence[Size], batches: Sequence[int], decodes: Sequence[int]
+) -> list[Wanted]:
+    """Every engine that pictures of these sizes need.
 
-    No size is the bundle's own. Raises `InputError` for a size that is no multiple of the VAE's
-    factor or a batch below 1.
+    U-Nets for each of the `batches`, VAE decoders for each of `decodes`. No size is the bundle's
+    own. Raises `InputError` for a size that is no multiple of the VAE's factor or a batch below 1.
     """
     manifest = bundle.manifest
     factor = manifest.vae_factor
@@ -46,14 +48,14 @@ def wanted(bundle: Bundle, sizes: Sequence[Size], batches: Sequence[int]) -> lis
     for size in sizes:
         if size.width % factor or size.height % factor:
             raise InputError("size", f"width and height in multiples of {factor}", size)
-    for batch in batches:
-        if batch < 1:
-            raise InputError("batch", "at least 1", batch)
+    for option, counts in (("batch", batches), ("decode-batch", decodes)):
+        if min(counts) < 1:
+            raise InputError(option, "at least 1", min(counts))
     length = Conditioner(bundle).length
     found = {
         str(want): want
         for name in manifest.components
-        for want in _of_component(name, sizes, batches, length, factor)
+        for want in _of_component(name, sizes, batches, decodes, length, factor)
     }
     return list(found.values())
 
@@ -62,22 +64,23 @@ def build(
     bundle: Path,
     sizes: Sequence[Size],
     batches: Sequence[int],
+    decodes: Sequence[int],
     *,
     engine: str,
     options: Options,
     components: Mapping[str, str],
     progress: Bars,
 ) -> list[dict[str, Any]]:
-    """Have every engine in the cache; one row each.
+    """Have every engine in the cache; one row each, with the problem of one that is refused.
 
     Those for a target are stored unverified: they are verified where they are first loaded. Raises
-    what `choices` and `open_verified` raise.
+    what `choices` and `open_verified` raise but `VerificationFailed`.
     """
     opened = Bundle.open(bundle)
     chosen = choices(opened, engine, options, components)
     cache = Cache()
     rows: list[dict[str, Any]] = []
-    engines = wanted(opened, sizes, batches)
+    engines = wanted(opened, sizes, batches, decodes)
     for done, want in enumerate(engines):
 
         def tell(phase: str, step: int, steps: int, done: int = done, want: Wanted = want) -> None:
@@ -92,12 +95,23 @@ def build(
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     """A line an engine: what it is, whether it was there, and its error."""
     for row in rows:
-        state = "was there" if row["hit"] else f"built in {row['seconds']:.1f} s ({row['reason']})"
-        print(f"{row['component']} {row['sizes']}: {state}; {_verdict(row['verification'])}")
+        print(f"{row['component']} {row['sizes']}: {_state(row)}")
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    if row["problem"]:
+        return f"refused: {' '.join(row['problem'].split())}"
+    state = "was there" if row["hit"] else f"built in {row['seconds']:.1f} s ({row['reason']})"
+    return f"{state}; {_verdict(row['verification'])}"
 
 
 def _of_component(
-    name: str, sizes: Sequence[Size], batches: Sequence[int], length: int, factor: int
+    name: str,
+    sizes: Sequence[Size],
+    batches: Sequence[int],
+    decodes: Sequence[int],
+    length: int,
+    factor: int,
 ) -> Iterator[Wanted]:
     if name.startswith("text_encoder"):
         yield Wanted(name, {"batch": 1, "sequence": length})
@@ -111,36 +125,47 @@ def _of_component(
             pixels = {"image_height": size.height, "image_width": size.width}
             yield Wanted(name, {"batch": 1, **pixels})
         else:
-            yield Wanted(name, {"batch": 1, **latent})
+            for count in decodes:
+                yield Wanted(name, {"batch": count, **latent})
 
 
 def _had(
     cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
 ) -> dict[str, Any]:
-    """An engine, had one way or the other, as a row."""
+    """An engine, had one way or the other, or refused, as a row."""
     begun = perf_counter()
-    target = chosen.options.target
-    if target is None:
-        opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
-        opened.engine.close()
-        hit, reason, verification = opened.hit, opened.reason, opened.verification
-    else:
-        blueprint = Blueprint.of(bundle, want.component, want.sizes)
-        pending = f"built for {target}, verified when it is first loaded there"
-        hit, reason, verification = cache.store(
-            chosen, blueprint, pending=pending, progress=progress
-        )
-    return {
+    row: dict[str, Any] = {
         "component": want.component,
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in want.sizes.items()),
         "engine": chosen.name,
         "precision": chosen.options.precision,
-        "target": target,
-        "hit": hit,
-        "reason": reason,
-        "seconds": perf_counter() - begun,
-        "verification": dict(verification),
+        "target": chosen.options.target,
+        "hit": False,
+        "reason": "",
+        "problem": "",
+        "verification": {},
     }
+    try:
+        row |= _found(cache, bundle, want, chosen, progress)
+    except VerificationFailed as error:
+        row["problem"] = str(error)
+    return {**row, "seconds": perf_counter() - begun}
+
+
+def _found(
+    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
+) -> dict[str, Any]:
+    """Whether it was there already, why not, and how it did when it was verified."""
+    target = chosen.options.target
+    if target is None:
+        opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
+        opened.engine.close()
+        record = dict(opened.verification)
+        return {"hit": opened.hit, "reason": opened.reason, "verification": record}
+    blueprint = Blueprint.of(bundle, want.component, want.sizes)
+    pending = f"built for {target}, verified when it is first loaded there"
+    hit, reason, stored = cache.store(chosen, blueprint, pending=pending, progress=progress)
+    return {"hit": hit, "reason": reason, "verification": dict(stored)}
 
 
 def _verdict(verification: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from latentrt.bundle.errors import LatentrtError
 from latentrt.cli.options import (
+    OUT_OF_TOLERANCE,
     ArenaOption,
     BundleArgument,
     ComponentOption,
@@ -56,6 +57,7 @@ def build(
         typer.Option(help="WIDTHxHEIGHT; may be repeated. [default: the checkpoint's]"),
     ] = None,
     batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
+    decode_batch: Annotated[str, typer.Option(help="Pictures of a VAE decoder's call.")] = "1",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     threads: ThreadsOption = None,
@@ -80,6 +82,7 @@ def build(
             bundle,
             [Size.parse(text) for text in size or ()],
             counts("batch", batch),
+            counts("decode-batch", decode_batch),
             engine=engine,
             options=Options(
                 precision=precision,
@@ -97,6 +100,8 @@ def build(
         print(json.dumps(rows, indent=2))
     else:
         print_rows(rows)
+    if any(row["problem"] for row in rows):
+        raise typer.Exit(OUT_OF_TOLERANCE)
 
 
 def cache(

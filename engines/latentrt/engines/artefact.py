@@ -1,8 +1,8 @@
 """A compiled engine on disk.
 
-An artefact is a folder: `files/`, what a backend wrote; `artefact.json`, the key, the size and
-SHA-256 of every file, and how the engine did when it was verified; and `artefact.mac`, the proof
-that the record was written here. Its name is the digest of its key.
+An artefact is a folder: `files/`, what a backend wrote; and `record`, the key, the size and SHA-256
+of every file, and how the engine did when it was verified, with the proof that all of this was
+written here. Its name is the digest of its key.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from latentrt.bundle.bundle import record_files
 from latentrt.bundle.manifest import FileRecord
+from latentrt.bundle.publish import write_file
 from latentrt.engines.seal import Seal
 
 FILES: Final = "files"
-_RECORD: Final = "artefact.json"
-_MAC: Final = "artefact.mac"
+_RECORD: Final = "record"
 
 Record = Mapping[str, Any]
 """How an engine did when it was held against a reference."""
@@ -50,14 +50,13 @@ class Artefact:
         try:
             used = (path / _RECORD).stat().st_mtime
             content = (path / _RECORD).read_bytes()
-            mac = (path / _MAC).read_text("ascii")
-        except (OSError, ValueError) as error:
+        except OSError as error:
             if not path.exists():
                 return None
             return _refused(path, 0.0, f"is not whole ({error})")
-        if not seal.fits(content, mac):
-            return _refused(path, used, f"{_RECORD} was not written here: its HMAC differs")
-        value = json.loads(content)
+        value = seal.opened(content)
+        if value is None:
+            return _refused(path, used, "its record was not written here: the HMAC differs")
         key: dict[str, str] = value["key"]
         if digest(key) != path.name:
             return _refused(path, used, "is another engine's, moved")
@@ -83,22 +82,21 @@ class Artefact:
         with contextlib.suppress(OSError):  # it may just have been removed
             os.utime(self.path / _RECORD)
 
+    def renew(self, verification: Record, seal: Seal) -> None:
+        """Replace how it did, whole, unless it is another artefact by now, or none."""
+        now = Artefact.read(self.path, seal)
+        if now is not None and not now.problem and now.files == self.files:
+            _write(self.path, self.key, self.files, verification, seal)
+
     def disown(self) -> None:
-        """Take the proof away, so that no half of it is trusted while it is deleted."""
+        """Take the record away, so that no half of it is trusted while it is deleted."""
         with contextlib.suppress(FileNotFoundError):
-            (self.path / _MAC).unlink()
+            (self.path / _RECORD).unlink()
 
 
 def write_record(folder: Path, key: Mapping[str, str], verification: Record, seal: Seal) -> None:
     """Record what lies under a folder's `files/`, with its proof."""
-    value = {
-        "key": dict(key),
-        "files": {name: asdict(f) for name, f in record_files(folder / FILES).items()},
-        "verification": dict(verification),
-    }
-    content = json.dumps(value, indent=1).encode()
-    (folder / _RECORD).write_bytes(content)
-    (folder / _MAC).write_text(seal.of(content), "ascii")
+    _write(folder, key, record_files(folder / FILES), verification, seal)
 
 
 def digest(key: Mapping[str, str]) -> str:
@@ -106,13 +104,30 @@ def digest(key: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:40]
 
 
+def _write(
+    folder: Path,
+    key: Mapping[str, str],
+    files: Mapping[str, FileRecord],
+    verification: Record,
+    seal: Seal,
+) -> None:
+    value = {
+        "key": dict(key),
+        "files": {name: asdict(f) for name, f in files.items()},
+        "verification": dict(verification),
+    }
+    write_file(folder / _RECORD, seal.sealed(value))
+
+
 def _refused(path: Path, used: float, problem: str) -> Artefact:
     return Artefact(path, _size(path), used, {}, {}, {}, problem)
 
 
 def _size(folder: Path) -> int:
-    sizes: list[int] = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            sizes.append(path.stat().st_size if path.is_file() else 0)
-    return sum(sizes)
+    # Unlike rglob, walk goes on where a folder has just been removed.
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.path.getsize(os.path.join(parent, name))
+    return total

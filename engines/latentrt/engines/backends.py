@@ -22,7 +22,7 @@ from latentrt.engines.engine import Blueprint, Engine, Options
 Progress = Callable[[str, int, int], None]
 """Told how far a build is: the name of its phase, steps done, steps in all."""
 
-PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS: Final = ("fp32", "fp16", "bf16")
 """Every precision that some backend has."""
 
 
@@ -52,7 +52,9 @@ class Backend(Protocol):
     """Says whether it works here, and compiles.
 
     `PRECISIONS` is what it can compute in, by the dtype that a graph is in, the one that it takes
-    by itself first; `OPTIONS` are the fields of `Options` that it heeds besides the precision.
+    by itself first; `OPTIONS` are the fields of `Options` that it heeds besides the precision;
+    `TIMED` says that `load` makes the engine anew, choosing kernels by how fast they are just then,
+    so that what it gives is not what was verified.
     """
 
     @property
@@ -60,6 +62,9 @@ class Backend(Protocol):
 
     @property
     def OPTIONS(self) -> frozenset[str]: ...  # noqa: N802
+
+    @property
+    def TIMED(self) -> bool: ...  # noqa: N802
 
     def status(self) -> Status:
         """Whether the backend can be used; never raises."""

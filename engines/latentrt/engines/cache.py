@@ -16,26 +16,43 @@ import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
-from latentrt.bundle.errors import InputError, ShapeNotBuilt
+from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt
 from latentrt.bundle.publish import publishing
 from latentrt.engines.artefact import FILES, Artefact, Record, digest, write_record
 from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.engine import Blueprint, Engine
+from latentrt.engines.known_files import KnownFiles
 from latentrt.engines.seal import Seal, check_private
 
-SCHEMA: Final = "4"
+SCHEMA: Final = "5"
 """Of artefacts and of how our backends compile; a change makes every artefact old."""
 
 PENDING: Final = "pending"
 """In a record: why the engine has not been verified. It is when it is first loaded."""
 
 Build = Literal["missing", "never"]
-Guard = Callable[[], Callable[[Engine], Record]]
-"""Called before a build, so that what the reference needs is free again; gives the check of the
-engine, which returns the record to keep or raises `VerificationFailed`."""
+
+
+class Guard(Protocol):
+    """What an engine is held against before it is given out."""
+
+    def refusal(self, verification: Record) -> str:
+        """Why an engine that did so when it was verified is not to be used today, if so."""
+        ...
+
+    def holds(self, verification: Record) -> bool:
+        """Whether an engine that did so is as good as verified today."""
+        ...
+
+    def prepare(self) -> Callable[[Engine], Record]:
+        """The check of an engine, which gives the record to keep or raises `VerificationFailed`.
+
+        Called before the engine is there, so that what the reference needs is free again.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +72,9 @@ class Cache:
         """`path` is by default $LATENTRT_CACHE, or else this user's own cache folder."""
         self.path = Path(os.path.abspath(path or cache_folder()))
         self._engines = self.path / "engines"
+        self._locks = self.path / "locks"
         self._seal = Seal(self.path)
+        self._known = KnownFiles(self.path / "known", self._seal)
 
     def open(
         self,
@@ -70,19 +89,30 @@ class Cache:
 
         Of several who want the same one, one builds and the others wait. Raises `ShapeNotBuilt`
         saying what differs from the nearest one if `build` is "never", `Unavailable`,
-        `BuildFailed`, `VerificationFailed`, and `FileError` if the cache is open to others.
+        `BuildFailed`, `VerificationFailed`, `BundleError` for weights that have changed, and
+        `FileError` if the cache is open to others.
         """
-        key = engine_key(chosen, blueprint)
-        place = self._engines / digest(key)
-        self._prepare()
-        if (artefact := self._usable(place)) is not None:
-            return self._load(artefact, chosen, blueprint, guard)
-        if build == "never":
-            raise ShapeNotBuilt(f"{blueprint.component}: not built: {self._reason(place, key)}")
-        with self._locked(place.name):
-            if (artefact := self._usable(place)) is None:  # else it was built while we waited
-                return self._make(place, key, chosen, blueprint, guard, progress)
-        return self._load(artefact, chosen, blueprint, guard)
+        key, place = self._place(chosen, blueprint)
+        while True:
+            artefact, refused = self._find(place, guard)
+            if artefact is not None:
+                try:
+                    return self._load(artefact, chosen, blueprint, guard)
+                except (OSError, BuildFailed):
+                    if self._find(place, guard)[0] is not None:
+                        raise
+                    continue  # it was removed while it was loaded
+            if build == "never":
+                reason = refused or self.explain(key)
+                raise ShapeNotBuilt(f"{blueprint.component}: not built: {reason}")
+            with self._locked(place.name):
+                artefact, refused = self._find(place, guard)
+                if artefact is None:  # else it was built while we waited
+                    reason = refused or self.explain(key)
+                    engine, verification = self._make(
+                        place, key, chosen, blueprint, guard, progress
+                    )
+                    return Opened(engine, False, reason, verification)
 
     def store(
         self,
@@ -98,14 +128,13 @@ class Cache:
         `pending` says why it has not been; it is when it is first loaded. Raises what `open` raises
         but `VerificationFailed`.
         """
-        key = engine_key(chosen, blueprint)
-        place = self._engines / digest(key)
-        self._prepare()
+        key, place = self._place(chosen, blueprint)
         with self._locked(place.name):
-            if (artefact := self._usable(place)) is not None:
+            artefact, refused = self._find(place)
+            if artefact is not None:
                 return True, "", artefact.verification
-            reason, verification = self._reason(place, key), {PENDING: pending}
-            with publishing(place, force=True) as partial:
+            reason, verification = refused or self.explain(key), {PENDING: pending}
+            with publishing(place, force=True, locks=self._locks) as partial:
                 _build(partial, chosen, blueprint, progress)
                 write_record(partial, key, verification, self._seal)
         return False, reason, verification
@@ -156,6 +185,23 @@ class Cache:
             with contextlib.suppress(TimeoutError), self._locked(path.name.split(".")[1], 0):
                 shutil.rmtree(path, ignore_errors=True)
 
+    def _place(self, chosen: Chosen, blueprint: Blueprint) -> tuple[dict[str, str], Path]:
+        """The key, and where its artefact would be; the weights are what the key says."""
+        key = engine_key(chosen, blueprint)
+        self._prepare()
+        self._known.check(blueprint.weights, key["weights"])
+        return key, self._engines / digest(key)
+
+    def _find(self, place: Path, guard: Guard | None = None) -> tuple[Artefact | None, str]:
+        """What is stored there if it may be loaded, else why it may not, if there is anything."""
+        artefact = Artefact.read(place, self._seal)
+        if artefact is None:
+            return None, ""
+        problem = artefact.damage
+        if not problem and guard is not None:
+            problem = guard.refusal(artefact.verification)
+        return (None, f"the stored engine is refused: {problem}") if problem else (artefact, "")
+
     def _make(
         self,
         place: Path,
@@ -164,10 +210,9 @@ class Cache:
         blueprint: Blueprint,
         guard: Guard | None,
         progress: Progress | None,
-    ) -> Opened:
-        reason = self._reason(place, key)
-        check = None if guard is None else guard()
-        with publishing(place, force=True) as partial:
+    ) -> tuple[Engine, Record]:
+        check = None if guard is None else guard.prepare()
+        with publishing(place, force=True, locks=self._locks) as partial:
             _build(partial, chosen, blueprint, progress)
             engine = chosen.backend.load(blueprint, chosen.options, partial / FILES)
             try:
@@ -176,31 +221,40 @@ class Cache:
             except BaseException:
                 engine.close()
                 raise
-        return Opened(engine, False, reason, verification)
+        return engine, verification
 
     def _load(
         self, artefact: Artefact, chosen: Chosen, blueprint: Blueprint, guard: Guard | None
     ) -> Opened:
         artefact.touch()
-        # Weights that were put in just now are checked as a new engine's are.
-        unsure = PENDING in artefact.verification or chosen.options.stripped
-        check = guard() if guard is not None and unsure else None
+        # What is made or put in just now is checked as a new engine is.
+        unsure = chosen.backend.TIMED or chosen.options.stripped
+        check = None
+        if guard is not None and (unsure or not guard.holds(artefact.verification)):
+            check = guard.prepare()
         engine = chosen.backend.load(blueprint, chosen.options, artefact.path / FILES)
         if check is None:
             return Opened(engine, True, "", artefact.verification)
         try:
             verification = check(engine)
-            with self._locked(artefact.path.name):
-                write_record(artefact.path, artefact.key, verification, self._seal)
+            self._keep(artefact, verification)
         except BaseException:
             engine.close()
             raise
         return Opened(engine, True, "", verification)
 
+    def _keep(self, artefact: Artefact, verification: Record) -> None:
+        if verification == artefact.verification:
+            return
+        # In a cache that is only read, the next load finds out again.
+        with contextlib.suppress(OSError, InputError), self._locked(artefact.path.name):
+            artefact.renew(verification, self._seal)
+
     def _prepare(self) -> None:
         try:
             self._engines.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self.path / "locks").mkdir(mode=0o700, exist_ok=True)
+            for folder in (self._locks, self._known.folder):
+                folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             expected = f"a folder that can be written (${VARIABLE})"
             raise InputError("cache", expected, f"{self.path} ({error.strerror})") from error
@@ -211,18 +265,8 @@ class Cache:
         # Only builds lock; whoever finds its engines here does not wait for this import.
         from filelock import FileLock
 
-        with FileLock(self.path / "locks" / f"{name}.lock", timeout=timeout):
+        with FileLock(self._locks / f"{name}.lock", timeout=timeout):
             yield
-
-    def _reason(self, place: Path, key: Mapping[str, str]) -> str:
-        artefact = Artefact.read(place, self._seal)
-        if artefact is None:
-            return self.explain(key)
-        return f"the stored engine is refused: {artefact.damage}"
-
-    def _usable(self, place: Path) -> Artefact | None:
-        artefact = Artefact.read(place, self._seal)
-        return None if artefact is None or artefact.damage else artefact
 
 
 def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:

@@ -98,8 +98,8 @@ class Blueprint:
 class Options:
     """How an engine computes and uses the machine; a backend heeds those that it lists.
 
-    `precision` is what it computes in ("fp32", "fp16", "bf16", "int8"), whatever the weights are
-    stored as; `threads` is the number of CPU threads of one call (None: the backend's choice);
+    `precision` is what it computes in ("fp32", "fp16", "bf16"), whatever the weights are stored
+    as; `threads` is the number of CPU threads of one call (None: the backend's choice);
     `streams` is how many calls a CPU works on at once (None: one), each with `threads` of its own,
     or, where that is None, with its share of the backend's choice; `arena` keeps freed memory for
     the next call, which is faster and holds the peak; `target` is the compute capability to build

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import Unavailable
+from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.backends import Progress, Status, cpu_identity
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
@@ -24,6 +24,7 @@ from latentrt.engines.onnxruntime_session import Model, package, session, settin
 NAME: Final = "onnxruntime"
 PRECISIONS: Final = {"float32": ("fp32",), "float16": ("fp32",), "bfloat16": ("fp32",)}
 OPTIONS: Final = frozenset({"threads", "arena"})
+TIMED: Final = False  # made anew, but always the same way
 _REMEDY: Final = "pip install 'latentrt[onnxruntime]'"
 
 
@@ -48,12 +49,15 @@ class OnnxRuntimeEngine:
         self._session: Any = made
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Evaluate; raises `InputError` for a wrong name, shape or dtype."""
+        """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""
         check_inputs(self.component, self.inputs, inputs)
         made = self._session
         if made is None:
             raise Unavailable(f"{self.component}: the engine is closed")
-        values: list[NDArray[Any]] = made.run(self._names, dict(inputs))
+        try:
+            values: list[NDArray[Any]] = made.run(self._names, dict(inputs))
+        except Exception as error:  # the package raises bare classes of its own, one a kind
+            raise EngineError(f"{self.component}: ONNX Runtime says: {error}") from error
         return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:

@@ -79,6 +79,7 @@ class GpuProvider:
     remedy: str
     prepare: Callable[[Model], Model] = lambda model: model
     unfit: Callable[[Gpu], Missing | None] = lambda _: None
+    TIMED: bool = True  # by all three; cuDNN tries its convolutions too
 
     def status(self) -> Status:
         """What is installed, and whether there is a GPU for it; makes no session."""

@@ -13,7 +13,7 @@ outputs are wrong (models/shapes' U-Net: relative error 0.9, then NaN).
 
 from __future__ import annotations
 
-import queue
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, Unavailable
+from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.backends import Progress, Status, cpu_identity
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
@@ -62,28 +62,32 @@ class OpenVinoEngine:
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
         self._model: Any = model
-        self._idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle: list[_Request] = []
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Evaluate; raises `InputError` for a wrong name, shape or dtype."""
+        """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""
         check_inputs(self.component, self.inputs, inputs)
-        model = self._model
-        if model is None:
-            raise Unavailable(f"{self.component}: the engine is closed")
+        with self._lock:
+            model = self._model
+            if model is None:
+                raise Unavailable(f"{self.component}: the engine is closed")
+            request = self._idle.pop() if self._idle else None
         try:
-            request = self._idle.get_nowait()
-        except queue.Empty:
-            request = _Request(self, model)
-        try:
-            return request(inputs)
-        finally:
-            self._idle.put(request)
+            request = request or _Request(self, model)
+            outputs = request(inputs)
+        except Exception as error:  # the package raises RuntimeError for everything
+            raise EngineError(f"{self.component}: OpenVINO says: {error}") from error
+        with self._lock:
+            if self._model is not None:  # else nobody would free it
+                self._idle.append(request)
+        return outputs
 
     def close(self) -> None:
-        """Free the model and its infer requests."""
-        self._model = None
-        while not self._idle.empty():
-            self._idle.get_nowait()
+        """Free the model and its infer requests; those at work are freed when their calls end."""
+        with self._lock:
+            self._model = None
+            self._idle.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class OpenVino:
     OPTIONS: frozenset[str]
     driver: str = ""
     remedy: str = ""
+    TIMED: bool = False
 
     @property
     def on_cpu(self) -> bool:
@@ -250,6 +255,7 @@ NPU: Final = OpenVino(
 # The module itself is the CPU's backend.
 PRECISIONS: Final = CPU.PRECISIONS
 OPTIONS: Final = CPU.OPTIONS
+TIMED: Final = CPU.TIMED
 status = CPU.status
 compile = CPU.compile
 identity = CPU.identity

@@ -1,7 +1,8 @@
 """Proof that a file was written here: by this user, in this folder.
 
 The proof is the HMAC-SHA256 of the content under a random secret, a file that this user alone can
-read; whoever can forge it could as well change the program.
+read; whoever can forge it could as well change the program. It is the first line of the very file
+that it is the proof of, so that both are replaced at once.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from latentrt.bundle.errors import FileError
 
@@ -23,13 +26,24 @@ class Seal:
         self._path = folder / "secret"
         self._lock = folder / "locks" / "secret.lock"
 
-    def of(self, content: bytes) -> str:
-        """The proof in hexadecimal; raises `FileError` for a secret that others may read."""
-        return hmac.new(self._secret(), content, hashlib.sha256).hexdigest()
+    def sealed(self, value: object) -> bytes:
+        """A value of JSON and its proof, to be written as one file.
 
-    def fits(self, content: bytes, proof: str) -> bool:
-        """Whether the proof is of this content."""
-        return hmac.compare_digest(proof.encode(), self.of(content).encode())
+        Raises `FileError` for a secret that others may read.
+        """
+        content = json.dumps(value, indent=1).encode()
+        return self._proof(content) + b"\n" + content
+
+    def opened(self, content: bytes) -> Any:
+        """The value that was sealed; None if the proof is not of it.
+
+        Raises `FileError` for a secret that others may read.
+        """
+        proof, _, rest = content.partition(b"\n")
+        return json.loads(rest) if hmac.compare_digest(proof, self._proof(rest)) else None
+
+    def _proof(self, content: bytes) -> bytes:
+        return hmac.new(self._secret(), content, hashlib.sha256).hexdigest().encode()
 
     def _secret(self) -> bytes:
         if not self._path.exists():

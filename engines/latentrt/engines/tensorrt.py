@@ -42,6 +42,7 @@ PRECISIONS: Final = {
     "bfloat16": ("bf16", "fp32"),
 }
 OPTIONS: Final = frozenset({"target", "level", "stripped"})
+TIMED: Final = False  # `load` takes the plan as it is
 PLAN: Final = "plan.trt"
 KERNELS: Final = "kernels.cache"
 

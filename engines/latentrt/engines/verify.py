@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import VerificationFailed
 from latentrt.bundle.golden import Difference
-from latentrt.bundle.spec import TensorSpec
+from latentrt.bundle.manifest import GOLDEN
 from latentrt.engines.artefact import Record
 from latentrt.engines.backends import Chosen, Progress, backend
-from latentrt.engines.cache import Build, Cache, Guard, Opened
+from latentrt.engines.cache import Build, Cache, Opened
+from latentrt.engines.case import Case, golden_case, other_inputs
 from latentrt.engines.engine import Blueprint, Engine, Options
 
 ORACLE: Final = "onnxruntime"
 
-_JITTER: Final = 0.05
-_SEED: Final = 0
+_GOLDENS: Final = "goldens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,11 @@ TOLERANCES: Final[Mapping[str, Tolerance]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
-    """What an engine is run on and should give; `weaker` says why this is not the best reference.
+class _Reference:
+    """What an engine is held against; `weaker` says why it is not the best that there could be."""
 
-    Without expected outputs, they have only to be finite.
-    """
-
-    reference: str
-    inputs: Mapping[str, NDArray[Any]]
-    expected: Mapping[str, NDArray[Any]]
+    kind: Literal["goldens", "oracle", "elsewhere", "nothing"]
+    name: str
     weaker: str = ""
 
 
@@ -99,7 +95,7 @@ def open_verified(
     Raises what `Cache.open` raises, `VerificationFailed` with the numbers.
     """
     blueprint = Blueprint.of(bundle, component, sizes)
-    guard = _guard(cache, bundle, blueprint, chosen)
+    guard = _Guard(cache, bundle, blueprint, chosen)
     return cache.open(chosen, blueprint, build=build, guard=guard, progress=progress)
 
 
@@ -147,92 +143,136 @@ def _evaluate(engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> dict[str, N
     return engine({s.name: inputs[s.name].astype(s.dtype) for s in engine.inputs})
 
 
-def _guard(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) -> Guard:
-    precision = chosen.options.precision
-    tolerance = TOLERANCES[precision].of(blueprint.component)
+@dataclass(frozen=True, slots=True)
+class _Guard:
+    """Holds an engine against the best reference that there is here today.
 
-    def prepare() -> Callable[[Engine], Record]:
-        case = _case(cache, bundle, blueprint, chosen)
+    The cache's key says what an engine was made from, not what it was held against: another
+    export of the same model may have goldens where the first had none, or ONNX Runtime may have
+    been installed since. So a record holds for as long as its terms do.
+    """
+
+    cache: Cache
+    bundle: Bundle
+    blueprint: Blueprint
+    chosen: Chosen
+
+    def refusal(self, verification: Record) -> str:
+        """That it was farther off than is allowed today, if so."""
+        terms = self._terms
+        if not _at_least(verification, {_GOLDENS: terms[_GOLDENS]}):
+            return ""  # it will be held against others
+        errors = verification.get("errors", {})
+        worst = max((error["relative"] for error in errors.values()), default=0.0)
+        if worst <= terms["tolerance"]:
+            return ""
+        reference = verification["reference"]
+        return f"it is {worst:.1e} from {reference}, {terms['tolerance']:.1e} is allowed"
+
+    def holds(self, verification: Record) -> bool:
+        """Whether today's goldens and tolerances are the record's, and nothing stronger is here."""
+        if not _at_least(verification, self._terms):
+            return False
+        weaker = verification.get("weaker", "")
+        return not weaker or weaker == self._weaker(self._reference)
+
+    def prepare(self) -> Callable[[Engine], Record]:
+        """The check against what is here today; builds what that needs."""
+        reference = self._reference
+        case = self._case(reference)
+        weaker = self._weaker(reference)
 
         def check(engine: Engine) -> Record:
-            try:
-                expected = case.expected
-                if not expected:
-                    outputs = _evaluate(engine, case.inputs)
-                    expected = {name: np.nan_to_num(array) for name, array in outputs.items()}
-                errors = judge(engine, case.inputs, expected, tolerance, case.reference)
-            except VerificationFailed as error:
-                raise VerificationFailed(f"{chosen.name} {precision}, {error}") from None
-            fp32 = _has_fp32(chosen, blueprint)
-            lacking = "" if fp32 else "there is no fp32 engine of this backend to check first"
-            notes = "; ".join(note for note in (case.weaker, lacking) if note)
-            weaker = {"weaker": notes} if notes else {}
-            known = {"errors": errors, "tolerance": tolerance} if case.expected else {}
-            return {"reference": case.reference, **known, **weaker}
+            errors = self._judged(engine, case, reference.name)
+            known = {"errors": errors} if case.expected else {}
+            notes = {"weaker": weaker} if weaker else {}
+            return {"reference": reference.name, **self._terms, **known, **notes}
 
         return check
 
-    return prepare
+    @property
+    def _plain(self) -> Chosen:
+        return replace(self.chosen, options=replace(self.chosen.options, precision="fp32"))
+
+    @property
+    def _is_oracle(self) -> bool:
+        return self._plain == self.chosen and self.chosen.name == ORACLE
+
+    @property
+    def _has_fp32(self) -> bool:
+        return "fp32" in self.chosen.backend.PRECISIONS[self.blueprint.dtype]
+
+    @property
+    def _terms(self) -> dict[str, Any]:
+        """What a record says beside the errors: which goldens, and what was allowed."""
+        component, manifest = self.blueprint.component, self.bundle.manifest
+        return {
+            _GOLDENS: manifest.files[GOLDEN].sha256 if manifest.has_goldens else None,
+            "tolerance": TOLERANCES[self.chosen.options.precision].of(component),
+            # What its fp32 engine or the oracle was held to.
+            "fp32 tolerance": TOLERANCES["fp32"].of(component),
+        }
+
+    @property
+    def _reference(self) -> _Reference:
+        sizes = self.blueprint.sizes
+        known = golden_sizes(self.bundle, self.blueprint.component)
+        if known is not None and {**known, "batch": 0} == {**sizes, "batch": 0}:
+            if sizes["batch"] <= known["batch"]:
+                return _Reference("goldens", "the goldens")
+            if self._is_oracle:
+                return _Reference("goldens", "the goldens, their rows repeated")
+        if not self._is_oracle and backend(ORACLE).status().usable:
+            weaker = "" if known else "the bundle has no goldens to hold ONNX Runtime against"
+            return _Reference("oracle", "ONNX Runtime fp32", weaker)
+        if known is None:
+            return _Reference("nothing", "nothing", "the bundle has no goldens")
+        written = " ".join(f"{symbol}={n}" for symbol, n in sorted(known.items()))
+        name = f"the goldens at {written}"
+        return _Reference("elsewhere", name, "no other reference at these sizes")
+
+    def _weaker(self, reference: _Reference) -> str:
+        lacking = "" if self._has_fp32 else "there is no fp32 engine of this backend to check first"
+        return "; ".join(note for note in (reference.weaker, lacking) if note)
+
+    def _case(self, reference: _Reference) -> Case:
+        if self.chosen != self._plain and self._has_fp32:
+            self._opened(self._plain, self.blueprint.sizes).close()
+        if reference.kind == "goldens":
+            return golden_case(self.bundle, self.blueprint)
+        inputs = other_inputs(self.bundle, self.blueprint)
+        expected: Mapping[str, NDArray[Any]] = {}
+        if reference.kind == "oracle":
+            oracle = Chosen(ORACLE, backend(ORACLE), Options())
+            engine = self._opened(oracle, self.blueprint.sizes)
+            expected = _evaluate(engine, inputs)
+            engine.close()
+        elif reference.kind == "elsewhere":
+            known = golden_sizes(self.bundle, self.blueprint.component)
+            assert known is not None
+            self._opened(self.chosen, known).close()
+        return Case(inputs, expected)
+
+    def _opened(self, chosen: Chosen, sizes: Mapping[str, int]) -> Engine:
+        component = self.blueprint.component
+        return open_verified(self.cache, self.bundle, component, sizes, chosen).engine
+
+    def _judged(self, engine: Engine, case: Case, reference: str) -> dict[str, dict[str, float]]:
+        precision = self.chosen.options.precision
+        tolerance = self._terms["tolerance"]
+        try:
+            expected = case.expected
+            if not expected:
+                outputs = _evaluate(engine, case.inputs)
+                expected = {name: np.nan_to_num(array) for name, array in outputs.items()}
+            return judge(engine, case.inputs, expected, tolerance, reference)
+        except VerificationFailed as error:
+            raise VerificationFailed(f"{self.chosen.name} {precision}, {error}") from None
 
 
-def _case(cache: Cache, bundle: Bundle, blueprint: Blueprint, chosen: Chosen) -> _Case:
-    component, sizes = blueprint.component, blueprint.sizes
-    plain = replace(chosen, options=replace(chosen.options, precision="fp32"))
-    if chosen != plain and _has_fp32(chosen, blueprint):
-        open_verified(cache, bundle, component, sizes, plain).engine.close()
-    known = golden_sizes(bundle, component)
-    is_oracle = plain == chosen and chosen.name == ORACLE
-    if known is not None and {**known, "batch": 0} == {**sizes, "batch": 0}:
-        if sizes["batch"] <= known["batch"]:
-            return _golden_case(bundle, blueprint, "the goldens")
-        if is_oracle:
-            return _golden_case(bundle, blueprint, "the goldens, their rows repeated")
-    inputs = _inputs(bundle, blueprint)
-    if not is_oracle and backend(ORACLE).status().usable:
-        weaker = "" if known else "the bundle has no goldens to hold ONNX Runtime against"
-        oracle = Chosen(ORACLE, backend(ORACLE), Options())
-        opened = open_verified(cache, bundle, component, sizes, oracle)
-        expected = _evaluate(opened.engine, inputs)
-        opened.engine.close()
-        return _Case("ONNX Runtime fp32", inputs, expected, weaker)
-    if known is None:
-        return _Case("nothing", inputs, {}, "the bundle has no goldens")
-    opened = open_verified(cache, bundle, component, known, chosen)
-    opened.engine.close()
-    written = " ".join(f"{symbol}={n}" for symbol, n in sorted(known.items()))
-    return _Case(f"the goldens at {written}", inputs, {}, "no other reference at these sizes")
-
-
-def _has_fp32(chosen: Chosen, blueprint: Blueprint) -> bool:
-    return "fp32" in chosen.backend.PRECISIONS[blueprint.dtype]
-
-
-def _golden_case(bundle: Bundle, blueprint: Blueprint, reference: str) -> _Case:
-    golden, component = bundle.golden(), blueprint.component
-    batch = blueprint.sizes["batch"]
-
-    def rows(kind: str, specs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
-        arrays = {s.name: golden[f"{component}/{kind}/{s.name}"] for s in specs}
-        return {name: a[np.arange(batch) % len(a)] for name, a in arrays.items()}
-
-    return _Case(reference, rows("inputs", blueprint.inputs), rows("outputs", blueprint.outputs))
-
-
-def _inputs(bundle: Bundle, blueprint: Blueprint) -> dict[str, NDArray[Any]]:
-    """The golden inputs repeated and cut to these sizes, no two rows alike; else seeded noise."""
-    rng = np.random.default_rng(_SEED)
-    golden = bundle.golden() if bundle.manifest.has_goldens else None
-    inputs: dict[str, NDArray[Any]] = {}
-    for spec in blueprint.fixed_inputs:
-        shape = spec.shape({})
-        noise = rng.standard_normal(shape, dtype=np.float32)
-        if golden is not None:
-            array = golden[f"{blueprint.component}/inputs/{spec.name}"]
-            for axis, n in enumerate(shape):
-                array = np.take(array, np.arange(n) % array.shape[axis], axis=axis)
-            spread = _JITTER * float(array.std()) if len(shape) > 2 else 0.0
-            noise = array + spread * noise
-        elif spec.name == "timestep":
-            noise = rng.uniform(0, 999, shape)
-        inputs[spec.name] = noise.astype(spec.dtype)
-    return inputs
+def _at_least(verification: Record, terms: Mapping[str, Any]) -> bool:
+    """Whether a record was made on these terms; against goldens is more than without any."""
+    return all(
+        verification.get(name) == value or (name == _GOLDENS and value is None)
+        for name, value in terms.items()
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.cache_folder import VARIABLE, cache_folder
 from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
-from latentrt.engines.backends import PRECISIONS, Chosen, choose
+from latentrt.engines.backends import BACKENDS, PRECISIONS, Chosen, backend, choose
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.engines.verify import open_verified
@@ -107,25 +108,25 @@ class BundleEngines:
                 self._cache, self._bundle, component, sizes, chosen, build=self._build
             )
         except ShapeNotBuilt as error:
-            raise ShapeNotBuilt(f"{error}; {self._command(chosen, sizes)}") from None
+            command = self._command(component, sizes)
+            raise ShapeNotBuilt(f"{error}; {command}") from None
         return opened.engine
 
-    def _command(self, chosen: Chosen, sizes: Mapping[str, int]) -> str:
+    def _command(self, component: str, sizes: Mapping[str, int]) -> str:
         """What would build an engine of these sizes."""
-        factor, options = self._bundle.manifest.vae_factor, chosen.options
+        chosen = self._chosen[component]
         words = ["latentrt", "build", str(self._bundle.path), "--engine", chosen.name]
-        words += ["--precision", options.precision]
-        if "height" in sizes:
-            words += ["--size", str(Size(sizes["width"] * factor, sizes["height"] * factor))]
+        words += ["--precision", chosen.options.precision]
+        size = _picture(sizes, self._bundle.manifest.vae_factor)
+        if size is not None:
+            words += ["--size", str(size)]
         if sizes["batch"] > 1:
-            words += ["--batch", str(sizes["batch"])]
-        for option in fields(Options):
-            value: object = getattr(options, option.name)
-            if option.name == "precision" or value == option.default:
-                continue
-            name = option.name if value is not False else f"no-{option.name}"
-            words += [f"--{name}", *([] if isinstance(value, bool) else [str(value)])]
-        return shlex.join(words)
+            option = "--decode-batch" if component == "vae_decoder" else "--batch"
+            words += [option, str(sizes["batch"])]
+        words += _spelt(chosen.options)
+        if self._cache.path == cache_folder():
+            return shlex.join(words)
+        return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
 
 
 def choices(
@@ -134,9 +135,10 @@ def choices(
     """Backend, precision and options of each of a bundle's components.
 
     `engine` is a backend's name or "auto"; `components` gives single components another backend, or
-    precision, or both, as "onnxruntime", "fp32" or "onnxruntime:fp32". Raises `InputError` for a
-    component that the bundle has not or a precision or an option that a backend has not,
-    `Unavailable` for a backend that does not work here.
+    precision, or both, as "onnxruntime", "fp32" or "onnxruntime:fp32"; a backend of its own gets
+    those of the options that it has. Raises `InputError` for a component that the bundle has not,
+    a precision that a backend has not or an option that none of them has, `Unavailable` for a
+    backend that does not work here.
     """
     manifest = bundle.manifest
     unknown = sorted(set(components) - set(manifest.components))
@@ -146,6 +148,11 @@ def choices(
     # Asking a backend whether it works here may take a while, and most components have the same.
     wanted = {name: components.get(name, "") for name in manifest.components}
     found = {own: _choose(own, engine, options, manifest.dtype) for own in wanted.values()}
+    for option in fields(Options):
+        asked: object = getattr(options, option.name)
+        given = [getattr(chosen.options, option.name) for chosen in found.values()]
+        if option.name != "precision" and asked not in given:
+            raise InputError(option.name, "nothing: no component's engine has it", asked)
     return {name: found[own] for name, own in wanted.items()}
 
 
@@ -154,5 +161,34 @@ def _choose(own: str, engine: str, options: Options, dtype: str) -> Chosen:
     name, _, precision = own.partition(":")
     if name in PRECISIONS and not precision:
         name, precision = "", name
-    chosen = options if not precision else replace(options, precision=precision)
-    return choose(name or engine, chosen, dtype)
+    wanted = replace(options, precision=precision) if precision else options
+    if name in BACKENDS:
+        wanted = _heeded(wanted, backend(name).OPTIONS)
+    return choose(name or engine, wanted, dtype)
+
+
+def _heeded(options: Options, names: Collection[str]) -> Options:
+    """The options of these names; the others, but for the precision, as they are by default."""
+    others = [f for f in fields(Options) if f.name not in {"precision", *names}]
+    return replace(options, **{f.name: f.default for f in others})
+
+
+def _picture(sizes: Mapping[str, int], factor: int) -> Size | None:
+    """The size of the pictures that an engine is for; None where it is for any."""
+    if "image_height" in sizes:
+        return Size(sizes["image_width"], sizes["image_height"])
+    if "height" in sizes:
+        return Size(sizes["width"] * factor, sizes["height"] * factor)
+    return None
+
+
+def _spelt(options: Options) -> list[str]:
+    """The options that are not as by default, but for the precision, for a command line."""
+    words: list[str] = []
+    for option in fields(Options):
+        value: object = getattr(options, option.name)
+        if option.name == "precision" or value == option.default:
+            continue
+        name = option.name if value is not False else f"no-{option.name}"
+        words += [f"--{name}", *([] if isinstance(value, bool) else [str(value)])]
+    return words

@@ -88,10 +88,11 @@ class Pipeline:
         `precision`, which by default is the backend's own for the dtype of the weights;
         `components` gives single components another backend or precision, such as
         {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `threads`, `streams`, `arena`, `level` and
-        `stripped` are as in `latentrt.engines.engine.Options`. Engines come from the folder `cache`
-        (None: the user's own, see `latentrt.engines.cache`); one that is missing is built and
-        verified at first use, or, with `build="never"`, raises `ShapeNotBuilt` with the command
-        that builds it. Raises `BundleError`, `Unavailable` or `InputError`.
+        `stripped` are as in `latentrt.engines.engine.Options`, and what a component's own backend
+        has not of them, it is not given. Engines come from the folder `cache` (None: the user's
+        own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
+        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it. Raises
+        `BundleError`, `Unavailable` or `InputError`.
         """
         if build not in ("missing", "never"):
             raise InputError("build", "missing or never", repr(build))

@@ -1,0 +1,56 @@
+"""Files that once were what their hash says, so that gigabytes are not read at every start.
+
+A bundle hashes its large files only when it is asked to, and engines read their weights from there
+again at every load. So a file's size and time of last change are kept from when its hash was right;
+while they are the same, the file is taken to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from latentrt.bundle.bundle import file_sha256
+from latentrt.bundle.errors import BundleError, InputError
+from latentrt.bundle.publish import write_file
+from latentrt.engines.seal import Seal
+
+
+class KnownFiles:
+    """What a folder's notes say of files, one note a path."""
+
+    def __init__(self, folder: Path, seal: Seal) -> None:
+        self.folder = folder
+        self._seal = seal
+
+    def check(self, path: Path, sha256: str) -> None:
+        """Raise `BundleError` with both hashes if a file is not the one of that SHA-256.
+
+        It is hashed if it is new here or has changed since it was last found right.
+        """
+        try:
+            path = path.resolve()
+            found = path.stat()
+            now = [str(path), sha256, found.st_size, found.st_mtime_ns]
+            note = self.folder / hashlib.sha256(os.fsencode(path)).hexdigest()[:40]
+            if self._noted(note) == now:
+                return
+            got = file_sha256(path)
+        except OSError as error:
+            raise BundleError(path, f"cannot be read: {error.strerror or error}") from error
+        if got != sha256:
+            raise BundleError(
+                path, f"has changed since export: its SHA-256 is {got[:12]}, not {sha256[:12]}"
+            )
+        with contextlib.suppress(InputError):  # a cache that is only read: hashed again next time
+            write_file(note, self._seal.sealed(now))
+
+    def _noted(self, note: Path) -> Any:
+        try:
+            content = note.read_bytes()
+        except FileNotFoundError:
+            return None
+        return self._seal.opened(content)
