@@ -118,7 +118,7 @@ def test_an_engine_that_is_not_there_is_a_row_with_its_problem(
 def test_an_engine_out_of_tolerance_is_measured_all_the_same_and_fails(
     bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = Tolerance(text_encoder=1e-2, unet=1e-9, vae=1e-2, step=1.0, psnr=0.0)
+    strict = Tolerance(text_encoder=1e-2, unet=1e-9, vae=1e-2, alone=1.0, step=1.0, psnr=0.0)
     for module in (trial, compare, verify):
         monkeypatch.setattr(module, "TOLERANCES", {**TOLERANCES, "fp32": strict})
     row = tried(bundle("heads"), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_a_fault_in_the_weights_that_pytorch_takes_too_is_seen_by_the_goldens(
     trusted = table(spoiled, "unet", checkpoint=bundle("heads"))
     assert [row.name for row in trusted.origins] == ["conv_in"]
     assert not trusted.other_weights
+    assert trusted.weights == bundle("heads").name  # without its place
 
 
 def test_what_no_module_computes_is_seen_in_the_layer_behind_it(
@@ -189,3 +191,10 @@ def test_a_fault_is_what_it_arises_in_and_not_what_it_spreads_to() -> None:
     assert [each.name for each in found.origins] == ["b", "beside"]
     assert not found.passed
     assert found.to_json()["first"] == "b"
+
+
+def test_a_distance_that_is_not_finite_is_null_in_json() -> None:
+    found = LayerTable("unet", "e", "fp32", "w", False, (row("a", 0.0),), (), math.inf, 1e-6)
+    assert found.other_weights
+    value = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert (value["golden"], value["other_weights"]) == (None, True)

@@ -19,11 +19,15 @@ from latentrt.benchmarks.chart import Chart, Series
 from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.page import AMPLIFIED, page
+from latentrt.benchmarks.provenance import Provenance
 from latentrt.bundle.golden import Difference
 
 HOSTILE = '<script>alert("x")</script> & a "star"'
 VOID = {"meta", "img", "br", "path", "circle"}
+MACHINE = Machine("a CPU of 4 GHz", ("avx2",), 6, "Linux x86_64", "3.12.1", {"openvino": "2026.4"})
+ORIGIN = Provenance(HOSTILE, "shapes", "stable-diffusion", "float16", {"torch": "2.13"}, MACHINE)
 
 
 class Page(HTMLParser):
@@ -71,7 +75,14 @@ def findings(*, error: float = 1e-6, layers: bool = True) -> Findings:
     picture = reference.copy()
     picture[0, 2, 3], picture[1, 4, 5] = 0.05, 0.9
     run = RunComparison(
-        HOSTILE, "seed 3", rows(1e-7, 2e-7), rows(1e-7, error), 60.0, 0.99, picture, reference
+        HOSTILE,
+        "seed 3",
+        rows(1e-7, 2e-7, tolerance=3e-6),
+        rows(1e-7, error),
+        60.0,
+        0.99,
+        picture,
+        reference,
     )
     unet = Row("unet", Difference(3e-6, 1e-5, 1.0), 5.5e-6)
     engines, precisions = {"unet": "onnxruntime"}, {"unet": "fp32"}
@@ -80,7 +91,7 @@ def findings(*, error: float = 1e-6, layers: bool = True) -> Findings:
     good = LayerRow("a", "Linear", Difference(1e-7, 1e-6, 1.0), 1e-5, (), ("a.weight",))
     table = LayerTable("unet", "onnxruntime", "fp32", HOSTILE, False, (good, bad), (), None, 1e-6)
     tables = (table,) if layers else ()
-    return Findings(HOSTILE, "PyTorch fp32", (comparison,), tables, {"tensorrt fp32": HOSTILE})
+    return Findings(ORIGIN, "PyTorch fp32", (comparison,), tables, {"tensorrt fp32": HOSTILE})
 
 
 def test_a_page_is_complete_in_itself_and_its_tags_close() -> None:
@@ -96,8 +107,8 @@ def test_a_page_is_complete_in_itself_and_its_tags_close() -> None:
 
 def test_what_others_wrote_is_text_on_the_page() -> None:
     found = Page(page(findings()))
-    # As the title, a heading, the prompt, whose weights, and why an engine was skipped.
-    assert sum(HOSTILE in text for text in found.texts) == 5
+    # As the title, a heading, where it is from, the prompt, whose weights, why one was skipped.
+    assert sum(HOSTILE in text for text in found.texts) == 6
 
 
 def test_pictures_stand_beside_their_difference_sixteen_times_as_bright() -> None:
@@ -131,6 +142,25 @@ def test_shares_of_pictures_drawn_as_asked_stand_in_a_table_of_their_own() -> No
     at = texts.index("colour")
     assert texts[at : at + 2] == ["colour", "all"]
     assert [text for text in texts if text.endswith("%")] == ["85%", "50%"]
+
+
+def test_a_page_says_of_which_bundle_it_is_and_what_it_was_made_on() -> None:
+    (line,) = [text for text in Page(page(findings())).texts if "a CPU" in text]
+    for each in ("shapes", "float16", "torch 2.13", "6 cores", "Python 3.12.1", "openvino 2026.4"):
+        assert each in line
+
+
+def test_a_page_of_nothing_compared_says_so_and_why() -> None:
+    nothing = replace(findings(layers=False), comparisons=(), drawn=3)
+    texts = Page(page(nothing)).texts
+    assert "Nothing was compared." in texts
+    assert f"tensorrt fp32 was not compared: {HOSTILE}" in "".join(texts)
+
+
+def test_a_step_stands_beside_its_tolerance_alone_and_in_the_run() -> None:
+    texts = [text for text in Page(page(findings(layers=False))).texts if text]
+    at = texts.index("step 1", texts.index("tolerance"))
+    assert texts[at : at + 5] == ["step 1", "2.0e-07", "3.0e-06", "1.0e-06", "1.0e-04"]
 
 
 def elements(svg: str, tag: str, kind: str = "") -> list[Any]:

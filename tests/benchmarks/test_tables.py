@@ -79,3 +79,27 @@ def test_the_table_of_bench_has_errors_what_is_unstable_and_what_failed() -> Non
     (failed,) = (line for line in lines if "engines built" in line)
     assert "| failed |" in failed
     assert "0.0 ms" not in failed
+
+
+def test_distances_are_the_worst_of_each_kind_beside_what_is_allowed() -> None:
+    def row(name: str, relative: float, tolerance: float) -> dict[str, Any]:
+        return {"name": name, "relative": relative, "tolerance": tolerance}
+
+    one = {
+        "engines": {"unet": "openvino", "vae_decoder": "openvino"},
+        "precisions": {"unet": "bf16", "vae_decoder": "bf16"},
+        "components": [row("unet", 1.23e-3, 2.6e-2), row("prompts", 4e-4, 1.4e-2)],
+        "steps_alone": [row("step 0", 2e-3, 1e-2), row("step 1", 1e-3, 1e-2)],
+        "steps": [row("step 0", 1e-3, 2e-1), row("step 1", 3e-2, 2e-1)],
+        "picture_psnr": 41.26,
+        "least_psnr": 25.0,
+        "picture_ssim": 0.9987654,
+    }
+    files = {"compare-shapes.json": {"comparisons": [one]}}
+    table = filled("<!-- compare -->\n<!-- end -->\n", files.__getitem__)
+    assert table.splitlines()[1:-1] == [
+        "| | unet | prompts | a step alone | a step of the run | PSNR | SSIM |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| `--engine openvino`, bf16 | 1.2e-03 / 2.6e-02 | 4.0e-04 / 1.4e-02 | 2.0e-03 / 1.0e-02"
+        " | 3.0e-02 / 2.0e-01 | 41 dB / 25 dB | 0.99877 |",
+    ]

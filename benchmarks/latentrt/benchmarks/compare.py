@@ -7,6 +7,7 @@ now, are `latentrt.benchmarks.live`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from latentrt.benchmarks.similarity import ssim
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.golden import RUN_PROMPT, Difference, psnr
-from latentrt.engines.verify import TOLERANCES, Tolerance
+from latentrt.engines.verify import TOLERANCES
 from latentrt.runtime.conditioning import Conditioner, Conditioning
 from latentrt.runtime.conditioning import Row as ConditioningRow
 from latentrt.runtime.guidance import Guidance, guide
@@ -34,6 +35,31 @@ from latentrt.runtime.size import Size
 Latents = NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """How far off may be what components make together: as far as the loosest of those that do.
+
+    Relative errors; `psnr` is the least, in dB.
+    """
+
+    prompts: float
+    alone: float
+    steps: float
+    psnr: float
+
+    @staticmethod
+    def of(precisions: Mapping[str, str]) -> _Allowed:
+        each = {name: TOLERANCES[precision] for name, precision in precisions.items()}
+        text = [tolerance for name, tolerance in each.items() if name.startswith("text_encoder")]
+        run = [*text, each["unet"]]
+        return _Allowed(
+            prompts=max(tolerance.text_encoder for tolerance in text),
+            alone=each["unet"].alone,  # its prompts and latents are the reference's
+            steps=max(tolerance.step for tolerance in run),
+            psnr=min(tolerance.psnr for tolerance in (*run, each["vae_decoder"])),
+        )
+
+
 def stored(bundle: Bundle) -> Reference:
     """The answers that were stored at export; raises `BundleError` if there are none."""
     return Reference(RUN_PROMPT, "stored", bundle.golden())
@@ -46,8 +72,7 @@ def compare(pipeline: Pipeline, references: Sequence[Reference] = ()) -> Compari
     """
     given = references or (stored(pipeline.bundle),)
     precisions = pipeline.precisions
-    # A run is as far off as its loosest component.
-    tolerance = max((TOLERANCES[p] for p in precisions.values()), key=lambda t: t.step)
+    allowed = _Allowed.of(precisions)
     components: list[tuple[Row, ...]] = []
     runs: list[RunComparison] = []
     for reference in given:
@@ -57,14 +82,14 @@ def compare(pipeline: Pipeline, references: Sequence[Reference] = ()) -> Compari
             for name, precision in precisions.items()
         ]
         told = _rows(_conditioning(pipeline, reference))
-        components.append((*rows, _prompts(told, golden, tolerance.text_encoder)))
-        runs.append(_run_comparison(pipeline, reference, told, tolerance))
+        components.append((*rows, _prompts(told, golden, allowed.prompts)))
+        runs.append(_run_comparison(pipeline, reference, told, allowed))
     return Comparison(
         engines=pipeline.engines,
         precisions=precisions,
         components=worst(components),
         runs=tuple(runs),
-        least_psnr=tolerance.psnr,
+        least_psnr=allowed.psnr,
         adherence={},
     )
 
@@ -124,12 +149,12 @@ def _run_comparison(
     pipeline: Pipeline,
     reference: Reference,
     told: Sequence[ConditioningRow],
-    tolerance: Tolerance,
+    allowed: _Allowed,
 ) -> RunComparison:
     golden = reference.tensors
     expected = golden["run/images"]
     if not np.isfinite(expected).all():
-        raise BundleError(pipeline.bundle.path, "has goldens that are not finite")
+        raise BundleError(pipeline.bundle.path, "PyTorch's own picture is not finite")
     theirs = [{name: golden[f"run/{name}"][i] for name in told[0]} for i in range(len(told))]
     schedule = _schedule(pipeline, golden)
     alone = _latents(pipeline, golden, schedule, theirs, chained=False)
@@ -139,8 +164,8 @@ def _run_comparison(
     return RunComparison(
         prompt=reference.prompt,
         noise=reference.noise,
-        alone=_steps(alone, golden, tolerance.step),
-        steps=_steps(ours, golden, tolerance.step),
+        alone=_steps(alone, golden, allowed.alone),
+        steps=_steps(ours, golden, allowed.steps),
         psnr=psnr(*pictures, peak=2.0),
         ssim=ssim(*pictures, peak=2.0),
         picture=pictures[0],

@@ -14,8 +14,9 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference
 from latentrt.runtime.size import Size
 
-SCHEMA: Final = 2
-"""Of the JSON; 1 had neither steps alone, nor SSIM, nor several runs, nor said which it was."""
+SCHEMA: Final = 3
+"""Of the JSON; 1 had neither steps alone, nor SSIM, nor several runs, nor said which it was, 2 did
+not say of what bundle it was, nor on what machine, nor what size a run has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Question:
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
             raise InputError("steps", "an integer from 1 to 1000", self.steps)
-        if self.seed < 0:
-            raise InputError("seed", "at least 0", self.seed)
+        if not 0 <= self.seed < 2**63:
+            raise InputError("seed", "an integer from 0 to 2**63 - 1", self.seed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,9 +86,11 @@ class RunComparison:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object without the pictures; infinite numbers become null."""
+        height, width = self.reference.shape[1:]
         return {
             "prompt": self.prompt,
             "noise": self.noise,
+            "size": str(Size(width, height)),
             "steps_alone": [row.to_json() for row in self.alone],
             "steps": [row.to_json() for row in self.steps],
             **finite({"picture_psnr": self.psnr, "picture_ssim": self.ssim}),
@@ -142,10 +145,15 @@ class Comparison:
         return next((i for i, row in enumerate(self.steps) if not row.passed), None)
 
     @property
+    def alike(self) -> bool:
+        """Whether every picture is near enough to its reference."""
+        return self.picture_psnr >= self.least_psnr
+
+    @property
     def passed(self) -> bool:
         """Whether everything is within its tolerance."""
         rows = (*self.components, *self.alone, *self.steps)
-        return all(row.passed for row in rows) and self.picture_psnr >= self.least_psnr
+        return all(row.passed for row in rows) and self.alike
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; infinite numbers become null."""

@@ -8,18 +8,19 @@ from typing import Any
 
 from latentrt.benchmarks.comparison import SCHEMA, Comparison
 from latentrt.benchmarks.layer_table import LayerTable
+from latentrt.benchmarks.provenance import Provenance
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
     """Comparisons, one for each engine and precision, and the layers that were looked at.
 
-    `bundle` is the bundle's name, `reference` says what PyTorch's answers are; `skipped` are the
-    engines that could not be held against them, with what they said; `drawn` is how many pictures
-    of each were judged by what was asked for.
+    `provenance` says what was compared and where, `reference` what PyTorch's answers are; `skipped`
+    are the engines that could not be held against them, with what they said; `drawn` is how many
+    pictures of each were judged by what was asked for.
     """
 
-    bundle: str
+    provenance: Provenance
     reference: str
     comparisons: tuple[Comparison, ...]
     layers: tuple[LayerTable, ...]
@@ -27,18 +28,32 @@ class Findings:
     drawn: int = 0
 
     @property
+    def compared(self) -> bool:
+        """Whether there was anything to compare."""
+        return bool(self.comparisons or self.layers)
+
+    @property
     def passed(self) -> bool:
         """Whether something was compared, and nothing is out of tolerance."""
-        found = (*self.comparisons, *self.layers)
-        return bool(found) and all(each.passed for each in found)
+        return self.compared and all(each.passed for each in (*self.comparisons, *self.layers))
 
     def to_json(self, *, several: bool) -> dict[str, Any]:
-        """As a JSON object; unless there may be `several` comparisons, that of the one."""
-        layers = [table.to_json() for table in self.layers]
-        rest = {"reference": self.reference, "drawn": self.drawn}
-        rest |= {"layers": layers, "passed": self.passed}
+        """As a JSON object; `docs/compare.schema.json` says what is in it.
+
+        Unless there may be `several` comparisons, that of the one stands in the object itself.
+        """
+        found: dict[str, Any] = {
+            "comparisons": [comparison.to_json() for comparison in self.comparisons],
+            "skipped": dict(self.skipped),
+        }
         if not several and self.comparisons:
-            return {**self.comparisons[0].to_json(), **rest}
-        comparisons = [comparison.to_json() for comparison in self.comparisons]
-        skipped = dict(self.skipped)
-        return {"schema": SCHEMA, "comparisons": comparisons, "skipped": skipped, **rest}
+            found = self.comparisons[0].to_json()
+        return {
+            "schema": SCHEMA,
+            **self.provenance.to_json(),
+            "reference": self.reference,
+            "drawn": self.drawn,
+            **found,
+            "layers": [table.to_json() for table in self.layers],
+            "passed": self.passed,
+        }

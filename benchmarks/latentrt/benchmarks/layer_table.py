@@ -124,7 +124,7 @@ class LayerTable:
             "weights": self.weights,
             "first": self.origins[0].name if self.origins else None,
             "origins": [row.name for row in self.origins],
-            "golden": self.golden,
+            "golden": None if self.golden is None else finite({"golden": self.golden})["golden"],
             "other_weights": self.other_weights,
             "unmatched": list(self.unmatched),
             "layers": [row.to_json() for row in self.rows],

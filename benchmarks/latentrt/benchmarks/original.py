@@ -115,7 +115,7 @@ def _of_bundle(bundle: Bundle, other: Bundle) -> Original:
     own = other.path == bundle.path
     tokenizers = {n: PromptTokenizer(other, tokenizer_of(n)) for n in family.text_encoders}
     return Original(
-        name="the bundle's own weights" if own else str(other.path),
+        name="the bundle's own weights" if own else other.path.name,
         own=own,
         family=family,
         parts=parts,

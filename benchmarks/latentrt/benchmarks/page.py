@@ -26,11 +26,11 @@ AMPLIFIED: Final = 16
 
 def page(findings: Findings) -> str:
     """The page, for light and dark screens."""
-    title = f"{findings.bundle}: distance from PyTorch"
-    verdict = "Everything is within its tolerance." if findings.passed else "OUT OF TOLERANCE"
+    title = f"{findings.provenance.bundle}: distance from PyTorch"
     parts = [
         f'<p class="soft">Against {escape(findings.reference)}.</p>',
-        f"<p{'' if findings.passed else ' class=bad'}>{verdict}</p>",
+        f'<p class="soft">{escape(str(findings.provenance))}.</p>',
+        f"<p{'' if findings.passed else ' class=bad'}>{_verdict(findings)}</p>",
         *_comparisons(findings),
         *_steps(findings.comparisons),
         *_pictures(findings.comparisons),
@@ -38,6 +38,12 @@ def page(findings: Findings) -> str:
         *_layers(findings.layers),
     ]
     return document(title, parts)
+
+
+def _verdict(findings: Findings) -> str:
+    if not findings.compared:
+        return "Nothing was compared."
+    return "Everything is within its tolerance." if findings.passed else "OUT OF TOLERANCE"
 
 
 def _comparisons(findings: Findings) -> Iterator[str]:
@@ -57,7 +63,7 @@ def _comparisons(findings: Findings) -> Iterator[str]:
 
 def _adherence(findings: Findings) -> Iterator[str]:
     """How many pictures show what was asked for, by engine."""
-    if not findings.drawn:
+    if not (findings.drawn and findings.comparisons):
         return
     yield "<h2>Prompt adherence</h2>"
     yield (
@@ -76,11 +82,10 @@ def _summary(comparison: Comparison) -> list[str]:
     groups: list[Sequence[Row]] = [[row] for row in comparison.components]
     cells = [_error(group) for group in (*groups, comparison.alone, comparison.steps)]
     psnr = f"{comparison.picture_psnr:.1f}"
-    good = comparison.picture_psnr >= comparison.least_psnr
     return [
         escape(comparison.name),
         *cells,
-        psnr if good else f'<span class="bad">{psnr}</span>',
+        psnr if comparison.alike else f'<span class="bad">{psnr}</span>',
         f"{comparison.picture_ssim:.5f}",
         "ok" if comparison.passed else '<span class="bad">FAILED</span>',
     ]
@@ -90,6 +95,11 @@ def _error(rows: Sequence[Row]) -> str:
     worst = max(rows, key=lambda row: row.difference.relative)
     text = f"{worst.difference.relative:.1e}"
     return text if all(row.passed for row in rows) else f'<span class="bad">{text}</span>'
+
+
+def _held(row: Row) -> tuple[str, str]:
+    """An error, and what was allowed."""
+    return _error([row]), f"{row.tolerance:.1e}"
 
 
 def _steps(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -105,9 +115,9 @@ def _steps(comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield "<h2>Steps</h2><p>Relative error of the latents after each step.</p>"
     yield _figure(chart)
     for comparison in comparisons:
-        heads = ["step", "alone", "run", "tolerance"]
+        heads = ["step", "alone", "tolerance", "run", "tolerance"]
         pairs = zip(comparison.alone, comparison.steps, strict=True)
-        rows = [[a.name, _error([a]), _error([b]), f"{b.tolerance:.1e}"] for a, b in pairs]
+        rows = [[a.name, *_held(a), *_held(b)] for a, b in pairs]
         yield folded(comparison.name, table(heads, rows))
 
 

@@ -130,6 +130,37 @@ def _speed(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _compare(read: Read) -> str:
+    """How far the engines are from PyTorch's fp32, beside what they are allowed."""
+    found = read("compare-shapes.json")["comparisons"]
+    names = [row["name"] for row in found[0]["components"]]
+    rows = [
+        (
+            _engines_of(each),
+            *(_held(row) for row in each["components"]),
+            *(_held(_worst(each[steps])) for steps in ("steps_alone", "steps")),
+            f"{_decibels(each['picture_psnr'])} / {_decibels(each['least_psnr'])}",
+            f"{each['picture_ssim']:.5f}",
+        )
+        for each in found
+    ]
+    return _rows(("", *names, "a step alone", "a step of the run", "PSNR", "SSIM"), rows)
+
+
+def _engines_of(comparison: Mapping[str, Any]) -> str:
+    precisions = comparison["precisions"]
+    used = (f"`--engine {e}`, {precisions[c]}" for c, e in comparison["engines"].items())
+    return "; ".join(dict.fromkeys(used))
+
+
+def _worst(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return max(rows, key=lambda row: row["relative"])
+
+
+def _held(row: Mapping[str, Any]) -> str:
+    return f"{row['relative']:.1e} / {row['tolerance']:.1e}"
+
+
 def _bench(read: Read) -> str:
     """What `latentrt bench` found of models/shapes."""
     found = read("bench-shapes.json")
@@ -224,6 +255,7 @@ def _install(read: Read) -> str:
 TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "own": _own,
     "engines": _engines,
+    "compare": _compare,
     "bench": _bench,
     "peers-shapes": _contest("peers-shapes.json"),
     "peers-sd15": _contest("peers-sd15.json"),

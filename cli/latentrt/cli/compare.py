@@ -13,6 +13,7 @@ from latentrt.benchmarks.compare import stored
 from latentrt.benchmarks.comparison import Comparison, Question, Reference
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerTable
+from latentrt.benchmarks.provenance import Provenance
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, LatentrtError, Unavailable
 from latentrt.bundle.publish import write_file
@@ -109,8 +110,9 @@ class Engines:
 def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> Findings:
     """Hold a bundle's engines against PyTorch.
 
-    Of several engines, one that has not an option that was asked for is skipped. Raises
-    `InputError`, `LatentrtError` without PyTorch where it is needed, and what opening a bundle and
+    Of several engines, one that has not an option that was asked for, or that turns out to lack
+    something for this bundle, is skipped. Raises `InputError`, `Unavailable` where nothing could be
+    compared, `LatentrtError` without PyTorch where it is needed, and what opening a bundle and
     compiling engines raises.
     """
     opened = Bundle.open(bundle)
@@ -119,35 +121,63 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
         from latentrt.benchmarks.drawing import check_drawing
 
         check_drawing(opened, wanted.adherence)
-    found = list(engines.each(opened.manifest.dtype))
+    skipped: dict[str, str] = {}
+    found = _usable(opened, engines, skipped)
     original = _original(opened, wanted.checkpoint) if wanted.live or wanted.layers else None
     references = _references(opened, wanted, original, progress)
     comparisons: list[Comparison] = []
     layers: list[LayerTable] = []
-    skipped: dict[str, str] = {}
-    for done, (name, options) in enumerate(found):
-        progress("engines", done, len(found), f"{name} {options.precision}")
-        one = replace(engines, name=name, options=options)
+    for done, one in enumerate(found):
+        progress("engines", done, len(found), _named(one))
         try:
-            choices(opened, name, options, engines.components)
-        except (InputError, Unavailable) as error:
+            if references:
+                comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
+        except Unavailable as error:
             if not engines.several:
                 raise
-            skipped[f"{name} {options.precision}"] = str(error)
+            skipped[_named(one)] = str(error)
             continue
-        if references:
-            comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
         if wanted.layers and original is not None:
             layers += _layers(opened, one, original, progress)
     progress("engines", len(found), len(found))
-    return Findings(
-        bundle=opened.path.name,
-        reference=_described(wanted, original),
+    findings = Findings(
+        provenance=Provenance.of(opened),
+        reference=_described(wanted, references, original),
         comparisons=tuple(comparisons),
         layers=tuple(layers),
         skipped=skipped,
         drawn=wanted.adherence or 0,
     )
+    if not findings.compared:
+        raise _nothing(skipped)
+    return findings
+
+
+def _usable(bundle: Bundle, engines: Engines, skipped: dict[str, str]) -> list[Engines]:
+    """Those that have what was asked for; of several, why each other has not goes to `skipped`."""
+    found: list[Engines] = []
+    for name, options in engines.each(bundle.manifest.dtype):
+        one = replace(engines, name=name, options=options)
+        try:
+            choices(bundle, name, options, engines.components)
+        except (InputError, Unavailable) as error:
+            if not engines.several:
+                raise
+            skipped[_named(one)] = str(error)
+        else:
+            found.append(one)
+    if not found:
+        raise _nothing(skipped)  # before PyTorch is asked, which may take minutes
+    return found
+
+
+def _named(engine: Engines) -> str:
+    return f"{engine.name} {engine.options.precision}"
+
+
+def _nothing(skipped: Mapping[str, str]) -> Unavailable:
+    reasons = "; ".join(f"{name}: {problem}" for name, problem in skipped.items())
+    return Unavailable(f"nothing was compared: {reasons}")
 
 
 def _compared(
@@ -180,11 +210,11 @@ def write_page(path: Path, findings: Findings) -> None:
     write_file(path, page(findings).encode())
 
 
-def _described(wanted: Wanted, original: Original | None) -> str:
+def _described(wanted: Wanted, references: Sequence[Reference], original: Original | None) -> str:
     """Whose answers the engines are held against."""
-    if not wanted.live or original is None:
-        return "PyTorch fp32, stored in the bundle"
-    return f"PyTorch fp32, evaluated now with {original.name}"
+    if original is not None and (wanted.live or not references):
+        return f"PyTorch fp32, evaluated now with {original.name}"
+    return "PyTorch fp32, stored in the bundle"
 
 
 def _original(bundle: Bundle, checkpoint: str | None) -> Original:

@@ -21,6 +21,7 @@ def print_findings(findings: Findings, *, several: bool) -> None:
 
     One comparison is told row by row; where there may be `several`, each is one row of a table.
     """
+    print(findings.provenance)
     if several:
         _print_summary(findings)
     else:
@@ -48,11 +49,13 @@ def _print_summary(findings: Findings) -> None:
     for comparison in findings.comparisons:
         groups = (*((row,) for row in comparison.components), comparison.alone, comparison.steps)
         cells = [_worst(group) for group in groups]
-        pictures = (f"{comparison.picture_psnr:.1f}", f"{comparison.picture_ssim:.5f}")
+        psnr = _marked(f"{comparison.picture_psnr:.1f}", passed=comparison.alike)
+        pictures = (psnr, f"{comparison.picture_ssim:.5f}")
         shares = [f"{share:.0%}" for share in comparison.adherence.values()]
         verdict = "ok" if comparison.passed else "FAILED"
         table.add_row(comparison.name, *cells, *pictures, *shares, verdict)
-    _console().print(table, markup=False)
+    if findings.comparisons:  # there may be layers alone
+        _console().print(table, markup=False)
     if findings.drawn:
         print(f"percentages: of {findings.drawn} pictures, those that show what was asked for")
     for name, problem in findings.skipped.items():
@@ -61,8 +64,11 @@ def _print_summary(findings: Findings) -> None:
 
 def _worst(rows: Sequence[Row]) -> str:
     row = max(rows, key=lambda row: row.difference.relative)
-    mark = "" if all(each.passed for each in rows) else " !"
-    return f"{row.difference.relative:.1e}{mark}"
+    return _marked(f"{row.difference.relative:.1e}", passed=all(each.passed for each in rows))
+
+
+def _marked(number: str, *, passed: bool) -> str:
+    return number if passed else f"{number} !"
 
 
 def _print_comparison(comparison: Comparison, findings: Findings) -> None:
