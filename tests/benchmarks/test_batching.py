@@ -42,9 +42,11 @@ def test_goodput_is_measured_for_one_at_a_time_and_every_batch(
     [
         # Five ways of 16 pictures, four times over: 320 pictures.
         (320.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 16),
-        # Batch 8 is four guided pictures, so of 15 requests the last call is not full: four times
-        # 15 + 15 + 15 + 16 + 16 = 77 pictures, 308.
-        (319.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 15),
+        # Batch 8 is four guided pictures, so that of 15 requests the last call is not full but takes
+        # as long as if it were:
+        # 4 * (15 + 15 + 15 + 16 + 16) = 308; of 14 it is 4 * (14 + 14 + 14 + 14 + 16) = 288.
+        (308.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 15),
+        (307.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 14),
         # 4 * 5 * 4 = 80 pictures are the fewest that fill batch 8.
         (80.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 4),
         # Then without it 4 * 4 * 4 = 64; 5 would be 4 * (5 + 5 + 5 + 6) = 84.
