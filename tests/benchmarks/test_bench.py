@@ -135,6 +135,17 @@ def test_others_draw_in_turns_and_an_unknown_one_is_named_first(
         assert row["problem"] == ""
         assert row["psnr"] is None or row["psnr"] > 55
 
+    def failing(*_: object, **__: object) -> None:
+        raise EngineError("the reference of the contest failed")
+
+    monkeypatch.setattr("latentrt.cli.bench.against", failing)
+    done = run(*common, *some)
+    assert done.status == 0, done.err
+    report = json.loads(done.out)
+    jsonschema.validate(report, schema)
+    assert report["against"] is None
+    assert "no contest: the reference of the contest failed" in report["notes"]
+
 
 @pytest.mark.parametrize(
     ("content", "message"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from latentrt.bundle.errors import LatentrtError
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
     ArenaOption,
@@ -224,7 +226,12 @@ def bench(
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         report = measure(subject, plan, bars)
     found = () if earlier is None else earlier.verdicts(report)
-    standings = contest(report, bundle, checkpoint, others, rounds) if against else None
+    standings = None
+    if against:
+        try:
+            standings = contest(report, bundle, checkpoint, others, rounds)
+        except LatentrtError as error:  # the report is worth minutes
+            report = replace(report, notes=(*report.notes, f"no contest: {error}"))
     if as_json:
         told = {
             "verdicts": [verdict.to_json() for verdict in found],
