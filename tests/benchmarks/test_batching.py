@@ -42,8 +42,8 @@ def test_goodput_is_measured_for_one_at_a_time_and_every_batch(
     [
         # Five ways of 16 pictures, four times over: 320 pictures.
         (320.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 16),
-        # Batch 8 is four guided pictures, so that of 15 requests the last call is not full but takes
-        # as long as if it were:
+        # Batch 8 is four guided pictures: of 15 requests the last call is not full, but takes as
+        # long as if it were,
         # 4 * (15 + 15 + 15 + 16 + 16) = 308; of 14 it is 4 * (14 + 14 + 14 + 14 + 16) = 288.
         (308.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 15),
         (307.0, 1.0, 2, (1, 2, 4, 8), (1, 2, 4, 8), 14),
