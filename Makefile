@@ -53,9 +53,11 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, an
 	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) \
 		--json benchmarks/results/batching-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.engines --json benchmarks/results/engines.json
-	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > benchmarks/results/compare-shapes.json
+	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > $(BUNDLE).tmp
+	mv $(BUNDLE).tmp benchmarks/results/compare-shapes.json
 	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 40 \
-		--plot docs/bench.png --json > benchmarks/results/bench-shapes.json
+		--plot docs/bench.png --json > $(BUNDLE).tmp
+	mv $(BUNDLE).tmp benchmarks/results/bench-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
 		--size 128x128 --alone 10 --json benchmarks/results/peers-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle build/sd15 --size 512x512 --steps 4 \
