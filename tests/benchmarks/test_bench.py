@@ -18,7 +18,7 @@ from PIL import Image
 from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks import bench, machine
+from latentrt.benchmarks import bench, machine, turns
 from latentrt.benchmarks.bench import Plan, measure
 from latentrt.benchmarks.stopwatch import Stopwatch
 from latentrt.benchmarks.subject import Subject
@@ -117,6 +117,7 @@ def test_others_draw_in_turns_and_an_unknown_one_is_named_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)  # what it prepares lies under build/
+    monkeypatch.setattr(turns, "_TURN", 0.0)
     common = ("bench", bundle("heads"), "--engine", "onnxruntime", "--no-cold", "--no-ceilings",
               "--runs", 1, "--limit", 0, "--steps", 1, "--batch", 0, "--json")  # fmt: skip
     done = run(*common, "--against", "somebody")

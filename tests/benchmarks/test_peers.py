@@ -18,7 +18,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from latentrt.benchmarks import contest, peers
+from latentrt.benchmarks import contest, peers, turns
 from latentrt.benchmarks.alone import beside_alone
 from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
 from latentrt.benchmarks.contest import against
@@ -138,6 +138,16 @@ def test_where_memory_is_not_known_there_is_no_peak(
 ) -> None:
     (reference, other), _ = hold(tmp_path, fake("a", [1, 1, 1]), fake("b", [1, 1, 1], peak=None))
     assert (reference.rss_peak, other.rss_peak) == (2000, None)
+
+
+def test_of_a_turn_of_a_second_the_last_picture_counts(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    (reference, other), _ = hold(
+        tmp_path, fake("a", [1.0, 2.0]), fake("b", [0.75, 0.5, 0.4, 0.4, 0.2]), rounds=2
+    )
+    assert (reference.seconds, other.seconds) == ((1.0, 2.0), (0.5, 0.2))
+    assert diary(tmp_path).count("b go") == 5
 
 
 def test_who_draws_first_changes_with_every_round(
@@ -475,6 +485,7 @@ def test_everybody_in_fp32_draws_the_picture_of_diffusers_and_who_is_missing_is_
 ) -> None:
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
     monkeypatch.setattr(contest, "busy", lambda: 0.125)
+    monkeypatch.setattr(turns, "_TURN", 0.0)
     standings = against(
         bundle("heads"),
         checkpoint("heads"),

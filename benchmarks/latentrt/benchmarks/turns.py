@@ -25,6 +25,8 @@ from latentrt.bundle.golden import psnr
 
 # Idle threads that wait for work by turning in circles give up within this many seconds.
 _PAUSE: Final = 0.3
+# Others' turns leave caches cold, which a picture of milliseconds shows and one of seconds does not.
+_TURN: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -83,7 +85,8 @@ def in_turns(
     """Have everybody draw in turns; their rows, the reference's first, and the groups they were in.
 
     At most `at_once` are in memory together, the reference always among them; of each group,
-    `warmups` rounds are not counted and `rounds` are, at least one. A contestant that fails, or
+    `warmups` rounds are not counted and `rounds` are, at least one. Of a turn of several pictures,
+    as many as a second has time for, the last one counts. A contestant that fails, or
     gives no answer in `limit` seconds, is a row with its problem. Raises `EngineError` where the
     reference fails.
     """
@@ -130,7 +133,7 @@ def _draw(turns: _Turns, rounds: int, warmups: int, pause: float, say: Say) -> N
         for each, process in list(turns if number % 2 == 0 else reversed(turns)):
             time.sleep(pause)
             try:
-                laps[each.contestant.name] = process.go()
+                laps[each.contestant.name] = _turn(process)
             except EngineError as error:
                 _give_up(each, error, is_reference=each is reference)
                 turns.remove((each, process))
@@ -140,6 +143,16 @@ def _draw(turns: _Turns, rounds: int, warmups: int, pause: float, say: Say) -> N
             each.laps.append(lap)
             each.ratios.append(laps[reference.contestant.name].seconds / lap.seconds)
         say(f"  round {number + 1} of {warmups + rounds}")
+
+
+def _turn(process: PeerProcess) -> Lap:
+    """The last of the pictures that a second has time for, one at least."""
+    spent = 0.0
+    while True:
+        lap = process.go()
+        spent += lap.seconds
+        if spent >= _TURN:
+            return lap
 
 
 def _compare(turns: _Turns) -> None:
