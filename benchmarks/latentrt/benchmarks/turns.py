@@ -25,7 +25,7 @@ from latentrt.bundle.golden import psnr
 
 # Idle threads that wait for work by turning in circles give up within this many seconds.
 _PAUSE: Final = 0.3
-# Others' turns leave caches cold, which a picture of milliseconds shows and one of seconds does not.
+# A picture of milliseconds shows that others' turns leave caches cold, one of seconds does not.
 _TURN: Final = 1.0
 
 
