@@ -22,9 +22,8 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, EngineError, InputError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import onnxruntime_session
-from latentrt.engines.backends import backend
 from latentrt.engines.cuda_memory import Bytes
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.onnxruntime import OnnxRuntimeEngine
 from latentrt.engines.onnxruntime_bound import BoundEngine
 from latentrt.engines.onnxruntime_session import Model, session, session_on, settings
@@ -202,7 +201,10 @@ def engine(model: Model, watched: Watched, host: Host) -> BoundEngine:
 
 @pytest.fixture(scope="module")
 def plain(model: Model) -> Engine:
-    return backend("onnxruntime").compile(model.blueprint, Options())
+    made = session(
+        onnxruntime, model, settings(onnxruntime, model.blueprint), ["CPUExecutionProvider"]
+    )
+    return OnnxRuntimeEngine(model.blueprint, made)
 
 
 def arrays(engine: Engine, seed: int) -> dict[str, NDArray[Any]]:

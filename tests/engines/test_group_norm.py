@@ -1,0 +1,102 @@
+"""GroupNormalization written out for ONNX Runtime's CPU, held against PyTorch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from tests.export.pytorch import components_of
+
+from latentrt.bundle.errors import BuildFailed
+from latentrt.engines.group_norm import write_out_group_norms
+
+Bundles = Callable[[str], Path]
+Array = NDArray[np.float32]
+
+NORM = "GroupNormalization"
+
+
+def a_norm(scale: Array, bias: Array, rank: int, **attributes: Any) -> bytes:
+    """A graph of one norm, whose every size but the channels is a symbol."""
+    dims = ["batch", len(scale), *(f"size{axis}" for axis in range(2, rank))]
+    graph = helper.make_graph(
+        [helper.make_node(NORM, ["x", "scale", "bias"], ["y"], **attributes)],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)],
+        [numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(bias, "bias")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return model.SerializeToString()
+
+
+@given(
+    groups=st.integers(1, 4),
+    members=st.integers(1, 3),
+    batch=st.integers(1, 3),
+    sizes=st.tuples(st.integers(2, 5)) | st.tuples(st.integers(2, 5), *[st.integers(1, 5)] * 2),
+    epsilon=st.sampled_from([None, 1e-6, 0.5]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_norm_written_out_is_pytorchs(
+    groups: int, members: int, batch: int, sizes: list[int], epsilon: float | None, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    channels = groups * members
+    x = (3 * rng.standard_normal((batch, channels, *sizes)) + 1).astype(np.float32)
+    scale, bias = (rng.standard_normal(channels).astype(np.float32) for _ in range(2))
+    attributes = {} if epsilon is None else {"epsilon": epsilon}
+    graph = a_norm(scale, bias, x.ndim, num_groups=groups, **attributes)
+    providers = ["CPUExecutionProvider"]
+    made = onnxruntime.InferenceSession(write_out_group_norms(graph), providers=providers)
+    found: Any = made.run(None, {"x": x})[0]
+    wide, *parameters = (torch.from_numpy(a).double() for a in (x, scale, bias))
+    epsilon = 1e-5 if epsilon is None else epsilon
+    expected = torch.nn.functional.group_norm(wide, groups, *parameters, eps=epsilon).numpy()
+    # Single precision, of what is divided by a deviation that may be small.
+    variance = wide.reshape(batch, groups, -1).var(2, correction=0).min().item()
+    bound = 2**-21 * np.abs(x).max() / np.sqrt(variance + epsilon) * np.abs(scale).max()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < bound + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("configuration", "component"),
+    [(c, component) for c in ("heads", "xl") for component in components_of(c)],
+)
+def test_all_else_of_a_graph_stays_as_it_was(
+    bundle: Bundles, configuration: str, component: str
+) -> None:
+    content = (bundle(configuration) / f"{component}.onnx").read_bytes()
+    before = onnx.load_model_from_string(content)
+    after = onnx.load_model_from_string(write_out_group_norms(content))
+    names = {t.name for t in before.graph.initializer}
+    norms = [n for n in before.graph.node if n.op_type == NORM]
+    made = {n.output[0] for n in norms}
+    assert [
+        n for n in after.graph.node if not any(o.startswith(tuple(made)) for o in n.output)
+    ] == [n for n in before.graph.node if n not in norms]
+    counts = Counter(n.op_type for n in after.graph.node)
+    assert (counts[NORM], counts["InstanceNormalization"]) == (0, len(norms))
+    kept = [t for t in after.graph.initializer if t.name in names]
+    assert kept == list(before.graph.initializer)
+    for model in (before, after):
+        del model.graph.node[:]
+        del model.graph.initializer[:]
+    assert after == before
+
+
+def test_what_is_no_graph_is_a_build_failure() -> None:
+    with pytest.raises(BuildFailed, match="the graph cannot be read: "):
+        write_out_group_norms(b"\xff\xff\xff")
