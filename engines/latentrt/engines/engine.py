@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.spec import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
+
+_dtype: Final = cache(np.dtype[Any])
 
 
 @runtime_checkable
@@ -127,15 +130,27 @@ class Options:
 
 def check_inputs(component: str, specs: tuple[TensorSpec, ...], inputs: Arrays) -> None:
     """Raise `InputError` naming the first array that is missing, unknown or of another kind."""
+    for spec in specs:
+        if not _fits(spec, inputs.get(spec.name)):
+            break
+    else:
+        if len(inputs) == len(specs):
+            return
+    _refuse(component, specs, inputs)
+
+
+def _fits(spec: TensorSpec, array: NDArray[Any] | None) -> bool:
+    return array is not None and array.shape == spec.dims and array.dtype == _dtype(spec.dtype)
+
+
+def _refuse(component: str, specs: tuple[TensorSpec, ...], inputs: Arrays) -> NoReturn:
     names = [s.name for s in specs]
     unknown = sorted(set(inputs) - set(names))
     if unknown:
         raise InputError(f"{component} input {unknown[0]!r}", f"one of {', '.join(names)}", "it")
-    for spec in specs:
-        array = inputs.get(spec.name)
-        field = f"{component} input {spec.name!r}"
-        if array is None:
-            raise InputError(field, str(spec), "nothing")
-        if array.shape != spec.dims or array.dtype != np.dtype(spec.dtype):
-            got = f"({', '.join(str(n) for n in array.shape)}) {array.dtype}"
-            raise InputError(field, str(spec), got)
+    spec = next(s for s in specs if not _fits(s, inputs.get(s.name)))
+    array = inputs.get(spec.name)
+    got = "nothing"
+    if array is not None:
+        got = f"({', '.join(str(n) for n in array.shape)}) {array.dtype}"
+    raise InputError(f"{component} input {spec.name!r}", str(spec), got)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import EngineError, Unavailable
+from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.backends import Progress, Status, cpu_identity
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
@@ -80,9 +80,16 @@ def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:
     if options.threads is not None:
         chosen.intra_op_num_threads = options.threads
     if _positions(blueprint) <= _SMALL:
-        model = replace(model, graph=write_out_group_norms(model.graph))
+        model = _norms_written_out(model)
     made = session(api, model, chosen, ["CPUExecutionProvider"])
     return OnnxRuntimeEngine(model.blueprint, made)
+
+
+def _norms_written_out(model: Model) -> Model:
+    try:
+        return replace(model, graph=write_out_group_norms(model.graph))
+    except BuildFailed as error:
+        raise BuildFailed(f"{model.blueprint.component}: {error}") from error
 
 
 def _positions(blueprint: Blueprint) -> int:

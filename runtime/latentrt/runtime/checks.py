@@ -1,10 +1,13 @@
-"""What a field of a request may hold."""
+"""What a field of a request may hold, and what a component may give."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import SupportsFloat, TypeGuard, cast
+from typing import Any, SupportsFloat, TypeGuard, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
 
@@ -43,3 +46,9 @@ def finite_numbers(
     if count not in (None, len(numbers)) or not all(map(math.isfinite, numbers)):
         raise InputError(field, f"{count or 'finite'} numbers", repr(values))
     return numbers
+
+
+def all_finite(array: NDArray[Any]) -> bool:
+    """Whether no number of an array is NaN or infinite."""
+    # Right after an engine's call, with cold caches, `.all()` takes twice as long.
+    return b"\0" not in np.isfinite(array).tobytes()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import is_integer, number, pair
+from latentrt.runtime.checks import all_finite, is_integer, number, pair
 from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.sampling import Sampling
@@ -237,5 +237,5 @@ def _check_latents(latents: NDArray[np.float32], num_images: int) -> None:
         raise InputError("latents", f"a NumPy array, {expected}", type(latents).__name__)
     if latents.ndim != 4 or latents.shape[0] != num_images or latents.dtype != np.float32:
         raise InputError("latents", expected, f"{latents.dtype} of shape {latents.shape}")
-    if not np.isfinite(latents).all():
+    if not all_finite(latents):
         raise InputError("latents", "finite values", "NaN or infinity")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from latentrt.bundle.errors import Cancelled, NonFinite
+from latentrt.runtime.checks import all_finite
 from latentrt.runtime.image import to_picture
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
@@ -143,7 +144,7 @@ class DirectRun(Run):
 def pictures(plan: Plan, latents: Latent) -> list[Image.Image]:
     """Latents [n, c, h, w], decoded; raises `NonFinite` if the VAE gave what is no colour."""
     pixels = plan.decode(latents)
-    if not np.isfinite(pixels).all():
+    if not all_finite(pixels):
         raise NonFinite("vae_decoder")
     return [to_picture(each) for each in pixels]
 

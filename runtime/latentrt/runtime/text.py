@@ -14,6 +14,7 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError, NonFinite
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.engine import Engine
+from latentrt.runtime.checks import all_finite
 
 TOKEN_TABLE: Final = "text_model.embeddings.token_embedding.weight"
 FINAL_NORM: Final = "text_model.final_layer_norm"
@@ -121,6 +122,6 @@ class TextEncoder:
         return self._weights[PROJECTION].astype(np.float32) @ last
 
     def _finite(self, states: NDArray[Any]) -> NDArray[np.float32]:
-        if not np.isfinite(states).all():
+        if not all_finite(states):
             raise NonFinite(self._component)
         return states.astype(np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import NonFinite
+from latentrt.runtime.checks import all_finite
 from latentrt.runtime.guidance import guide
 from latentrt.runtime.noise import noise_stream
 from latentrt.runtime.plan import Latent, Plan
@@ -77,7 +78,7 @@ class Trajectory:
         """
         asked, schedule = self._asked, self._plan.schedule
         output = self._guided(outputs)
-        if not np.isfinite(output).all():
+        if not all_finite(output):
             raise NonFinite("unet", self._index)
         estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
         estimate.flags.writeable = False  # the sampler goes on with what the caller is shown
