@@ -94,6 +94,11 @@ def fake(tmp_path: Path) -> Callable[..., Contestant]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def turns_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_TURN", 1.0)
+
+
 def hold(
     folder: Path, *contestants: Contestant, rounds: int = 3, warmups: int = 0, **more: Any
 ) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
@@ -140,14 +145,14 @@ def test_where_memory_is_not_known_there_is_no_peak(
     assert (reference.rss_peak, other.rss_peak) == (2000, None)
 
 
-def test_of_a_turn_of_a_second_the_last_picture_counts(
+def test_of_a_turn_the_median_picture_of_its_second_half_counts(
     fake: Callable[..., Contestant], tmp_path: Path
 ) -> None:
     (reference, other), _ = hold(
-        tmp_path, fake("a", [1.0, 2.0]), fake("b", [0.75, 0.5, 0.4, 0.4, 0.2]), rounds=2
+        tmp_path, fake("a", [1.0, 2.0]), fake("b", [0.4, 0.1, 0.2, 0.1, 0.3, 0.75, 0.5]), rounds=2
     )
-    assert (reference.seconds, other.seconds) == ((1.0, 2.0), (0.5, 0.2))
-    assert diary(tmp_path).count("b go") == 5
+    assert (reference.seconds, other.seconds) == ((1.0, 2.0), (0.2, 0.5))
+    assert diary(tmp_path).count("b go") == 7
 
 
 def test_who_draws_first_changes_with_every_round(

@@ -26,7 +26,7 @@ from latentrt.bundle.golden import psnr
 # Idle threads that wait for work by turning in circles give up within this many seconds.
 _PAUSE: Final = 0.3
 # A picture of milliseconds shows that others' turns leave caches cold, one of seconds does not.
-_TURN: Final = 1.0
+_TURN: Final = 3.0
 
 
 @dataclass(slots=True)
@@ -85,10 +85,10 @@ def in_turns(
     """Have everybody draw in turns; their rows, the reference's first, and the groups they were in.
 
     At most `at_once` are in memory together, the reference always among them; of each group,
-    `warmups` rounds are not counted and `rounds` are, at least one. Of a turn of several pictures,
-    as many as a second has time for, the last one counts. A contestant that fails, or
-    gives no answer in `limit` seconds, is a row with its problem. Raises `EngineError` where the
-    reference fails.
+    `warmups` rounds are not counted and `rounds` are, at least one. A turn is of as many pictures
+    as three seconds have time for, and the median of its second half counts. A contestant that
+    fails, or gives no answer in `limit` seconds, is a row with its problem. Raises `EngineError`
+    where the reference fails.
     """
     first = _Seen(reference)
     seen = [_Seen(each) for each in others]
@@ -146,13 +146,12 @@ def _draw(turns: _Turns, rounds: int, warmups: int, pause: float, say: Say) -> N
 
 
 def _turn(process: PeerProcess) -> Lap:
-    """The last of the pictures that a second has time for, one at least."""
-    spent = 0.0
-    while True:
-        lap = process.go()
-        spent += lap.seconds
-        if spent >= _TURN:
-            return lap
+    """The median picture of the second half of a turn, which has one at least."""
+    laps: list[Lap] = []
+    while not laps or sum(lap.seconds for lap in laps) < _TURN:
+        laps.append(process.go())
+    half = sorted(laps[len(laps) // 2 :], key=lambda lap: lap.seconds)
+    return half[(len(half) - 1) // 2]
 
 
 def _compare(turns: _Turns) -> None:
