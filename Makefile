@@ -34,7 +34,8 @@ run: $(STAMP) ## Export models/shapes and generate a picture; prints its path la
 
 # A thread each: more would wait for each other by turning in circles.
 test: $(STAMP) ## Run the tests, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart 0
 
 test-slow: $(STAMP) ## Run the tests on models of real size
 	$(BIN)/python -m pytest -m slow --timeout 0

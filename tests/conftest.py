@@ -210,6 +210,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
+# Minutes in few tests: begun last, they would keep one process waiting for the other.
+LONG = ("test_kill.py", "test_shape_arithmetic.py", "test_sampler_matrix.py", "test_shapes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files come first."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder of this run of the tests, the same for all of its processes."""
