@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
@@ -31,8 +32,9 @@ from tests.export.pytorch import (
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.tensors import TensorFile
-from latentrt.engines import onnxruntime
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.onnxruntime import OnnxRuntimeEngine
+from latentrt.engines.onnxruntime_session import Model, session, settings
 from latentrt.export import trace
 from latentrt.export.components import components
 from latentrt.export.export import export
@@ -44,6 +46,7 @@ WIDE = {"timestep", "time_ids"}
 
 
 def engine(bundle: Path, weights: Path, component: str, sizes: dict[str, int]) -> Any:
+    """The graph as it was exported, in the types that it has."""
     record = Bundle.open(bundle).manifest.components[component]
     blueprint = Blueprint(
         component=component,
@@ -53,7 +56,11 @@ def engine(bundle: Path, weights: Path, component: str, sizes: dict[str, int]) -
         outputs=record.outputs,
         sizes=sizes,
     )
-    return onnxruntime.compile(blueprint, Options(threads=1))
+    chosen = settings(onnxruntime, blueprint)
+    chosen.intra_op_num_threads = 1
+    model = Model(blueprint, blueprint.graph.read_bytes())
+    made = session(onnxruntime, model, chosen, ["CPUExecutionProvider"])
+    return OnnxRuntimeEngine(blueprint, made)
 
 
 def taken(weights: Path, component: str, inputs: dict[str, Any]) -> dict[str, Any]:

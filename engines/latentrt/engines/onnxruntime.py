@@ -79,7 +79,7 @@ def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:
     chosen.enable_mem_pattern = options.arena
     if options.threads is not None:
         chosen.intra_op_num_threads = options.threads
-    if model.blueprint.dtype == "float32" and _positions(blueprint) <= _SMALL:
+    if _positions(blueprint) <= _SMALL:
         model = _norms_written_out(model)
     made = session(api, model, chosen, ["CPUExecutionProvider"])
     return OnnxRuntimeEngine(model.blueprint, made)
