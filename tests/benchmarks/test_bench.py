@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.cli.outcome import Run
 
 from latentrt.benchmarks import bench, machine, turns
 from latentrt.benchmarks.bench import Plan, measure
+from latentrt.benchmarks.ceilings import ceilings
 from latentrt.benchmarks.stopwatch import Stopwatch
 from latentrt.benchmarks.subject import Subject
 from latentrt.bundle.bundle import Bundle
@@ -43,6 +45,12 @@ def silent(stage: str, done: int, total: int) -> None:
 def subject(bundle: Bundles) -> Subject:
     request = REQUEST.with_values(sampling=Sampling(steps=1))
     return Subject(bundle("heads"), "onnxruntime", Options(precision="fp32"), {}, request)
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ceiling takes seconds, of large matrices; nothing here is about its height."""
+    monkeypatch.setattr(bench, "ceilings", partial(ceilings, sizes=(256,), repeats=2))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ as the CPU here, nobody has seen.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,9 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, EngineError, InputError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import onnxruntime_session
+from latentrt.engines.backends import backend
 from latentrt.engines.cuda_memory import Bytes
-from latentrt.engines.engine import Blueprint, Engine
+from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.engines.onnxruntime import OnnxRuntimeEngine
 from latentrt.engines.onnxruntime_bound import BoundEngine
 from latentrt.engines.onnxruntime_session import Model, session, session_on, settings
@@ -91,6 +93,22 @@ def test_a_graph_without_a_node_elsewhere_passes(tmp_path: Path) -> None:
     known = Model(blueprint, content.SerializeToString())
     made = session_on(onnxruntime, known, settings(onnxruntime, blueprint), [AZURE], AZURE)
     assert made.run(None, {"x": np.zeros((3, 4), np.float32)})[0].tolist() == [3, 4]
+
+
+# Threads.
+
+
+def test_no_thread_goes_on_turning_after_a_call(model: Model) -> None:
+    engine = backend("onnxruntime").compile(model.blueprint, Options(threads=4))
+    inputs = {s.name: np.zeros(s.shape({}), np.float32) for s in engine.inputs}
+    spent: list[float] = []
+    for _ in range(10):
+        engine(inputs)
+        begun = time.process_time()
+        time.sleep(0.05)
+        spent.append(time.process_time() - begun)
+    # Three threads that wait by turning spend milliseconds each; other tests' threads may be there.
+    assert min(spent) < 1e-3
 
 
 # Inputs and outputs bound to memory.

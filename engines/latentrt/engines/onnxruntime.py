@@ -75,6 +75,10 @@ def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:
     api = package(NAME, _REMEDY)
     model = Model.of(blueprint, options.precision)
     chosen = settings(api, blueprint)
+    # Each session has threads of its own, which after a call would go on turning in circles for
+    # milliseconds, on the cores of the next component's: with this a picture of models/shapes
+    # takes 0.16 instead of 0.24 s.
+    chosen.add_session_config_entry("session.force_spinning_stop", "1")
     chosen.enable_cpu_mem_arena = options.arena
     chosen.enable_mem_pattern = options.arena
     if options.threads is not None:
