@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tests.export.pytorch import components_of
 
+from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed
+from latentrt.engines import onnxruntime as engine
+from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.group_norm import write_out_group_norms
 
 Bundles = Callable[[str], Path]
@@ -100,3 +103,21 @@ def test_all_else_of_a_graph_stays_as_it_was(
 def test_what_is_no_graph_is_a_build_failure() -> None:
     with pytest.raises(BuildFailed, match="the graph cannot be read: "):
         write_out_group_norms(b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize(
+    ("component", "latent", "kept"),
+    # Eight pixels for each place of a latent: 256 x 256 and a little more.
+    [("vae_decoder", 32, False), ("vae_decoder", 33, True), ("unet", 33, False)],
+)
+def test_an_engines_norms_are_written_out_unless_its_pictures_are_large(
+    bundle: Bundles, monkeypatch: pytest.MonkeyPatch, component: str, latent: int, kept: bool
+) -> None:
+    given: list[bytes] = []
+    monkeypatch.setattr(engine, "session", lambda _, model, *__: given.append(model.graph))
+    sizes = {"batch": 2, "height": latent, "width": latent, "sequence": 7}
+    engine.compile(Blueprint.of(Bundle.open(bundle("shapes")), component, sizes), Options())
+    (graph,) = given
+    kinds = Counter(n.op_type for n in onnx.load_model_from_string(graph).graph.node)
+    assert bool(kinds[NORM]) is kept
+    assert bool(kinds["InstanceNormalization"]) is not kept
