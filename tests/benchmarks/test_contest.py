@@ -15,7 +15,7 @@ from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
 from latentrt.benchmarks import bench, contest, peers
-from latentrt.benchmarks.contest import check, float32_bytes
+from latentrt.benchmarks.contest import bearable, check, float32_bytes
 from latentrt.benchmarks.lineup import Settings, chosen
 from latentrt.benchmarks.standings import Ratio, Row, Standings
 from latentrt.bundle.errors import BundleError, InputError, Unavailable
@@ -187,3 +187,16 @@ def test_a_checkpoint_counts_in_float32_whatever_it_is_stored_in(
         )
     (tmp_path / "whole.safetensors").write_bytes(b"read by nobody")
     assert float32_bytes(tmp_path) == 3 * (15 + 7) * 4
+
+
+@pytest.mark.parametrize(
+    ("free", "alone", "places"),
+    # Of SD 1.5's size, 4.3 GB in float32, the hungriest was seen to need 11.9 GB.
+    [(36e9, 0, 3), (36e9, 10, 2), (24e9, 0, 2), (24e9, 10, 2), (1e9, 0, 2), (None, 0, 2)],
+)
+def test_as_many_are_there_as_memory_bears_and_a_script_by_itself_is_one_of_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float | None, alone: int, places: int
+) -> None:
+    monkeypatch.setattr(contest, "float32_bytes", lambda _: 4_300_000_000)
+    monkeypatch.setattr(contest, "available", lambda: free)
+    assert bearable(tmp_path, alone) == places

@@ -19,7 +19,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from latentrt.benchmarks import contest, peers, turns
-from latentrt.benchmarks.alone import beside_alone
+from latentrt.benchmarks.alone import seconds_alone
 from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
 from latentrt.benchmarks.contest import against
 from latentrt.benchmarks.contestant import request_of
@@ -43,16 +43,18 @@ FAKE = """
 import json, os, sys, time
 
 spec = json.load(open(sys.argv[1]))
-if "--runs" in sys.argv:
-    if spec.get("fails") == "alone":
-        sys.exit("no such model")
-    for took in spec["alone"]:
-        print(f"{took:.4f} s")
-    sys.exit(print("median 1.0000 s per picture"))
 
 def note(event):
     with open(spec["diary"], "a") as diary:
         print(spec["name"], event, file=diary)
+
+if "--runs" in sys.argv:
+    if spec.get("fails") == "alone":
+        sys.exit("no such model")
+    note("alone")
+    for took in spec["alone"]:
+        print(f"{took:.4f} s")
+    sys.exit(print("median 1.0000 s per picture"))
 
 note("starts")
 if spec.get("fails") == "first":
@@ -223,22 +225,42 @@ def test_a_peer_is_held_against_its_own_script_by_itself(
     fake: Callable[..., Contestant], tmp_path: Path
 ) -> None:
     contestants = [
-        fake("a", [4, 4, 4], alone=[3.7, 9.0, 3.7]),
-        fake("b", [2, 2, 2], alone=[1.8, 1.8, 1.6]),
-        fake("c", [2, 2, 2], alone=[], fails="alone"),
-        fake("d", [2, 2, 2], alone=[1.0]),
-        fake("e", [2, None, 2], alone=[2.0], fails="crash"),
-        fake("ours", [2, 2, 2]),
+        fake("a", [9, 4, 3, 5], alone=[3.75, 9.0, 3.75]),
+        fake("b", [9, 2, 2, 2], alone=[1.8, 1.8, 1.6]),
+        fake("c", [9, 2, 2, 2], alone=[], fails="alone"),
+        fake("d", [9, 2, 2, 2], alone=[1.0]),
+        fake("e", [9, 2, None, 2], alone=[2.0, 2.0, 2.0], fails="crash"),
+        fake("ours", [9, 2, 2, 2]),
     ]
-    rows, _ = hold(tmp_path, *contestants)
-    found = beside_alone(contestants[:5], rows, runs=3, scratch=tmp_path, say=lambda _: None)
-    a, b, c, d, e, ours = found
-    assert (a.alone, a.beside, a.apart) == ((3.7, 9.0, 3.7), 4 / 3.7, False)
-    assert (b.alone, b.beside, b.apart) == ((1.8, 1.8, 1.6), 2 / 1.8, True)
-    assert c.problem == "c: alone, exit status 1: no such model"
-    assert d.problem == "d: alone, 1 pictures of 3"
+
+    def alone(one: Contestant) -> float | None:
+        return None if one.name == "ours" else seconds_alone(one, 3, tmp_path)
+
+    (a, b, c, d, e, ours), _ = hold(tmp_path, *contestants, warmups=1, alone=alone)
+    # The medians of what the scripts print, one for each round that counts: 3, 4 and 5 over 3.75.
+    assert (a.seconds, a.alone, a.apart) == ((4, 3, 5), (3.75, 3.75, 3.75), False)
+    assert a.beside == Ratio(4 / 3.75, 3 / 3.75, 5 / 3.75)
+    assert (b.beside, b.apart) == (Ratio(2 / 1.8, 2 / 1.8, 2 / 1.8), True)
+    assert (c.problem, c.alone) == ("c: alone, exit status 1: no such model", ())
+    assert (d.problem, d.alone) == ("d: alone, 1 pictures of 3", ())
     assert e.problem.startswith("e: ended by SIGABRT")
     assert (ours.alone, ours.beside, ours.apart) == ((), None, False)
+    # Right after its turn, not after everybody's.
+    events = [line for line in diary(tmp_path) if line.split()[0] in "ab"]
+    turn = events.index("a alone")
+    assert events[turn - 1 : turn + 1] == ["a go", "a alone"]
+    assert events.count("a alone") == 3
+
+
+def test_a_reference_whose_own_script_fails_is_no_reference(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match="reference of the contest failed: a: alone, 1 pictures"):
+        hold(
+            tmp_path,
+            fake("a", [1, 1, 1], alone=[1.0]),
+            alone=lambda one: seconds_alone(one, 2, tmp_path),
+        )
 
 
 # What a peer needs before it can run.
@@ -498,6 +520,7 @@ def test_everybody_in_fp32_draws_the_picture_of_diffusers_and_who_is_missing_is_
         ["openvino-genai-fp32"],
         rounds=1,
         warmups=0,
+        alone=1,
         folder=tmp_path / "made",
         say=lambda _: None,
     )
@@ -516,6 +539,7 @@ def test_everybody_in_fp32_draws_the_picture_of_diffusers_and_who_is_missing_is_
         assert psnr is None or psnr > 55, name
     bf16 = rows["latentrt-openvino-bf16"].psnr
     assert bf16 is not None
+    assert [name for name, row in rows.items() if row.alone] == ["diffusers-fp32"]
     assert bf16 > 25  # eight bits of mantissa, in every layer
     found = json.loads(json.dumps(standings.to_json(), allow_nan=False))
     jsonschema.validate(found, json.loads(SCHEMA.read_text()))

@@ -141,10 +141,10 @@ def test_a_picture_farther_off_than_its_precision_explains_is_another(
 
 def test_the_table_names_who_is_missing_and_who_draws_another_picture() -> None:
     ran = replace(RAN, seconds=(1.0, 2.0))
-    other = replace(ran, name="b", psnr=39.9, alone=(3.0,))
+    other = replace(ran, name="b", psnr=39.9, alone=(2.0, 4.0))
     gone = Row("c", "fp32", problem="it is not there", remedy="make peers ARGS=c")
     found = standings(
-        replace(ran, alone=(1.4,)), other, replace(other, name="d", precision="bf16"), gone
+        replace(ran, alone=(1.0, 1.9)), other, replace(other, name="d", precision="bf16"), gone
     )
     lines = str(found).splitlines()
     assert len({len(line) for line in lines[:4]}) == 1
@@ -156,7 +156,16 @@ def test_the_table_names_who_is_missing_and_who_draws_another_picture() -> None:
     value = obeyed(found)
     assert [row["strays"] for row in value["rows"]] == [False, True, False, False]
     assert [row["median"] for row in value["rows"]] == [1.5, 1.5, 1.5, None]
-    assert [row["beside"] for row in value["rows"]] == [1.5 / 1.4, 0.5, 0.5, None]
+    # 1 and 2 s, beside 1 and 1.9 s, or beside 2 and 4 s.
+    half = {"median": 0.5, "low": 0.5, "high": 0.5}
+    assert [row["beside"] for row in value["rows"][1:]] == [half, half, None]
+    assert value["rows"][0]["beside"]["median"] == pytest.approx((1 + 2 / 1.9) / 2)
+    heads, _, *cells = readme(value)
+    assert [row[heads.index("of its time alone")] for row in cells] == [
+        "1.03 (1.00 to 1.05)",
+        "0.50 (0.50 to 0.50)",
+        "0.50 (0.50 to 0.50)",
+    ]
 
 
 def test_where_memory_is_not_known_both_tables_say_the_rest() -> None:
@@ -197,7 +206,7 @@ def test_the_busy_share_is_of_the_time_looked_at_and_waiting_for_a_disk_is_no_wo
 def test_standings_are_read_back_as_they_were_and_earlier_ones_too() -> None:
     ours = replace(RAN, name="latentrt-x", psnr=50.0)
     gone = Row("c", "fp32", problem="it is not there", remedy="make peers ARGS=c")
-    found = standings(replace(RAN, alone=(4.0,)), ours, gone, busy=0.125)
+    found = standings(replace(RAN, alone=(4.0, 4.0, 4.0)), ours, gone, busy=0.125)
     value = obeyed(found)
     assert Standings.from_json(value) == found
     earlier = {name: content for name, content in value.items() if name != "busy"}

@@ -1,54 +1,21 @@
-"""Whether a peer draws in a contest as fast as its own script does with nobody beside it."""
+"""What a peer's own script takes by itself, so that a contest can say whether it is held back."""
 
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from latentrt.benchmarks.child import ending
-from latentrt.benchmarks.narration import Say
 from latentrt.benchmarks.peer_process import Contestant
-from latentrt.benchmarks.standings import Row
 from latentrt.bundle.errors import EngineError
 
 
-def beside_alone(
-    peers: Sequence[Contestant],
-    rows: Sequence[Row],
-    *,
-    runs: int,
-    scratch: Path,
-    say: Say,
-    limit: float = 3600.0,
-) -> tuple[Row, ...]:
-    """The rows of a contest, those of these peers with the seconds that they take alone.
+def seconds_alone(peer: Contestant, runs: int, scratch: Path, limit: float = 3600.0) -> float:
+    """The median of `runs` pictures, whose seconds the peer's script prints for a person.
 
-    A peer that did not finish the contest is left out; one that fails alone, or takes longer than
-    `limit` seconds, is a row with its problem.
-    """
-    found = {row.name: row for row in rows}
-    for peer in peers:
-        row = found[peer.name]
-        if row.problem:
-            continue
-        try:
-            seconds = seconds_alone(peer, runs, scratch, limit)
-        except EngineError as error:
-            found[peer.name] = replace(row, problem=str(error))
-            say(f"  {error}")
-            continue
-        found[peer.name] = replace(row, alone=seconds)
-        say(f"  {peer.name}: alone")
-    return tuple(found.values())
-
-
-def seconds_alone(peer: Contestant, runs: int, scratch: Path, limit: float) -> tuple[float, ...]:
-    """Seconds of each of `runs` pictures, as the peer's script prints them for a person.
-
-    Raises `EngineError` where it fails.
+    Raises `EngineError` where it fails, or takes longer than `limit` seconds for all of it.
     """
     spec = scratch / f"{peer.name}.json"
     peer.write_spec(spec)
@@ -68,7 +35,7 @@ def seconds_alone(peer: Contestant, runs: int, scratch: Path, limit: float) -> t
         raise EngineError(f"{peer.name}: alone, no answer in {limit:g} s") from error
     if done.returncode != 0:
         raise EngineError(f"{peer.name}: alone, {ending(done.returncode, done.stderr)}")
-    seconds = tuple(float(s) for s in re.findall(r"^(\d+\.\d+) s$", done.stdout, re.MULTILINE))
+    seconds = [float(s) for s in re.findall(r"^(\d+\.\d+) s$", done.stdout, re.MULTILINE)]
     if len(seconds) != runs:
         raise EngineError(f"{peer.name}: alone, {len(seconds)} pictures of {runs}")
-    return seconds
+    return statistics.median(seconds)

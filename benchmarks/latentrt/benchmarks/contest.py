@@ -20,15 +20,16 @@ from typing import Final
 
 import numpy as np
 
-from latentrt.benchmarks.alone import beside_alone
+from latentrt.benchmarks.alone import seconds_alone
 from latentrt.benchmarks.checkpoint_folder import check_source, checkpoint_folder
 from latentrt.benchmarks.lineup import Settings, chosen, line_up, noise
 from latentrt.benchmarks.machine import Machine, busy, load
 from latentrt.benchmarks.memory import available
 from latentrt.benchmarks.narration import Say, say
+from latentrt.benchmarks.peer_process import Contestant
 from latentrt.benchmarks.peers import REFERENCE, missing
 from latentrt.benchmarks.standings import Standings
-from latentrt.benchmarks.turns import in_turns
+from latentrt.benchmarks.turns import Alone, in_turns
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, LatentrtError, Unavailable
 from latentrt.bundle.manifest import STABLE_DIFFUSION
@@ -63,8 +64,8 @@ def against(
     `checkpoint` is the diffusers folder, or `random:` name, that the bundle was exported from; it
     may be left out where the bundle says so itself. What peers make of it is kept in `folder`. By
     default as many are in memory `at_once` as it bears. With `alone`, each peer's own script draws
-    so many pictures by itself afterwards. Raises what `check` raises, and `EngineError` where the
-    reference fails.
+    so many pictures by itself after each of its turns. Raises what `check` raises, and
+    `EngineError` where the reference fails.
     """
     check(
         bundle,
@@ -94,13 +95,11 @@ def against(
             others,
             rounds=rounds,
             warmups=warmups,
-            at_once=_bearable(files) if at_once is None else at_once,
+            at_once=bearable(files, alone) if at_once is None else at_once,
             scratch=Path(scratch),
             say=say,
+            alone=_by_itself(lineup.peers, alone, Path(scratch)),
         )
-        if alone:
-            say("each by itself")
-            rows = beside_alone(lineup.peers, rows, runs=alone, scratch=Path(scratch), say=say)
     return Standings(
         reference=reference.name,
         rows=(*rows, *lineup.absent),
@@ -147,18 +146,25 @@ def check(
         raise Unavailable(f"{reference.name}, the reference: {lacks}")
 
 
+def _by_itself(peers: Sequence[Contestant], runs: int, scratch: Path) -> Alone:
+    """The scripts of these, so many pictures each; nobody's for none."""
+    names = {peer.name for peer in peers} if runs else set[str]()
+    return lambda one: seconds_alone(one, runs, scratch) if one.name in names else None
+
+
 def float32_bytes(checkpoint: Path) -> int:
     """What the models of a diffusers folder take in float32, whatever they are stored in."""
     parts = [Checkpoint.open(checkpoint).tensors(part) for part in _MODELS]
     return sum(4 * math.prod(part.entry(name).shape) for part in parts for name in part)
 
 
-def _bearable(checkpoint: Path) -> int:
-    """How many contestants memory has room for, two at the least."""
+def bearable(checkpoint: Path, alone: int) -> int:
+    """How many contestants memory has room for, two at the least; a script takes a place too."""
     free = available()
     if free is None:
         return 2
-    return max(2, int(free / (_BESIDE_WEIGHTS + _TIMES_WEIGHTS * float32_bytes(checkpoint))))
+    places = int(free / (_BESIDE_WEIGHTS + _TIMES_WEIGHTS * float32_bytes(checkpoint)))
+    return max(2, places - 1 if alone else places)
 
 
 def main() -> None:
@@ -176,7 +182,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--warmups", type=int, default=2)
     parser.add_argument("--at-once", type=int, help="contestants in memory together")
-    parser.add_argument("--alone", type=int, default=0, help="pictures of each peer by itself")
+    parser.add_argument(
+        "--alone", type=int, default=0, help="pictures of each peer's own script a turn"
+    )
     parser.add_argument("--folder", type=Path, default=Path("build/peers"), help="of their models")
     parser.add_argument("--json", type=Path, help="write the standings here")
     options = parser.parse_args()

@@ -11,7 +11,8 @@ import numpy as np
 
 from latentrt.engines.verify import TOLERANCES
 
-SCHEMA: Final = "latentrt-contest-1"
+SCHEMA: Final = "latentrt-contest-2"
+"""1 knew no pictures of a peer's own script of the same round."""
 OURS_PREFIX: Final = "latentrt-"
 """What the names of our own engines' rows begin with, and no peer's."""
 GUARDS: Final[Mapping[str, float]] = {
@@ -41,7 +42,7 @@ _COLUMNS: Final = ("text", "unet", "decode", "own")
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as fast as another: the median, and where it lies with 95 %.
+    """How many times as fast as another, or as slow: the median, and where it lies with 95 %.
 
     Over pairs of pictures drawn in one round; by the bootstrap's percentiles (Efron and Tibshirani,
     An Introduction to the Bootstrap, 1993, chapter 13), which of fewer than 6 pairs are the least
@@ -88,8 +89,8 @@ class Row:
     is in none of them; `start` the seconds from its process's start to the end of its first
     picture, `first` those of that picture; `rss_peak` is in bytes. `psnr` is its picture's distance
     in decibels from the reference's, None where the two are equal. `settings` and `versions` are
-    what it said of itself. `alone` are the seconds of pictures that a peer's own script drew with
-    nobody beside it, where that was measured.
+    what it said of itself. `alone` are the seconds of a picture of a peer's own script, by itself
+    right after each of those of `seconds`, where that was measured.
     """
 
     name: str
@@ -130,16 +131,16 @@ class Row:
         return statistics.median(self.seconds) if self.seconds else None
 
     @property
-    def beside(self) -> float | None:
-        """How many times as long its picture took in the contest as alone, by the medians."""
-        if not self.alone or self.median is None:
+    def beside(self) -> Ratio | None:
+        """How many times as long its picture took in its turn as alone, right after it."""
+        if not self.alone:
             return None
-        return self.median / statistics.median(self.alone)
+        return Ratio.of([s / a for s, a in zip(self.seconds, self.alone, strict=True)])
 
     @property
     def apart(self) -> bool:
         """Whether those two differ by more than a tenth."""
-        return self.beside is not None and abs(self.beside - 1.0) > _APART
+        return self.beside is not None and abs(self.beside.median - 1.0) > _APART
 
     @property
     def strays(self) -> bool:
@@ -148,8 +149,9 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        derived = ("median", "strays", "beside", "apart")
-        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
+        derived = {name: getattr(self, name) for name in ("median", "strays", "apart")}
+        beside = None if self.beside is None else asdict(self.beside)
+        return {**asdict(self), **derived, "beside": beside}
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +237,9 @@ class Standings:
                 )
             elif row.strays:
                 lines.append(f"{row.name}: draws another picture: {row.psnr:.1f} dB")
-            elif row.apart:
-                lines.append(f"{row.name}: {row.beside:.2f} times what its script takes alone")
+            elif row.beside is not None and row.apart:
+                times = f"{row.beside.median:.2f} times"
+                lines.append(f"{row.name}: {times} what its script takes alone")
         if self.disturbed:
             lines.append(f"others were at work ({self.busy:.0%} of the cores): hold it again")
         return "\n".join(lines)
@@ -264,7 +267,7 @@ def _line(row: Row, best: Best | None, is_reference: bool) -> str:
     beside = "" if best is None else f"{best.median:.2f}"
     speed = f"{row.name:<32}{ratio.median:14.2f}  {ends:<14}{beside:>14}"
     speed += f"{median:9.3f}  {spread:<18}"
-    alone = "" if row.beside is None else f"{row.beside:.2f}"
+    alone = "" if row.beside is None else f"{row.beside.median:.2f}"
     return f"{speed}{parts}{decibels:>7}{row.start:9.1f}{held:>7}{alone:>8}"
 
 

@@ -209,20 +209,20 @@ def _standing(found: Standings, row: Row, ratio: Ratio) -> tuple[str, ...]:
         f"`{row.name}`",
         f"**{ratio.median:.2f}**",
         f"{ratio.low:.2f} to {ratio.high:.2f}",
-        _best(found.best(row)),
+        _ratio(found.best(row)),
         _seconds(row.median),
         *(_seconds(stages.get(part)) for part in ("unet", "decode", "own")),
         "" if row.name == found.reference else _decibels(row.psnr),
         "" if row.rss_peak is None else f"{row.rss_peak / 1e9:.1f} GB",
-        "" if row.beside is None else f"{row.beside:.2f}",
+        _ratio(row.beside),
     )
 
 
-def _best(best: Best | None) -> str:
-    if best is None:
+def _ratio(ratio: Best | Ratio | None) -> str:
+    if ratio is None:
         return ""
-    ends = "" if best.low is None else f" ({best.low:.2f} to {best.high:.2f})"
-    return f"{best.median:.2f}{ends}"
+    ends = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.median:.2f}{ends}"
 
 
 def _decibels(psnr: float | None) -> str:

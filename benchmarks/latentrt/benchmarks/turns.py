@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,16 @@ _PAUSE: Final = 0.3
 _TURN: Final = 3.0
 
 
+Alone = Callable[[Contestant], float | None]
+"""Seconds of a picture by a contestant's own script with nobody at work beside it, where it has
+one and that is asked.
+"""
+
+
+def _not_asked(_: Contestant) -> None:
+    return None
+
+
 @dataclass(slots=True)
 class _Seen:
     """What was seen of a contestant."""
@@ -36,6 +46,7 @@ class _Seen:
     contestant: Contestant
     laps: list[Lap] = field(default_factory=list[Lap])
     ratios: list[float] = field(default_factory=list[float])
+    alone: list[float] = field(default_factory=list[float])
     ready: Ready | None = None
     psnr: float | None = None
     problem: str = ""
@@ -58,6 +69,7 @@ class _Seen:
             psnr=self.psnr,
             settings=ready.settings,
             versions=ready.versions,
+            alone=tuple(self.alone),
         )
 
 
@@ -79,6 +91,7 @@ def in_turns(
     at_once: int,
     scratch: Path,
     say: Say,
+    alone: Alone = _not_asked,
     pause: float = _PAUSE,
     limit: float = 3600.0,
 ) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
@@ -86,9 +99,10 @@ def in_turns(
 
     At most `at_once` are in memory together, the reference always among them; of each group,
     `warmups` rounds are not counted and `rounds` are, at least one. A turn is of as many pictures
-    as three seconds have time for, and the median of its second half counts. A contestant that
-    fails, or gives no answer in `limit` seconds, is a row with its problem. Raises `EngineError`
-    where the reference fails.
+    as three seconds have time for, and the median of its second half counts. `alone` is asked right
+    after each that counts: in the same minute, since minutes differ by more than what is looked
+    for. A contestant that fails, or gives no answer in `limit` seconds, is a row with its problem.
+    Raises `EngineError` where the reference fails.
     """
     first = _Seen(reference)
     seen = [_Seen(each) for each in others]
@@ -98,7 +112,7 @@ def in_turns(
         say(f"group {number + 1} of {len(groups)}")
         with ExitStack() as stack:
             turns = _started([first, *group], stack, scratch, limit, say)
-            _draw(turns, rounds, warmups, pause, say)
+            _draw(turns, rounds, warmups, pause, alone, say)
             _compare(turns)
     names = tuple((reference.name, *(each.contestant.name for each in group)) for group in groups)
     return (first.row(), *(each.row() for each in seen)), names
@@ -125,19 +139,24 @@ def _started(
     return turns
 
 
-def _draw(turns: _Turns, rounds: int, warmups: int, pause: float, say: Say) -> None:
-    """Rounds of a picture each; who goes first changes."""
+def _draw(turns: _Turns, rounds: int, warmups: int, pause: float, alone: Alone, say: Say) -> None:
+    """Rounds of a turn each; who goes first changes."""
     reference = turns[0][0]
     for number in range(warmups + rounds):
+        asked = alone if number >= warmups else _not_asked
         laps: dict[str, Lap] = {}
         for each, process in list(turns if number % 2 == 0 else reversed(turns)):
             time.sleep(pause)
             try:
                 laps[each.contestant.name] = _turn(process)
+                by_itself = asked(each.contestant)
             except EngineError as error:
                 _give_up(each, error, is_reference=each is reference)
                 turns.remove((each, process))
                 say(f"  {error}")
+                continue
+            if by_itself is not None:
+                each.alone.append(by_itself)
         for each, _ in turns if number >= warmups else ():
             lap = laps[each.contestant.name]
             each.laps.append(lap)
