@@ -61,7 +61,8 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, an
 		--plot docs/bench.png --json > $(BUNDLE).tmp
 	mv $(BUNDLE).tmp benchmarks/results/bench-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
-		--size 128x128 --alone 10 --json benchmarks/results/peers-shapes.json
+		--size 128x128 --rounds 7 --alone 10 \
+		--json benchmarks/results/peers-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle build/sd15 --size 512x512 --steps 4 \
 		--warmups 1 --rounds 3 --json benchmarks/results/peers-sd15.json
 	$(MAKE) tables
