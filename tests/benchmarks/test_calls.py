@@ -36,13 +36,19 @@ def test_a_call_is_measured_bare_and_through_the_engine(
     assert call.added == 0.5
 
 
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_bare_model_is_our_engines_own(bundle: Callable[[str], Path], precision: str) -> None:
+def test_the_bare_model_is_our_engines_own(
+    bundle: Callable[[str], Path], precision: str, parts: int
+) -> None:
     task = Task(bundle("heads"), "unet", 8)
-    _, request = bare_openvino(precision, task)
-    request.infer()
+    _, requests = bare_openvino(precision, task, parts=parts)
+    for request in requests:
+        request.infer()
+    assert len(requests) == parts
     engine = backend("openvino").compile(task.blueprint(), Options(precision=precision))
     (expected,) = engine(task.inputs()).values()
     # Bit for bit: in bf16 a model that narrows the angles of timesteps is 1e-2 off.
-    assert np.array_equal(request.get_output_tensor(0).data, expected)
+    found = [request.get_output_tensor(0).data for request in requests]
+    assert np.array_equal(np.concatenate(found), expected)
     engine.close()

@@ -244,6 +244,14 @@ class Working:
         self.begin()
         self.real.infer(share_outputs=share_outputs)
 
+    def start_async(self, share_inputs: bool) -> None:
+        self.calls += 1
+        self.begin()
+        self.real.start_async(share_inputs=share_inputs)
+
+    def wait(self) -> None:
+        self.real.wait()
+
 
 class Watched:
     """A compiled model that remembers its requests for as long as somebody else has them."""
@@ -314,14 +322,15 @@ def test_streams_change_no_result(shapes: Bundle, unet: Blueprint) -> None:
     assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 def test_a_call_that_ends_after_the_engine_was_closed_leaves_no_request(
-    shapes: Bundle, unet: Blueprint
+    shapes: Bundle, unet: Blueprint, threads: int
 ) -> None:
-    engine = CPU.compile(unet, Options())
+    engine = CPU.compile(unet, Options(threads=threads))
     model = watched(engine)
     inputs, expected = golden(shapes)
     engine(inputs)
-    assert len(model.requests) == 1
+    assert len(model.requests) == threads  # for all rows, or for each half
     model.begin = engine.close
     off = Difference.between(engine(inputs)["model_output"], expected)
     assert off.relative < 1e-5

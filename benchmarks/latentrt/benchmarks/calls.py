@@ -2,7 +2,7 @@
 
     python -m latentrt.benchmarks.calls BUNDLE ... [--json FILE]
 
-One compiled U-Net, evaluated in turns by its own infer request, whose inputs lie there already, and
+One compiled U-Net, evaluated in turns by its own infer requests, where the inputs lie already, and
 through the engine, which checks them, hands them over and gives arrays that the caller owns. Aim:
 3 % at most. The smaller the model, the more a call shows: models/shapes is the worst case.
 """
@@ -16,14 +16,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from latentrt.benchmarks.contestants import Task, bare_openvino
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.publish import write_file
-from latentrt.engines.openvino import OpenVinoEngine
+from latentrt.engines.engine import Options
+from latentrt.engines.openvino import CPU, OpenVinoEngine
 
 AIM: Final = 0.03
 _PRECISIONS: Final = ("fp32", "bf16")
@@ -49,11 +50,10 @@ class Call:
 def measure(task: Task, precision: str, pairs: int) -> Call:
     """Bare and engine in turns, `pairs` times after three that are not counted."""
     blueprint, inputs = task.blueprint(), task.inputs()
-    compiled, request = bare_openvino(precision, task)
-    engine = OpenVinoEngine(blueprint, compiled)
-    alone, through = _in_turns(
-        lambda: request.infer(share_outputs=True), lambda: engine(inputs), pairs
-    )
+    halved = CPU.half(blueprint, Options(precision=precision)) is not None
+    compiled, requests = bare_openvino(precision, task, parts=2 if halved else 1)
+    engine = OpenVinoEngine(blueprint, compiled, halved=halved)
+    alone, through = _in_turns(lambda: _evaluated(requests), lambda: engine(inputs), pairs)
     engine.close()
     middle = statistics.median(alone)
     longer = statistics.median(e - b for b, e in zip(alone, through, strict=True))
@@ -66,6 +66,16 @@ def measure(task: Task, precision: str, pairs: int) -> Call:
         engine=Spread.of(through),
         added=longer / middle,
     )
+
+
+def _evaluated(requests: Sequence[Any]) -> None:
+    if len(requests) == 1:
+        requests[0].infer(share_outputs=True)
+        return
+    for request in requests:
+        request.start_async(share_inputs=True)
+    for request in requests:
+        request.wait()
 
 
 def _in_turns(

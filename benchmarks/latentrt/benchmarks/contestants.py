@@ -10,7 +10,7 @@ library does by itself. No library is loaded but those of who takes part.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -67,23 +67,29 @@ class Contestant:
     ready: Callable[[str, Task], Evaluate]
 
 
-def bare_openvino(precision: str, task: Task) -> tuple[Any, Any]:
-    """The model compiled as our engine has it, and a request in which the inputs lie already."""
+def bare_openvino(precision: str, task: Task, *, parts: int = 1) -> tuple[Any, tuple[Any, ...]]:
+    """The model compiled as our engine has it, and requests in which the inputs lie already.
+
+    Each of the requests has its part of the rows, and a stream.
+    """
     import openvino
 
-    model = read(openvino, task.blueprint(), precision)
-    hint = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    blueprint, inputs = task.blueprint(), task.inputs()
+    rows = blueprint.sizes["batch"] // parts
+    part = replace(blueprint, sizes={**blueprint.sizes, "batch": rows})
+    settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": parts}
     core: Any = openvino.Core()
-    compiled = core.compile_model(model, "CPU", hint)
-    request = compiled.create_infer_request()
-    for name, array in task.inputs().items():
-        request.get_tensor(name).data[:] = array
-    return compiled, request
+    compiled = core.compile_model(read(openvino, part, precision), "CPU", settings)
+    requests = tuple(compiled.create_infer_request() for _ in range(parts))
+    for number, request in enumerate(requests):
+        for name, array in inputs.items():
+            request.get_tensor(name).data[:] = array[number * rows : (number + 1) * rows]
+    return compiled, requests
 
 
 def _bare_openvino(precision: str, task: Task) -> Evaluate:
     """The compiled model by itself, its inputs written once, its output never copied."""
-    _, request = bare_openvino(precision, task)
+    _, (request,) = bare_openvino(precision, task)
 
     def evaluate() -> NDArray[Any]:
         request.infer(share_outputs=True)

@@ -19,7 +19,9 @@ ComponentOption = Annotated[
     typer.Option(help="NAME=ENGINE, =PRECISION or =ENGINE:PRECISION for one of the components."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of an engine call.")]
-StreamsOption = Annotated[int | None, typer.Option(help="Calls that share the CPU's threads.")]
+StreamsOption = Annotated[
+    int | None, typer.Option(help="Calls at once on a CPU; 1: no call in two halves.")
+]
 ArenaOption = Annotated[
     bool, typer.Option("--arena/--no-arena", help="Keep freed memory for the next call.")
 ]

@@ -208,9 +208,14 @@ def cpu_identity() -> dict[str, str]:
             name, _, value = line.partition(":")
             facts.setdefault(name.strip(), value.strip())
     flags = " ".join(sorted(facts.get("flags", facts.get("Features", "")).split()))
-    affinity = getattr(os, "sched_getaffinity", None)
     return {
         "device": facts.get("model name") or platform.processor() or platform.machine(),
         "instruction sets": hashlib.sha256(flags.encode()).hexdigest()[:16],
-        "cpus": str(len(affinity(0)) if affinity else os.cpu_count()),
+        "cpus": str(usable_cpus()),
     }
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -11,17 +11,20 @@ loading it takes 1 s instead of 8 s, but only after 3.4 GB have been hashed.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Progress, Status, cpu_identity
+from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cpus
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 from latentrt.engines.group_norm import write_out_group_norms
+from latentrt.engines.halves import half_of
 from latentrt.engines.onnxruntime_session import Model, package, session, settings
 
 NAME: Final = "onnxruntime"
@@ -43,50 +46,93 @@ def status() -> Status:
     return Status(NAME, str(api.__version__), devices=("CPU",))
 
 
-class OnnxRuntimeEngine:
-    """A session with every dimension fixed."""
+class _Whole:
+    """A session of all rows."""
 
-    def __init__(self, blueprint: Blueprint, made: Any) -> None:
+    def __init__(self, made: Any, names: list[str]) -> None:
+        self._session, self._names = made, names
+
+    def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
+        return self._session.run(self._names, dict(inputs))
+
+
+class _Halved:
+    """A session of half the rows without threads of its own: the caller's and one beside it."""
+
+    def __init__(self, made: Any, names: list[str]) -> None:
+        self._session, self._names = made, names
+        # As many as there are calls at once. They end when nobody holds this any more.
+        self._beside = ThreadPoolExecutor(thread_name_prefix="latentrt-half")
+
+    def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
+        rows = len(next(iter(inputs.values()))) // 2
+        second = {name: array[rows:] for name, array in inputs.items()}
+        behind = self._beside.submit(self._session.run, self._names, second)
+        try:
+            ahead = self._session.run(self._names, {n: a[:rows] for n, a in inputs.items()})
+        finally:
+            wait([behind])
+        return [np.concatenate(pair) for pair in zip(ahead, behind.result(), strict=True)]
+
+
+class OnnxRuntimeEngine:
+    """A session of all rows, or of half of them, with every dimension fixed."""
+
+    def __init__(self, blueprint: Blueprint, made: Any, *, halved: bool = False) -> None:
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
-        self._names = [spec.name for spec in self.outputs]
-        self._session: Any = made
+        names = [spec.name for spec in self.outputs]
+        self._rows: _Whole | _Halved | None = (_Halved if halved else _Whole)(made, names)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""
         check_inputs(self.component, self.inputs, inputs)
-        made = self._session
-        if made is None:
+        rows = self._rows
+        if rows is None:
             raise Unavailable(f"{self.component}: the engine is closed")
         try:
-            values: list[NDArray[Any]] = made.run(self._names, dict(inputs))
+            values = rows(inputs)
         except Exception as error:  # the package raises bare classes of its own, one a kind
             raise EngineError(f"{self.component}: ONNX Runtime says: {error}") from error
-        return dict(zip(self._names, values, strict=True))
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def close(self) -> None:
         """Free the session and its memory."""
-        self._session = None
+        self._rows = None
 
 
 def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:
     """A session for these sizes; raises `Unavailable` or `BuildFailed`."""
     api = package(NAME, _REMEDY)
-    model = Model.of(blueprint, options.precision)
-    chosen = settings(api, blueprint)
+    half = _half(blueprint, options)
+    model = Model.of(half or blueprint, options.precision)
+    chosen = settings(api, half or blueprint)
     # Each session has threads of its own, which after a call would go on turning in circles for
     # milliseconds, on the cores of the next component's: with this a picture of models/shapes
     # takes 0.16 instead of 0.24 s.
     chosen.add_session_config_entry("session.force_spinning_stop", "1")
     chosen.enable_cpu_mem_arena = options.arena
     chosen.enable_mem_pattern = options.arena
-    if options.threads is not None:
+    if half is not None:
+        chosen.intra_op_num_threads = 1
+    elif options.threads is not None:
         chosen.intra_op_num_threads = options.threads
     if _positions(blueprint) <= _SMALL:
         model = _norms_written_out(model)
     made = session(api, model, chosen, ["CPUExecutionProvider"])
-    return OnnxRuntimeEngine(model.blueprint, made)
+    whole = replace(model.blueprint, sizes=blueprint.sizes)
+    return OnnxRuntimeEngine(whole, made, halved=half is not None)
+
+
+def _half(blueprint: Blueprint, options: Options) -> Blueprint | None:
+    """The blueprint of half the rows where two halves are evaluated at once, else None.
+
+    That is with two threads, of which each half then is one. With more, both would share those of
+    one session, which was not measured.
+    """
+    threads = usable_cpus() if options.threads is None else options.threads
+    return half_of(blueprint) if threads == 2 else None
 
 
 def _norms_written_out(model: Model) -> Model:

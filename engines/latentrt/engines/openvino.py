@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Progress, Status, cpu_identity
+from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cpus
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
+from latentrt.engines.halves import half_of
 from latentrt.engines.openvino_model import as_computed, read
+from latentrt.engines.openvino_requests import HalvedRequest, Request, WholeRequest
 
 _INSTALL: Final = "pip install 'latentrt[openvino]'"
 _HINTS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -33,39 +35,17 @@ _BLOB: Final = "model.blob"
 _DTYPES: Final = ("float32", "float16", "bfloat16")
 
 
-class _Request:
-    """An infer request whose tensors stay the same.
-
-    Copied into and out of: to lend it other memory at every call makes the call 4 % longer for
-    models/shapes' U-Net, to copy 0.5 %. The arrays over the tensors are made once: a call leaves
-    caches cold, and what is done after it costs ten times what it costs by itself.
-    """
-
-    def __init__(self, engine: OpenVinoEngine, model: Any) -> None:
-        self._request: Any = model.create_infer_request()
-        self._inputs = {s.name: self._array(s.name) for s in engine.inputs}
-        self._outputs = {s.name: self._array(s.name) for s in engine.outputs}
-
-    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        for name, array in self._inputs.items():
-            array[...] = inputs[name]
-        self._request.infer(share_outputs=True)
-        return {name: array.copy() for name, array in self._outputs.items()}
-
-    def _array(self, name: str) -> NDArray[Any]:
-        return self._request.get_tensor(name).data
-
-
 class OpenVinoEngine:
-    """A compiled model with a pool of infer requests, one a concurrent call."""
+    """A compiled model, of all rows or of half; infer requests for as many calls as come."""
 
-    def __init__(self, blueprint: Blueprint, model: Any) -> None:
+    def __init__(self, blueprint: Blueprint, model: Any, *, halved: bool = False) -> None:
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
         self._model: Any = model
         self._lock = threading.Lock()
-        self._idle: list[_Request] = []
+        self._idle: list[Request] = []
+        self._half = half_of(blueprint) if halved else None
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""
@@ -76,7 +56,7 @@ class OpenVinoEngine:
                 raise Unavailable(f"{self.component}: the engine is closed")
             request = self._idle.pop() if self._idle else None
         try:
-            request = request or _Request(self, model)
+            request = request or self._request(model)
             outputs = request(inputs)
         except Exception as error:  # the package raises RuntimeError for everything
             raise EngineError(f"{self.component}: OpenVINO says: {error}") from error
@@ -84,6 +64,11 @@ class OpenVinoEngine:
             if self._model is not None:  # else nobody would free it
                 self._idle.append(request)
         return outputs
+
+    def _request(self, model: Any) -> Request:
+        if self._half is None:
+            return WholeRequest(model, self.inputs, self.outputs)
+        return HalvedRequest(model, self._half.fixed_inputs, self._half.fixed_outputs)
 
     def close(self) -> None:
         """Free the model and its infer requests; those at work are freed when their calls end."""
@@ -136,7 +121,7 @@ class OpenVino:
     def compile(self, blueprint: Blueprint, options: Options) -> OpenVinoEngine:
         """A model for these sizes and precision; raises `Unavailable` or `BuildFailed`."""
         model = self._compiled(blueprint, options, {})
-        return OpenVinoEngine(as_computed(blueprint, options.precision), model)
+        return self._engine(blueprint, options, model)
 
     def identity(self, options: Options) -> dict[str, str]:
         """OpenVINO's whole version, the device, and its driver; raises `Unavailable`."""
@@ -170,7 +155,7 @@ class OpenVino:
     def load(self, blueprint: Blueprint, options: Options, folder: Path) -> OpenVinoEngine:
         """The model that `build` wrote; raises `Unavailable` or `BuildFailed`."""
         core: Any = _package(self.name).Core()
-        settings = {**self._settings(options), **self._form}
+        settings = {**self._settings(blueprint, options), **self._form}
         if self.on_cpu:
             settings["WEIGHTS_PATH"] = str(blueprint.weights)
         try:
@@ -178,7 +163,21 @@ class OpenVino:
             model = core.import_model(content, self.device, settings)
         except Exception as error:
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
-        return OpenVinoEngine(as_computed(blueprint, options.precision), model)
+        return self._engine(blueprint, options, model)
+
+    def half(self, blueprint: Blueprint, options: Options) -> Blueprint | None:
+        """The blueprint of half the rows where two halves are evaluated at once, else None.
+
+        That is on a CPU with two threads or more, unless the streams are chosen.
+        """
+        threads = usable_cpus() if options.threads is None else options.threads
+        if not self.on_cpu or options.streams is not None or threads < 2:
+            return None
+        return half_of(blueprint)
+
+    def _engine(self, blueprint: Blueprint, options: Options, model: Any) -> OpenVinoEngine:
+        halved = self.half(blueprint, options) is not None
+        return OpenVinoEngine(as_computed(blueprint, options.precision), model, halved=halved)
 
     @property
     def _form(self) -> Mapping[str, str]:
@@ -191,12 +190,14 @@ class OpenVino:
         names = (f"{self.device}.{i}" if i else self.device for i in ids)
         return tuple(str(core.get_property(name, "FULL_DEVICE_NAME")) for name in names)
 
-    def _settings(self, options: Options) -> dict[str, Any]:
+    def _settings(self, blueprint: Blueprint, options: Options) -> dict[str, Any]:
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if options.streams is not None:
+        if self.half(blueprint, options) is not None:
+            settings["NUM_STREAMS"] = 2
+        elif options.streams is not None:
             settings["NUM_STREAMS"] = options.streams
         if options.threads is not None:
             # OpenVINO counts the threads of all streams, options those of one call.
@@ -205,9 +206,9 @@ class OpenVino:
 
     def _compiled(self, blueprint: Blueprint, options: Options, more: Mapping[str, str]) -> Any:
         package = _package(self.name)
-        settings = {**self._settings(options), **more}
+        settings = {**self._settings(blueprint, options), **more}
         try:
-            model = read(package, blueprint, options.precision)
+            model = read(package, self.half(blueprint, options) or blueprint, options.precision)
             return package.Core().compile_model(model, self.device, settings)
         except Exception as error:  # the package raises RuntimeError for everything
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
