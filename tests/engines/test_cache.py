@@ -155,7 +155,7 @@ def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> Non
 
 # Field of the key as a miss names it, and what changes it.
 CHANGES: dict[str, Any] = {
-    "schema 7 -> 8": "schema",
+    "schema 8 -> 9": "schema",
     "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, sha256(ROOT / "LICENSE"))},
     "weights {old} -> {new}": read_from(ROOT / "CHANGELOG.md"),
     "sizes batch=2 -> batch=3": {"sizes": {"batch": 3}},
@@ -185,7 +185,7 @@ def test_a_change_of_any_field_is_a_miss_that_names_it(
     old, new = (sha256(b.weights)[:12] for b in (BLUEPRINT, blueprint))
     message = message.format(old=old, new=new)
     if change == "schema":
-        monkeypatch.setattr(cache_module, "SCHEMA", "8")
+        monkeypatch.setattr(cache_module, "SCHEMA", "9")
     with pytest.raises(ShapeNotBuilt) as raised:
         cache.open(Chosen("adding", backend, options), blueprint, build="never")
     assert str(raised.value) == f"unet: not built: {message}"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.backends import backend
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.openvino_model import read
+from latentrt.engines.openvino import CPU
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Evaluate = Callable[[], NDArray[Any]]
@@ -79,7 +79,7 @@ def bare_openvino(precision: str, task: Task, *, parts: int = 1) -> tuple[Any, t
     part = replace(blueprint, sizes={**blueprint.sizes, "batch": rows})
     settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": parts}
     core: Any = openvino.Core()
-    compiled = core.compile_model(read(openvino, part, precision), "CPU", settings)
+    compiled = core.compile_model(CPU.model(part, precision), "CPU", settings)
     requests = tuple(compiled.create_infer_request() for _ in range(parts))
     for number, request in enumerate(requests):
         for name, array in inputs.items():

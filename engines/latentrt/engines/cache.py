@@ -27,7 +27,7 @@ from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.known_files import KnownFiles
 from latentrt.engines.seal import Seal, check_private
 
-SCHEMA: Final = "7"
+SCHEMA: Final = "8"
 """Of artefacts and of how our backends compile; a change makes every artefact old."""
 
 PENDING: Final = "pending"

@@ -27,6 +27,7 @@ from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cpu
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 from latentrt.engines.halves import half_of
 from latentrt.engines.openvino_model import as_computed, read
+from latentrt.engines.openvino_norms import write_out_group_norms
 from latentrt.engines.openvino_requests import HalvedRequest, Request, WholeRequest
 
 _INSTALL: Final = "pip install 'latentrt[openvino]'"
@@ -165,6 +166,13 @@ class OpenVino:
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
         return self._engine(blueprint, options, model)
 
+    def model(self, blueprint: Blueprint, precision: str) -> Any:
+        """What is compiled; raises `Unavailable`, and what the package raises."""
+        found = read(_package(self.name), blueprint, precision)
+        if self.on_cpu:
+            write_out_group_norms(found)
+        return found
+
     def half(self, blueprint: Blueprint, options: Options) -> Blueprint | None:
         """The blueprint of half the rows where two halves are evaluated at once, else None.
 
@@ -208,7 +216,7 @@ class OpenVino:
         package = _package(self.name)
         settings = {**self._settings(blueprint, options), **more}
         try:
-            model = read(package, self.half(blueprint, options) or blueprint, options.precision)
+            model = self.model(self.half(blueprint, options) or blueprint, options.precision)
             return package.Core().compile_model(model, self.device, settings)
         except Exception as error:  # the package raises RuntimeError for everything
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
