@@ -215,3 +215,7 @@ def test_standings_are_read_back_as_they_were_and_earlier_ones_too() -> None:
     read = Standings.from_json(earlier)
     assert read == standings(RAN, ours, gone)
     assert readme(earlier)[2:] == readme(obeyed(read))[2:]
+    # Before, a script drew some time after the contest, as many pictures as were asked for.
+    unpaired = {**value, "schema": "latentrt-contest-1"}
+    unpaired["rows"] = [{**row, "alone": [4.0, 5.0]} for row in value["rows"]]
+    assert Standings.from_json(unpaired) == replace(read, busy=0.125)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
+from latentrt.engines import backends
 from latentrt.engines import onnxruntime as onnxruntime_engine
 from latentrt.engines import openvino as openvino_engine
 from latentrt.engines.backends import backend
@@ -48,7 +52,7 @@ def golden(bundle: Bundle) -> tuple[Arrays, NDArray[Any]]:
 
 
 class _Part:
-    """A session or infer request that tells whenever it is to work, and on how many rows."""
+    """A session or infer request that tells when it works, and on how many rows."""
 
     def __init__(self, real: Any, host: Host) -> None:
         self._real = real
@@ -68,6 +72,11 @@ class _Part:
     def start_async(self, **how: bool) -> None:
         with self._host.at_work(len(self._real.get_tensor("sample").data)):
             self._real.start_async(**how)
+        self._host.started += 1
+
+    def wait(self) -> None:
+        self._real.wait()
+        self._host.waited += 1
 
     def create_infer_request(self) -> _Part:
         return _Part(self._real.create_infer_request(), self._host)
@@ -80,6 +89,7 @@ class Host:
         self.rows: list[int] = []
         self.begin: Callable[[int], object] = lambda number: None
         self.working = 0
+        self.started = self.waited = 0
         self._lock = threading.Lock()
         if isinstance(engine, openvino_engine.OpenVinoEngine):
             engine._model = _Part(engine._model, self)
@@ -146,11 +156,13 @@ def test_rows_are_halved_where_every_array_has_them_and_they_are_even(
 
 
 @pytest.mark.parametrize(
-    ("name", "cpus", "options", "halved"),
+    ("name", "cores", "options", "halved"),
     [
         ("openvino", 1, Options(), False),
         ("openvino", 2, Options(), True),
+        ("openvino", 3, Options(), False),  # a thread would have nothing to do
         ("openvino", 4, Options(), True),
+        ("openvino", 4, Options(threads=3), False),
         ("openvino", 1, Options(threads=2), True),
         ("openvino", 4, Options(threads=1), False),
         ("openvino", 4, Options(streams=1), False),
@@ -168,11 +180,11 @@ def test_rows_are_halved_where_there_is_a_thread_for_each(
     shapes: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    cpus: int,
+    cores: int,
     options: Options,
     halved: bool,
 ) -> None:
-    monkeypatch.setattr(MODULES[name], "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(MODULES[name], "usable_cores", lambda: cores)
     inputs, expected = golden(shapes)
     engine = backend(name).compile(blueprint(shapes, 2), options)
     host = Host(engine)
@@ -206,6 +218,32 @@ def test_onnx_runtime_has_no_threads_but_the_two_that_call(shapes: Bundle) -> No
     assert engine._rows._session.get_session_options().intra_op_num_threads == 1
 
 
+@pytest.mark.parametrize(
+    ("siblings", "usable", "cores"),
+    [
+        ({0: "0", 1: "1"}, {0, 1}, 2),
+        ({0: "0-1", 1: "0-1"}, {0, 1}, 1),
+        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, {0, 1, 2, 3}, 2),
+        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, {0, 2}, 1),
+        ({}, {0, 1, 2}, 3),  # nothing tells
+    ],
+)
+def test_two_threads_of_a_core_are_one(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    siblings: dict[int, str],
+    usable: set[int],
+    cores: int,
+) -> None:
+    for cpu, same in siblings.items():
+        (tmp_path / f"cpu{cpu}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(same + "\n")
+    monkeypatch.setattr(backends, "_TOPOLOGY", tmp_path)
+    monkeypatch.setattr(backends.os, "sched_getaffinity", lambda _: usable, raising=False)
+    assert backends.usable_cores() == cores
+    assert backends.cpu_identity()["cores"] == str(cores)
+
+
 # What comes of it.
 
 
@@ -233,24 +271,76 @@ def test_onnx_runtimes_halves_are_at_work_at_once(shapes: Bundle) -> None:
     assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("half", [1, 2])
-def test_a_half_that_fails_is_an_engine_error_when_the_other_has_ended(
-    shapes: Bundle, name: str, half: int
+def test_a_half_that_openvino_does_not_start_is_an_error_when_the_other_has_ended(
+    shapes: Bundle, half: int
 ) -> None:
     def fail(number: int) -> None:
         if number == half:
             raise RuntimeError("out of memory")
 
-    engine: Engine = backend(name).compile(blueprint(shapes, 2), TWO)
+    engine: Engine = backend("openvino").compile(blueprint(shapes, 2), TWO)
     inputs, expected = golden(shapes)
     host = Host(engine)
     host.begin = fail
-    with pytest.raises(EngineError, match=r"^unet: .* says: out of memory$"):
+    with pytest.raises(EngineError, match=r"^unet: OpenVINO says: out of memory$"):
         engine(inputs)
+    assert (host.started, host.waited) == (half - 1, 2)
+    host.begin = lambda number: None
+    assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_half_that_onnx_runtime_fails_at_is_an_error_when_the_other_has_ended(
+    shapes: Bundle, beside: bool
+) -> None:
+    ended = threading.Event()
+
+    def fail(number: int) -> None:
+        if threading.current_thread().name.startswith("latentrt-half") is beside:
+            raise RuntimeError("out of memory")
+        time.sleep(0.2)
+        ended.set()
+
+    engine: Engine = backend("onnxruntime").compile(blueprint(shapes, 2), TWO)
+    inputs, expected = golden(shapes)
+    host = Host(engine)
+    host.begin = fail
+    with pytest.raises(EngineError, match=r"^unet: ONNX Runtime says: out of memory$"):
+        engine(inputs)
+    assert ended.is_set()
     assert host.working == 0
     host.begin = lambda number: None
     assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
+
+
+ENDED = """
+import sys, threading, time
+import numpy as np
+from latentrt.bundle.bundle import Bundle
+from latentrt.engines.backends import backend
+from latentrt.engines.engine import Blueprint, Options
+
+sizes = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
+unet = Blueprint.of(Bundle.open(sys.argv[1]), "unet", sizes)
+engine = backend("onnxruntime").compile(unet, Options(threads=2))
+inputs = {s.name: np.ones(s.shape({}), np.float32) for s in engine.inputs}
+expected = engine(inputs)["model_output"]
+
+def draw():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print("equal", np.array_equal(engine(inputs)["model_output"], expected))
+
+threading.Thread(target=draw).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_goes_on(bundle: Callable[[str], Path]) -> None:
+    # Then no pool begins a thread any more.
+    command = [sys.executable, "-c", ENDED, str(bundle("shapes"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "equal True\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", NAMES)

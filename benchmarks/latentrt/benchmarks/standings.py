@@ -178,7 +178,10 @@ class Standings:
     def from_json(value: Mapping[str, Any]) -> Standings:
         """What `to_json` gave, of an earlier version too, which did not know `busy`."""
         stated = {each.name: value[each.name] for each in fields(Standings) if each.name in value}
-        rows = tuple(Row.from_json(row) for row in value["rows"])
+        paired = value["schema"] == SCHEMA
+        rows = tuple(
+            Row.from_json(row if paired else {**row, "alone": ()}) for row in value["rows"]
+        )
         groups = tuple(tuple(group) for group in value["groups"])
         return Standings(**{**stated, "rows": rows, "groups": groups})
 

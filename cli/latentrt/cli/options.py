@@ -20,7 +20,7 @@ ComponentOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of an engine call.")]
 StreamsOption = Annotated[
-    int | None, typer.Option(help="Calls at once on a CPU; 1: no call in two halves.")
+    int | None, typer.Option(help="OpenVINO: calls at once; 1: no call in two halves.")
 ]
 ArenaOption = Annotated[
     bool, typer.Option("--arena/--no-arena", help="Keep freed memory for the next call.")

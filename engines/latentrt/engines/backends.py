@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -114,6 +114,7 @@ BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Where each backend is, module or module:object, the faster first."""
 
+_TOPOLOGY: Final = Path("/sys/devices/system/cpu")
 UNVERIFIED: Final = frozenset(BACKENDS) - {"openvino", "onnxruntime"}
 """Those that nobody has run on their hardware, which "auto" leaves alone."""
 
@@ -211,11 +212,24 @@ def cpu_identity() -> dict[str, str]:
     return {
         "device": facts.get("model name") or platform.processor() or platform.machine(),
         "instruction sets": hashlib.sha256(flags.encode()).hexdigest()[:16],
-        "cpus": str(usable_cpus()),
+        "cpus": str(len(_usable_cpus())),
+        "cores": str(usable_cores()),
     }
 
 
-def usable_cpus() -> int:
-    """How many CPUs this process may use."""
+def usable_cores() -> int:
+    """How many cores have a CPU that this process may use; CPUs, where nothing tells of cores."""
+    return len({_core_of(cpu) for cpu in _usable_cpus()})
+
+
+def _usable_cpus() -> Collection[int]:
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return affinity(0) if affinity else range(os.cpu_count() or 1)
+
+
+def _core_of(cpu: int) -> str:
+    """The CPUs of the same core, or the CPU itself."""
+    try:
+        return (_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text("utf-8")
+    except OSError:
+        return str(cpu)

@@ -104,8 +104,8 @@ class Options:
     `precision` is what it computes in ("fp32", "fp16", "bf16"), whatever the weights are stored
     as; `threads` is the number of CPU threads of one call (None: the backend's choice);
     `streams` is how many calls a CPU works on at once, each with `threads` of its own, or, where
-    that is None, with its share of the backend's choice (None: one, whose rows are evaluated in two
-    halves at once where that is faster); `arena` keeps freed memory for
+    that is None, with its share of the backend's choice (None: one, whose rows OpenVINO takes in
+    two halves at once where that is faster); `arena` keeps freed memory for
     the next call, which is faster and holds the peak; `target` is the compute capability to build
     for, such as "sm89" (None: this machine's GPU); `level`, 0 to 5, is how hard a builder looks for
     faster kernels; `stripped` stores no weights in the plan and puts the bundle's in when it is

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cpus
+from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cores
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 from latentrt.engines.group_norm import write_out_group_norms
 from latentrt.engines.halves import half_of
@@ -61,18 +61,29 @@ class _Halved:
 
     def __init__(self, made: Any, names: list[str]) -> None:
         self._session, self._names = made, names
-        # As many as there are calls at once. They end when nobody holds this any more.
+        # Made when they are needed; they end when nobody holds this any more.
         self._beside = ThreadPoolExecutor(thread_name_prefix="latentrt-half")
 
     def __call__(self, inputs: Arrays) -> list[NDArray[Any]]:
         rows = len(next(iter(inputs.values()))) // 2
+        first = {name: array[:rows] for name, array in inputs.items()}
         second = {name: array[rows:] for name, array in inputs.items()}
-        behind = self._beside.submit(self._session.run, self._names, second)
         try:
-            ahead = self._session.run(self._names, {n: a[:rows] for n, a in inputs.items()})
+            behind = self._beside.submit(self._run, second)
+        except RuntimeError:  # no thread is begun once the main one has ended
+            return _joined(self._run(first), self._run(second))
+        try:
+            ahead = self._run(first)
         finally:
             wait([behind])
-        return [np.concatenate(pair) for pair in zip(ahead, behind.result(), strict=True)]
+        return _joined(ahead, behind.result())
+
+    def _run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        return self._session.run(self._names, inputs)
+
+
+def _joined(ahead: list[NDArray[Any]], behind: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    return [np.concatenate(pair) for pair in zip(ahead, behind, strict=True)]
 
 
 class OnnxRuntimeEngine:
@@ -128,10 +139,10 @@ def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:
 def _half(blueprint: Blueprint, options: Options) -> Blueprint | None:
     """The blueprint of half the rows where two halves are evaluated at once, else None.
 
-    That is with two threads, of which each half then is one. With more, both would share those of
-    one session, which was not measured.
+    That is with two threads, of which each half then is one; by itself ONNX Runtime has one for
+    each core. With more, both would share those of one session, which was not measured.
     """
-    threads = usable_cpus() if options.threads is None else options.threads
+    threads = usable_cores() if options.threads is None else options.threads
     return half_of(blueprint) if threads == 2 else None
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cpus
+from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cores
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 from latentrt.engines.halves import half_of
 from latentrt.engines.openvino_model import as_computed, read
@@ -176,10 +176,11 @@ class OpenVino:
     def half(self, blueprint: Blueprint, options: Options) -> Blueprint | None:
         """The blueprint of half the rows where two halves are evaluated at once, else None.
 
-        That is on a CPU with two threads or more, unless the streams are chosen.
+        That is on a CPU with an even number of threads, unless the streams are chosen. By itself
+        OpenVINO has a thread for each core.
         """
-        threads = usable_cpus() if options.threads is None else options.threads
-        if not self.on_cpu or options.streams is not None or threads < 2:
+        threads = usable_cores() if options.threads is None else options.threads
+        if not self.on_cpu or options.streams is not None or threads % 2:
             return None
         return half_of(blueprint)
 

@@ -76,6 +76,7 @@ def _written_out(node: Any) -> Any:
     centred = op.subtract(pictures, mean(pictures))
     rest = mean(centred)
     variance = op.subtract(mean_square(centred), op.multiply(rest, rest))
+    variance = op.maximum(variance, np.float32(0))  # which rounding may go below
     deviation = op.sqrt(op.add(variance, np.float32(given["epsilon"])))
     factor = op.divide(shaped(scale, 1, channels, 1, 1), deviation)
     offset = op.subtract(shaped(shift, 1, channels, 1, 1), op.multiply(rest, factor))
