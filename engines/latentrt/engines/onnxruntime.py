@@ -118,7 +118,7 @@ def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:
     api = package(NAME, _REMEDY)
     half = _half(blueprint, options)
     model = Model.of(half or blueprint, options.precision)
-    chosen = settings(api, half or blueprint)
+    chosen = settings(api, model.blueprint)
     # Each session has threads of its own, which after a call would go on turning in circles for
     # milliseconds, on the cores of the next component's: with this a picture of models/shapes
     # takes 0.16 instead of 0.24 s.
