@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentrt.benchmarks import compare, gpu, torch_noise, trial
+from latentrt.benchmarks import campaign, compare, gpu, torch_noise, trial
+from latentrt.benchmarks.campaign import Campaign, Subject, measure
 from latentrt.benchmarks.child import run
-from latentrt.benchmarks.gpu import Campaign, Subject, measure
 from latentrt.benchmarks.torch_noise import settle
 from latentrt.benchmarks.trial import Trial, attempt
 from latentrt.engines import tensorrt, verify
@@ -41,8 +41,8 @@ def test_a_bundle_is_built_verified_timed_and_compared_beside_pytorch(
     bundle: Bundles, checkpoint: Bundles
 ) -> None:
     subject = Subject("heads", str(checkpoint("heads")), path=bundle("heads"))
-    campaign = Campaign((subject,), True, ("onnxruntime",), repeats=1, steps=1)
-    found = json.loads(json.dumps(measure(campaign, NO_DRIVER)))
+    asked = Campaign((subject,), True, ("onnxruntime",), repeats=1, steps=1)
+    found = json.loads(json.dumps(measure(asked, NO_DRIVER)))
     assert found["schema"] == 1
     assert found["mode"] == "cpu"
     assert found["machine"]["packages"]["numpy"] == np.__version__
@@ -88,7 +88,9 @@ def test_what_was_found_is_kept_before_the_next_is_tried(
         rows = sum(len(b["engines"]) for b in found["bundles"])
         kept.append((rows, found["finished"] or found["passed"]))
 
-    monkeypatch.setattr(gpu, "child", lambda *_: {"found": False, "passed": True, "problem": ""})
+    monkeypatch.setattr(
+        campaign, "child", lambda *_: {"found": False, "passed": True, "problem": ""}
+    )
     subjects = tuple(Subject(name, "", path=bundle("heads")) for name in ("one", "two"))
     measure(Campaign(subjects, True, ("onnxruntime",)), NO_DRIVER, keep)
     assert kept == [(0, False), (1, False), (2, False)]
@@ -97,7 +99,7 @@ def test_what_was_found_is_kept_before_the_next_is_tried(
 def test_with_a_gpu_the_engines_of_the_cpu_are_left_out_and_nothing_tried_is_no_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpu, "child", lambda *_: {"found": False})
+    monkeypatch.setattr(campaign, "child", lambda *_: {"found": False})
     found = measure(Campaign((), False), Gpu("NVIDIA L4", "sm89", "13.0"))
     runs = {p["name"]: p["runs"] for p in found["providers"]}
     assert not runs["onnxruntime"]
@@ -145,8 +147,8 @@ def test_a_bundle_that_cannot_be_had_fails_and_the_next_is_tried(
     bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {"found": False, "passed": True, "problem": ""}
-    monkeypatch.setattr(gpu, "child", lambda *_: row)
-    monkeypatch.setattr(gpu, "run", lambda *_: "exit status 1: /nowhere: no such folder")
+    monkeypatch.setattr(campaign, "child", lambda *_: row)
+    monkeypatch.setattr(campaign, "run", lambda *_: "exit status 1: /nowhere: no such folder")
     subjects = (
         Subject("none", "", path=tmp_path),
         Subject("gone", "/nowhere", "fp32"),
@@ -171,9 +173,9 @@ def test_numbers_of_a_device_that_do_not_agree_are_a_failure(
     def child(module: str, *_: object) -> dict[str, Any]:
         return noise if module.endswith("torch_noise") else {"passed": True, "problem": ""}
 
-    monkeypatch.setattr(gpu, "child", child)
-    campaign = Campaign((Subject("heads", "", path=bundle("heads")),), True, ("onnxruntime",))
-    assert measure(campaign, NO_DRIVER)["passed"] is passed
+    monkeypatch.setattr(campaign, "child", child)
+    asked = Campaign((Subject("heads", "", path=bundle("heads")),), True, ("onnxruntime",))
+    assert measure(asked, NO_DRIVER)["passed"] is passed
 
 
 def ours(seed: int, shapes: Sequence[tuple[int, ...]], threads: int) -> list[NDArray[np.float32]]:
@@ -227,7 +229,7 @@ def test_the_command_says_that_there_is_no_gpu_and_its_status_is_whether_all_pas
             gpu.main()
         assert stopped.value.code == status
         assert json.loads(path.read_text()) == {"passed": passed}
-        assert "no GPU: no NVIDIA driver was found; install it" in capsys.readouterr().out
+        assert "no GPU: no NVIDIA driver was found; install it" in capsys.readouterr().err
 
 
 def test_results_are_named_by_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from latentrt.benchmarks import gpu, providers
-from latentrt.benchmarks.gpu import Campaign, Subject, measure
+from latentrt.benchmarks import campaign, providers
+from latentrt.benchmarks.campaign import Campaign, Subject, measure
 from latentrt.benchmarks.providers import Environment
 from latentrt.engines.backends import BACKENDS, Status
 from latentrt.engines.cuda_device import Missing
@@ -105,10 +105,10 @@ def test_an_engine_that_only_another_environment_has_is_tried_by_its_python(
         return run(module, arguments, *more)
 
     pythons: list[str] = []
-    run = gpu.child
+    run = campaign.child
     monkeypatch.setattr(providers, "backend", lacking)
-    monkeypatch.setattr(gpu, "child", child)
-    campaign = Campaign(
+    monkeypatch.setattr(campaign, "child", child)
+    asked = Campaign(
         (Subject("heads", "", path=bundle("heads")),),
         on_cpu=True,
         engines=("onnxruntime",),
@@ -116,7 +116,7 @@ def test_an_engine_that_only_another_environment_has_is_tried_by_its_python(
         steps=1,
         environments=(other, other.parent / "gone"),
     )
-    row = measure(campaign, NO_DRIVER)
+    row = measure(asked, NO_DRIVER)
     assert row["passed"], row
     assert row["environments"] == [
         {"name": "other", "problem": ""},

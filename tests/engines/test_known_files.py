@@ -9,18 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.engines.test_cache import BLUEPRINT, Adding, read_from
+from tests.engines.adding import BLUEPRINT, Adding, read_from
 
 from latentrt.bundle.errors import BundleError
 from latentrt.engines import known_files
 from latentrt.engines.backends import Chosen
 from latentrt.engines.cache import Cache
 from latentrt.engines.engine import Options
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines.backends import Chosen, backend, choose
-from latentrt.engines.cache import engine_key
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.key import engine_key
 from latentrt.engines.openvino import CPU, GPU, NPU, OpenVino, OpenVinoEngine
 from latentrt.engines.verify import TOLERANCES, golden_sizes
 

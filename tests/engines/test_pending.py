@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engines.test_cache import BLUEPRINT, GOOD, Adding, Guarding
+from tests.engines.adding import BLUEPRINT, GOOD, Adding, Guarding
 
 from latentrt.bundle.errors import VerificationFailed
 from latentrt.engines.backends import Chosen, backend
@@ -31,11 +30,6 @@ class Timed(Adding):
 
 class Killed(BaseException):
     """The end of the process."""
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
 
 
 @pytest.fixture

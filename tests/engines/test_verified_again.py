@@ -28,11 +28,6 @@ def shapes(bundle: Callable[[str], Path]) -> Bundle:
     return Bundle.open(bundle("shapes"))
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
-
-
 def right(precision: str = "fp32") -> Chosen:
     return Chosen("openvino", backend("openvino"), Options(precision=precision))
 

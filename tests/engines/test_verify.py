@@ -105,11 +105,6 @@ def shapes(bundle: Callable[[str], Path]) -> Bundle:
     return Bundle.open(bundle("shapes"))
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
-
-
 @pytest.mark.parametrize("sizes", [UNET, OTHER], ids=["goldens", "oracle"])
 @pytest.mark.parametrize(("name", "precision"), [("openvino", "fp32"), ("openvino", "bf16")])
 @pytest.mark.parametrize("fault", sorted(FAULTS))

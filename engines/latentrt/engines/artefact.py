@@ -8,8 +8,6 @@ written here. Its name is the digest of its key.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from typing import Any, Final
 from latentrt.bundle.bundle import record_files
 from latentrt.bundle.manifest import FileRecord
 from latentrt.bundle.publish import write_file
+from latentrt.engines.key import digest
 from latentrt.engines.seal import Seal
 
 FILES: Final = "files"
@@ -97,11 +96,6 @@ class Artefact:
 def write_record(folder: Path, key: Mapping[str, str], verification: Record, seal: Seal) -> None:
     """Record what lies under a folder's `files/`, with its proof."""
     _write(folder, key, record_files(folder / FILES), verification, seal)
-
-
-def digest(key: Mapping[str, str]) -> str:
-    """An artefact's name."""
-    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:40]
 
 
 def _write(

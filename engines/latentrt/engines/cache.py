@@ -21,14 +21,12 @@ from typing import Final, Literal, Protocol
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
 from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt
 from latentrt.bundle.publish import publishing
-from latentrt.engines.artefact import FILES, Artefact, Record, digest, write_record
+from latentrt.engines.artefact import FILES, Artefact, Record, write_record
 from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.engine import Blueprint, Engine
+from latentrt.engines.key import differing, digest, engine_key
 from latentrt.engines.known_files import KnownFiles
 from latentrt.engines.seal import Seal, check_private
-
-SCHEMA: Final = "8"
-"""Of artefacts and of how our backends compile; a change makes every artefact old."""
 
 PENDING: Final = "pending"
 """In a record: why the engine has not been verified. It is when it is first loaded."""
@@ -153,12 +151,8 @@ class Cache:
         stored = [a.key for a in self.artefacts() if a.key.get("component") == key["component"]]
         if not stored:
             return f"nothing is stored for {key['component']}"
-        nearest = min(reversed(stored), key=lambda other: len(_differing(key, other)))
-        differing = _differing(key, nearest)
-        return ", ".join(
-            f"{field} {_short(nearest.get(field))} -> {_short(key.get(field))}"
-            for field in differing
-        )
+        nearest = min(reversed(stored), key=lambda other: len(differing(key, other)))
+        return ", ".join(differing(key, nearest))
 
     def remove(self, artefact: Artefact) -> None:
         """Delete one; who has it loaded keeps it."""
@@ -269,42 +263,7 @@ class Cache:
             yield
 
 
-def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
-    """Everything that an artefact depends on, by field.
-
-    Raises `InputError` for a blueprint without digests, `Unavailable`.
-    """
-    if blueprint.digests is None:
-        raise InputError("digests", "the SHA-256 of graph and weights", "none")
-    graph, weights = blueprint.digests
-    name, backend, options = chosen.name, chosen.backend, chosen.options
-    # The target is in the identity, where this machine's own GPU is a target too.
-    heeded = sorted(backend.OPTIONS - {"target"})
-    return {
-        "schema": SCHEMA,
-        "component": blueprint.component,
-        "graph": graph,
-        "weights": weights,
-        "sizes": " ".join(f"{symbol}={n}" for symbol, n in sorted(blueprint.sizes.items())),
-        "engine": name,
-        "precision": options.precision,
-        **{field: str(getattr(options, field)) for field in heeded},
-        **{f"{name} {field}": value for field, value in backend.identity(options).items()},
-    }
-
-
 def _build(partial: Path, chosen: Chosen, blueprint: Blueprint, progress: Progress | None) -> None:
     files = partial / FILES
     files.mkdir()
     chosen.backend.build(blueprint, chosen.options, files, progress=progress)
-
-
-def _differing(key: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    return [field for field in {**key, **other} if key.get(field) != other.get(field)]
-
-
-def _short(value: str | None) -> str:
-    if value is None:
-        return "(none)"
-    is_digest = len(value) == 64 and all(c in "0123456789abcdef" for c in value)
-    return value[:12] if is_digest else value

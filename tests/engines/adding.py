@@ -1,0 +1,115 @@
+"""A backend that adds what its artefacts say, what it is given, and a guard that counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from latentrt.bundle.errors import VerificationFailed
+from latentrt.bundle.spec import TensorSpec
+from latentrt.engines.artefact import Artefact
+from latentrt.engines.backends import Progress, Status
+from latentrt.engines.cache import Cache
+from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
+from latentrt.engines.function import FunctionEngine
+
+IDENTITY = {"version": "1.0.0", "device": "a CPU", "instruction sets": "avx", "driver": "7"}
+VECTOR = TensorSpec("vector", ("batch",))
+ROOT = Path(__file__).parents[2]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_from(path: Path) -> dict[str, Any]:
+    """A file in place of a blueprint's weights, and the digests with its own."""
+    return {"weights": path, "digests": ("1" * 64, sha256(path))}
+
+
+BLUEPRINT = Blueprint(
+    component="unet",
+    graph=Path("unet.onnx"),
+    inputs=(VECTOR,),
+    outputs=(VECTOR,),
+    sizes={"batch": 2},
+    **read_from(ROOT / "LICENSE"),
+)
+GOOD: Mapping[str, Any] = {"relative": 1e-7}
+
+
+class Adding:
+    """A backend whose artefacts are text files; it adds what they say."""
+
+    PRECISIONS: Mapping[str, tuple[str, ...]] = {"float32": ("fp32", "bf16")}
+    OPTIONS: frozenset[str] = frozenset({"threads", "arena"})
+    TIMED: bool = False
+
+    def __init__(self, **identity: str) -> None:
+        self.built = 0
+        self._identity = {**IDENTITY, **identity}
+
+    def status(self) -> Status:
+        return Status("adding", "1")
+
+    def identity(self, options: Options) -> dict[str, str]:
+        return self._identity
+
+    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
+        raise NotImplementedError
+
+    def build(
+        self,
+        blueprint: Blueprint,
+        options: Options,
+        folder: Path,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        self.built += 1
+        (folder / "deep").mkdir()
+        (folder / "deep" / "addend").write_text("1")
+        (folder / "padding").write_text("0" * 1000)
+
+    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        addend = float((folder / "deep" / "addend").read_text())
+
+        def add(inputs: Arrays) -> dict[str, Any]:
+            return {"vector": inputs["vector"] + np.float32(addend)}
+
+        inputs, outputs = blueprint.fixed_inputs, blueprint.fixed_outputs
+        return FunctionEngine(blueprint.component, inputs, outputs, add)
+
+
+class Guarding:
+    """A guard that counts its checks; these find what is `today`, or nothing that is good."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.today = GOOD
+        self.good = True
+        self.refused = ""
+
+    def refusal(self, verification: Mapping[str, Any]) -> str:
+        return self.refused
+
+    def holds(self, verification: Mapping[str, Any]) -> bool:
+        return verification == self.today
+
+    def prepare(self) -> Callable[[Engine], Mapping[str, Any]]:
+        def check(engine: Engine) -> Mapping[str, Any]:
+            self.asked += 1
+            if not self.good:
+                raise VerificationFailed("unet: 0.5")
+            return self.today
+
+        return check
+
+
+def stored(cache: Cache) -> Artefact:
+    (artefact,) = cache.artefacts()
+    return artefact
