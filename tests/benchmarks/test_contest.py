@@ -17,7 +17,8 @@ from tests.cli.outcome import Run
 from latentrt.benchmarks import bench, contest, peers
 from latentrt.benchmarks.contest import bearable, check, float32_bytes
 from latentrt.benchmarks.lineup import Settings, chosen
-from latentrt.benchmarks.standings import Ratio, Row, Standings
+from latentrt.benchmarks.ratio import Ratio
+from latentrt.benchmarks.standings import Row, Standings
 from latentrt.bundle.errors import BundleError, InputError, Unavailable
 from latentrt.bundle.tensors import Layout, write_tensors
 from latentrt.cli import bench as command

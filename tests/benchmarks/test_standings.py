@@ -12,7 +12,8 @@ import pytest
 
 from latentrt.benchmarks import machine
 from latentrt.benchmarks.machine import busy
-from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
+from latentrt.benchmarks.ratio import Ratio
+from latentrt.benchmarks.standings import Best, Duel, Row, Standings
 from latentrt.benchmarks.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -99,13 +100,22 @@ def test_ours_are_held_against_the_fastest_peer_of_their_precision_by_rounds_or_
     assert [together.best(row) for row in rows if row is not ours] == [None] * 6
     apart = standings(*rows, groups=(("a", "latentrt-x"), ("a", "b", "c", "d", "e", "f")))
     assert apart.best(ours) == Best("b", 1.5)
+    # By themselves afterwards: 4, 2 and 1 times as fast.
+    met = replace(apart, duels=(Duel("latentrt-x", "b", (1.0, 2.0, 3.0), (4.0, 4.0, 3.0)),))
+    assert met.best(ours) == Best("b", 2.0, 1.0, 4.0)
+    missed = replace(apart, duels=(Duel("latentrt-x", "c", (1.0,), (9.0,)),))
+    assert missed.best(ours) == Best("b", 1.5)
     # The reference is a peer too, and in every group.
     alone = standings(RAN, ours, groups=(("a", "latentrt-x"),))
     assert alone.best(ours) == Best("a", 3.0, 2.0, 5.0)
     nobody = replace(ours, precision="bf16")
     assert standings(RAN, nobody).best(nobody) is None
 
-    for found, cell in ((together, "1.00 (1.00 to 2.00)"), (apart, "1.50")):
+    for found, cell in (
+        (together, "1.00 (1.00 to 2.00)"),
+        (apart, "1.50"),
+        (met, "2.00 (1.00 to 4.00)"),
+    ):
         value = obeyed(found)
         assert [row["best"] is None for row in value["rows"]] == [True, False] + [True] * 5
         cells = {row[0]: row for row in readme(value)}
@@ -206,10 +216,11 @@ def test_the_busy_share_is_of_the_time_looked_at_and_waiting_for_a_disk_is_no_wo
 def test_standings_are_read_back_as_they_were_and_earlier_ones_too() -> None:
     ours = replace(RAN, name="latentrt-x", psnr=50.0)
     gone = Row("c", "fp32", problem="it is not there", remedy="make peers ARGS=c")
-    found = standings(replace(RAN, alone=(4.0, 4.0, 4.0)), ours, gone, busy=0.125)
+    duel = Duel("latentrt-x", "b", (1.0, 2.0), (4.0, 4.0))
+    found = standings(replace(RAN, alone=(4.0, 4.0, 4.0)), ours, gone, busy=0.125, duels=(duel,))
     value = obeyed(found)
     assert Standings.from_json(value) == found
-    earlier = {name: content for name, content in value.items() if name != "busy"}
+    earlier = {k: content for k, content in value.items() if k not in ("busy", "duels")}
     keys = {"alone", "beside", "apart", "best"}
     earlier["rows"] = [{k: v for k, v in r.items() if k not in keys} for r in value["rows"]]
     read = Standings.from_json(earlier)
@@ -218,4 +229,4 @@ def test_standings_are_read_back_as_they_were_and_earlier_ones_too() -> None:
     # Before, a script drew some time after the contest, as many pictures as were asked for.
     unpaired = {**value, "schema": "latentrt-contest-1"}
     unpaired["rows"] = [{**row, "alone": [4.0, 5.0]} for row in value["rows"]]
-    assert Standings.from_json(unpaired) == replace(read, busy=0.125)
+    assert Standings.from_json(unpaired) == replace(read, busy=0.125, duels=(duel,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,79 +12,24 @@ import pytest
 from latentrt.benchmarks import turns
 from latentrt.benchmarks.alone import seconds_alone
 from latentrt.benchmarks.peer_process import Contestant
-from latentrt.benchmarks.standings import Ratio, Row
+from latentrt.benchmarks.ratio import Ratio
+from latentrt.benchmarks.standings import Row
 from latentrt.benchmarks.turns import in_turns
 from latentrt.bundle.errors import EngineError
-
-# A contestant that is told what to answer: its seconds one after the other, the value of its
-# pixels, and what goes wrong.
-FAKE = """
-import json, os, sys, time
-
-spec = json.load(open(sys.argv[1]))
-
-def note(event):
-    with open(spec["diary"], "a") as diary:
-        print(spec["name"], event, file=diary)
-
-if "--runs" in sys.argv:
-    if spec.get("fails") == "alone":
-        sys.exit("no such model")
-    note("alone")
-    for took in spec["alone"]:
-        print(f"{took:.4f} s")
-    sys.exit(print("median 1.0000 s per picture"))
-
-note("starts")
-if spec.get("fails") == "first":
-    sys.exit("one line\\nno such model")
-ready = {"versions": {"fake": "1"}, "settings": {"fast": "yes"}, "first": 0.5, "rss_peak": 1000}
-print("{" if spec.get("fails") == "babble" else json.dumps(ready), flush=True)
-seconds = iter(spec["seconds"])
-for line in sys.stdin:
-    word, _, path = line.strip().partition(" ")
-    note(word)
-    if word == "save":
-        import numpy
-        numpy.save(path, numpy.full((1, 3, 2, 2), spec["value"], dtype=numpy.float32))
-        print(json.dumps({"saved": path}), flush=True)
-        continue
-    took = next(seconds)
-    if took is None and spec["fails"] == "hang":
-        time.sleep(600)
-    if took is None:
-        os.abort()
-    stages = {"text": took / 8, "unet": took / 2, "decode": took / 4}
-    peak = spec.get("peak", 2000)
-    print(json.dumps({"seconds": took, "stages": stages, "rss_peak": peak}), flush=True)
-note("ends")
-"""
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Callable[..., Contestant]:
-    script = tmp_path / "fake.py"
-    script.write_text(FAKE)
-
-    def make(
-        name: str, seconds: Sequence[float | None], value: float = 0.5, **more: Any
-    ) -> Contestant:
-        spec = {"name": name, "seconds": seconds, "value": value, "diary": str(tmp_path / "diary")}
-        return Contestant(name, "fp32", (sys.executable, str(script)), {**spec, **more})
-
-    return make
 
 
 @pytest.fixture(autouse=True)
 def turns_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "_TURN", 1.0)
+    monkeypatch.setattr(turns, "_PAUSE", 0.0)
+    monkeypatch.setattr(turns, "busy", lambda _: None)
 
 
 def hold(
     folder: Path, *contestants: Contestant, rounds: int = 3, warmups: int = 0, **more: Any
 ) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
-    options: dict[str, Any] = {"at_once": 9, "pause": 0.0, "limit": 60.0, **more}
-    return in_turns(
+    options: dict[str, Any] = {"at_once": 9, "limit": 60.0, **more}
+    held = in_turns(
         contestants[0],
         contestants[1:],
         rounds=rounds,
@@ -94,6 +38,7 @@ def hold(
         say=lambda _: None,
         **options,
     )
+    return held.rows, held.groups
 
 
 def diary(folder: Path) -> list[str]:
@@ -135,6 +80,23 @@ def test_of_a_turn_the_median_picture_of_its_second_half_counts(
     )
     assert (reference.seconds, other.seconds) == ((1.0, 2.0), (0.2, 0.5))
     assert diary(tmp_path).count("b go") == 7
+
+
+def test_who_else_is_at_work_is_seen_before_every_round(
+    fake: Callable[..., Contestant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.5, None, 0.0])
+    monkeypatch.setattr(turns, "busy", lambda _: next(shares))
+    held = in_turns(
+        fake("a", [1, 1, 1]),
+        [fake("b", [1, 1, 1])],
+        rounds=2,
+        warmups=1,
+        at_once=2,
+        scratch=tmp_path,
+        say=lambda _: None,
+    )
+    assert held.busy == (0.5, 0.0)
 
 
 def test_who_draws_first_changes_with_every_round(

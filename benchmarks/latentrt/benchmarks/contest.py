@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ import numpy as np
 
 from latentrt.benchmarks.alone import seconds_alone
 from latentrt.benchmarks.checkpoint_folder import check_source, checkpoint_folder
+from latentrt.benchmarks.duels import duels
 from latentrt.benchmarks.lineup import Settings, chosen, line_up, noise
 from latentrt.benchmarks.machine import Machine, busy, load
 from latentrt.benchmarks.memory import available
@@ -64,8 +67,8 @@ def against(
     `checkpoint` is the diffusers folder, or `random:` name, that the bundle was exported from; it
     may be left out where the bundle says so itself. What peers make of it is kept in `folder`. By
     default as many are in memory `at_once` as it bears. With `alone`, each peer's own script draws
-    so many pictures by itself after each of its turns. Raises what `check` raises, and
-    `EngineError` where the reference fails.
+    so many pictures by itself after each of its turns. Whom memory kept from its best peer meets it
+    in a duel afterwards. Raises what `check` raises, and `EngineError` where the reference fails.
     """
     check(
         bundle,
@@ -90,7 +93,7 @@ def against(
         time.sleep(_SETTLE)
         others_at_work = busy()
         reference, *others = lineup.contestants
-        rows, groups = in_turns(
+        held = in_turns(
             reference,
             others,
             rounds=rounds,
@@ -100,18 +103,20 @@ def against(
             say=say,
             alone=_by_itself(lineup.peers, alone, Path(scratch)),
         )
-    return Standings(
-        reference=reference.name,
-        rows=(*rows, *lineup.absent),
-        groups=groups,
-        rounds=rounds,
-        warmups=warmups,
-        settings=settings.to_json(),
-        source=opened.manifest.source,
-        machine=Machine.here().to_json(),
-        load={"before": before, "after": load()},
-        busy=others_at_work,
-    )
+        standings = Standings(
+            reference=reference.name,
+            rows=(*held.rows, *lineup.absent),
+            groups=held.groups,
+            rounds=rounds,
+            warmups=warmups,
+            settings=settings.to_json(),
+            source=opened.manifest.source,
+            machine=Machine.here().to_json(),
+            load={"before": before},
+            busy=_mean((others_at_work, *held.busy)),
+        )
+        beside = duels(standings, lineup.contestants, Path(scratch), say)
+    return replace(standings, duels=beside, load={"before": before, "after": load()})
 
 
 def check(
@@ -144,6 +149,11 @@ def check(
     lacks = missing(reference)
     if lacks is not None:
         raise Unavailable(f"{reference.name}, the reference: {lacks}")
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _by_itself(peers: Sequence[Contestant], runs: int, scratch: Path) -> Alone:

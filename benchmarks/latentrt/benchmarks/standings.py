@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-import numpy as np
-
+from latentrt.benchmarks.ratio import RESAMPLED, Ratio
 from latentrt.engines.verify import TOLERANCES
 
 SCHEMA: Final = "latentrt-contest-2"
@@ -29,45 +28,16 @@ In 16 bits it is what `latentrt.engines.verify` has our own engines owe PyTorch'
 _APART: Final = 0.1
 """Farther than this from what its script takes alone, a peer was not measured at its best."""
 _BUSY: Final = 0.25
-"""Share of the cores at work before a contest from which on it is called disturbed."""
-_RESAMPLES: Final = 10_000
-_RESAMPLED: Final = 6
-"""Pairs from which on the bootstrap's interval is narrower than their range.
-
-The least of 5 numbers is the median of 5 picks from them in 5.8 % of all cases, more than the
-interval's tail of 2.5 %; of 6 numbers in 0.9 %.
-"""
+"""Share of the cores that others have at work from which on a contest is called disturbed."""
 _COLUMNS: Final = ("text", "unet", "decode", "own")
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """How many times as fast as another, or as slow: the median, and where it lies with 95 %.
-
-    Over pairs of pictures drawn in one round; by the bootstrap's percentiles (Efron and Tibshirani,
-    An Introduction to the Bootstrap, 1993, chapter 13), which of fewer than 6 pairs are the least
-    and the greatest.
-    """
-
-    median: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(ratios: Sequence[float]) -> Ratio:
-        """Of at least one pair."""
-        values = np.array(ratios)
-        picks = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
-        low, high = np.percentile(np.median(values[picks], axis=1), (2.5, 97.5))
-        return Ratio(statistics.median(ratios), float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
     """How many times as fast as the fastest `peer` of its precision one of our engines is.
 
-    Without `low` and `high` the two were not in memory together, and `median` is the one's ratio to
-    the reference over the other's.
+    Without `low` and `high` the two never drew in one round, and `median` is the one's ratio to the
+    reference over the other's.
     """
 
     peer: str
@@ -78,6 +48,22 @@ class Best:
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """One of our engines and a peer by themselves: the seconds of a picture of every round."""
+
+    engine: str
+    peer: str
+    seconds: tuple[float, ...]
+    peer_seconds: tuple[float, ...]
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Duel:
+        """What `asdict` gave."""
+        seconds, theirs = tuple(value["seconds"]), tuple(value["peer_seconds"])
+        return Duel(value["engine"], value["peer"], seconds, theirs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +144,10 @@ class Row:
 class Standings:
     """A contest's rows, and under which conditions they came to be.
 
-    `groups` names who was in memory together and drew `rounds` pictures each; `load` is the
-    machine's over 1, 5 and 15 minutes, before and after; `busy` the share of its cores that was at
-    work just before, with nothing of ours running, None where it is not known.
+    `groups` names who was in memory together and had `rounds` turns each; `load` is the machine's
+    over 1, 5 and 15 minutes, before and after; `busy` the share of its cores that was at work
+    before and between our turns, None where it is not known. `duels` are of those who were in no
+    group together.
     """
 
     reference: str
@@ -173,36 +160,38 @@ class Standings:
     machine: Mapping[str, Any]
     load: Mapping[str, Sequence[float]]
     busy: float | None = None
+    duels: tuple[Duel, ...] = ()
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Standings:
-        """What `to_json` gave, of an earlier version too, which did not know `busy`."""
+        """What `to_json` gave, of an earlier version too, which knew no `busy` and no `duels`."""
         stated = {each.name: value[each.name] for each in fields(Standings) if each.name in value}
         paired = value["schema"] == SCHEMA
         rows = tuple(
             Row.from_json(row if paired else {**row, "alone": ()}) for row in value["rows"]
         )
         groups = tuple(tuple(group) for group in value["groups"])
-        return Standings(**{**stated, "rows": rows, "groups": groups})
+        held = tuple(Duel.from_json(each) for each in value.get("duels", ()))
+        return Standings(**{**stated, "rows": rows, "groups": groups, "duels": held})
 
     @property
     def disturbed(self) -> bool:
-        """Whether others were at work when it began, which threads that wait for each other suffer
-        from many times over: then neither seconds nor ratios are worth keeping.
+        """Whether others were at work, which threads that wait for each other suffer from many
+        times over: then neither seconds nor ratios are worth keeping.
         """
         return self.busy is not None and self.busy > _BUSY
 
     @property
     def interval(self) -> str:
         """What the ends of a ratio are."""
-        return "95 %" if self.rounds >= _RESAMPLED else "range"
+        return "95 %" if self.rounds >= RESAMPLED else "range"
 
     def best(self, row: Row) -> Best | None:
         """How one of our engines did beside the fastest peer of its precision; None for a peer.
 
         The fastest has the largest ratio to the reference, which may be it, of those that drew the
-        same picture. Over pictures of one round where both were in memory together, else by the
-        medians of their ratios to the reference.
+        same picture. Over pictures of one round where both were in memory together, in a group or
+        a duel, else by the medians of their ratios to the reference.
         """
         peers = [each for each in self.rows if _is_peer(each, row.precision)]
         if not row.ours or row.problem or row.ratio is None or not peers:
@@ -210,15 +199,25 @@ class Standings:
         peer = max(peers, key=_speed)
         if peer.name == self.reference:
             return Best(peer.name, row.ratio.median, row.ratio.low, row.ratio.high)
-        if not any({row.name, peer.name} <= set(group) for group in self.groups):
+        pairs = self._pairs(row, peer)
+        if not pairs:
             return Best(peer.name, row.ratio.median / _speed(peer))
-        pairs = zip(peer.seconds, row.seconds, strict=True)
-        ratio = Ratio.of([theirs / ours for theirs, ours in pairs])
+        ratio = Ratio.of([theirs / ours for ours, theirs in pairs])
         return Best(peer.name, ratio.median, ratio.low, ratio.high)
+
+    def _pairs(self, row: Row, peer: Row) -> list[tuple[float, float]]:
+        """The seconds of both in each round that both had a turn in."""
+        if any({row.name, peer.name} <= set(group) for group in self.groups):
+            return list(zip(row.seconds, peer.seconds, strict=True))
+        for duel in self.duels:
+            if (duel.engine, duel.peer) == (row.name, peer.name):
+                return list(zip(duel.seconds, duel.peer_seconds, strict=True))
+        return []
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; `docs/contest.schema.json` says what is in it."""
         stated = {name: getattr(self, name) for name in self.__slots__ if name != "rows"}
+        stated["duels"] = [asdict(duel) for duel in self.duels]
         rows: list[dict[str, Any]] = []
         for row in self.rows:
             best = self.best(row)

@@ -1,7 +1,7 @@
 """Pictures drawn in turns: who is in memory when, who draws when, and what becomes of it.
 
-As many as memory bears are there together and draw one picture each a round, so that a slower
-minute of the machine meets all of them; the reference is in every such group.
+As many as memory bears are there together and have a turn each a round, so that a slower minute of
+the machine meets all of them; the reference is in every such group.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.benchmarks.machine import busy
 from latentrt.benchmarks.narration import Say
 from latentrt.benchmarks.peer_process import Contestant, Lap, PeerProcess, Ready
-from latentrt.benchmarks.standings import Ratio, Row
+from latentrt.benchmarks.ratio import Ratio
+from latentrt.benchmarks.standings import Row
 from latentrt.bundle.errors import EngineError
 from latentrt.bundle.golden import psnr
 
 # Idle threads that wait for work by turning in circles give up within this many seconds.
 _PAUSE: Final = 0.3
+# Seconds that a round begins with, in which only others are at work.
+_LOOK: Final = 0.5
 # A picture of milliseconds shows that others' turns leave caches cold, one of seconds does not.
 _TURN: Final = 3.0
 
@@ -37,6 +41,18 @@ one and that is asked.
 
 def _not_asked(_: Contestant) -> None:
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Everybody's rows, the reference's first; the groups they were in; and others at work.
+
+    `busy` is the share of the machine's cores that others had at work, of each round, where known.
+    """
+
+    rows: tuple[Row, ...]
+    groups: tuple[tuple[str, ...], ...]
+    busy: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -92,10 +108,9 @@ def in_turns(
     scratch: Path,
     say: Say,
     alone: Alone = _not_asked,
-    pause: float = _PAUSE,
     limit: float = 3600.0,
-) -> tuple[tuple[Row, ...], tuple[tuple[str, ...], ...]]:
-    """Have everybody draw in turns; their rows, the reference's first, and the groups they were in.
+) -> Held:
+    """Have everybody draw in turns.
 
     At most `at_once` are in memory together, the reference always among them; of each group,
     `warmups` rounds are not counted and `rounds` are, at least one. A turn is of as many pictures
@@ -108,14 +123,21 @@ def in_turns(
     seen = [_Seen(each) for each in others]
     many = max(1, at_once - 1)
     groups = [seen[i : i + many] for i in range(0, len(seen), many)] or [[]]
+    at_work: list[float] = []
     for number, group in enumerate(groups):
         say(f"group {number + 1} of {len(groups)}")
         with ExitStack() as stack:
             turns = _started([first, *group], stack, scratch, limit, say)
-            _draw(turns, rounds, warmups, pause, alone, say)
+            for number in range(warmups + rounds):
+                time.sleep(_PAUSE)
+                others_at_work = busy(_LOOK)
+                at_work.extend(() if others_at_work is None else (others_at_work,))
+                counts = number >= warmups
+                _round(turns, number, alone if counts else _not_asked, say, counts=counts)
+                say(f"  round {number + 1} of {warmups + rounds}")
             _compare(turns)
     names = tuple((reference.name, *(each.contestant.name for each in group)) for group in groups)
-    return (first.row(), *(each.row() for each in seen)), names
+    return Held((first.row(), *(each.row() for each in seen)), names, tuple(at_work))
 
 
 _Turns = list[tuple[_Seen, PeerProcess]]
@@ -139,29 +161,26 @@ def _started(
     return turns
 
 
-def _draw(turns: _Turns, rounds: int, warmups: int, pause: float, alone: Alone, say: Say) -> None:
-    """Rounds of a turn each; who goes first changes."""
+def _round(turns: _Turns, number: int, alone: Alone, say: Say, *, counts: bool) -> None:
+    """A turn of everybody; who goes first changes."""
     reference = turns[0][0]
-    for number in range(warmups + rounds):
-        asked = alone if number >= warmups else _not_asked
-        laps: dict[str, Lap] = {}
-        for each, process in list(turns if number % 2 == 0 else reversed(turns)):
-            time.sleep(pause)
-            try:
-                laps[each.contestant.name] = _turn(process)
-                by_itself = asked(each.contestant)
-            except EngineError as error:
-                _give_up(each, error, is_reference=each is reference)
-                turns.remove((each, process))
-                say(f"  {error}")
-                continue
-            if by_itself is not None:
-                each.alone.append(by_itself)
-        for each, _ in turns if number >= warmups else ():
-            lap = laps[each.contestant.name]
-            each.laps.append(lap)
-            each.ratios.append(laps[reference.contestant.name].seconds / lap.seconds)
-        say(f"  round {number + 1} of {warmups + rounds}")
+    laps: dict[str, Lap] = {}
+    for each, process in list(turns if number % 2 == 0 else reversed(turns)):
+        time.sleep(_PAUSE)
+        try:
+            laps[each.contestant.name] = _turn(process)
+            by_itself = alone(each.contestant)
+        except EngineError as error:
+            _give_up(each, error, is_reference=each is reference)
+            turns.remove((each, process))
+            say(f"  {error}")
+            continue
+        if by_itself is not None:
+            each.alone.append(by_itself)
+    for each, _ in turns if counts else ():
+        lap = laps[each.contestant.name]
+        each.laps.append(lap)
+        each.ratios.append(laps[reference.contestant.name].seconds / lap.seconds)
 
 
 def _turn(process: PeerProcess) -> Lap:
