@@ -7,18 +7,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import jsonschema
 import pytest
 from matplotlib.axes import Axes
 from tests.benchmarks.reported import REPORT
 
+from latentrt.benchmarks.earlier import Earlier
 from latentrt.benchmarks.goodput import Curve, Point
 from latentrt.benchmarks.plot import write_html
 from latentrt.benchmarks.report import error_beside
 from latentrt.benchmarks.verdict import Verdict
-from latentrt.cli.bench import print_report
+from latentrt.cli.bench import print_report, print_verdicts
 
 ROOT = Path(__file__).parents[2]
 # What each table has to say of it.
@@ -156,3 +158,13 @@ def test_the_schema_leaves_nothing_open_but_what_another_schema_has() -> None:
         assert allowed is False or isinstance(allowed, dict), place
         if allowed is False:
             assert set(part["required"]) == set(part["properties"]), place
+
+
+def test_a_remark_is_whole_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    remark = "its error grew from 60 dB (golden) to 41 dB (golden)"
+    verdict = Verdict("text_encoder_2 call", 2.0, 1.9, 2.1, 20, False, error=remark)
+    earlier = cast("Earlier", SimpleNamespace(path="old.json", differences=lambda _: ()))
+    print_verdicts([verdict], earlier, REPORT)
+    # The other cells are in the first line only.
+    words = capsys.readouterr().out.split("1.900 to 2.100")[1].split()
+    assert " ".join(words) == f"faster, unstable, {remark}"

@@ -106,8 +106,11 @@ def _title(report: Report) -> str:
 def _print(console: Console, section: Section) -> None:
     print(f"\n{section.title}")
     table = Table(box=None, pad_edge=False, show_header=any(section.heads))
+    last = len(section.heads) - 1
     for number, heading in enumerate(section.heads):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        # What is to be remarked is last: on a narrow terminal it goes on below, and is not cut off.
+        side = "right" if number else "left"
+        table.add_column(heading, justify=side, no_wrap=number < last)
     for row in section.rows:
         table.add_row(*row)
     console.print(table)
