@@ -57,7 +57,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, an
 	$(BIN)/python -m latentrt.benchmarks.engines --json benchmarks/results/engines.json
 	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > $(BUNDLE).tmp
 	mv $(BUNDLE).tmp benchmarks/results/compare-shapes.json
-	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 40 \
+	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 96 \
 		--plot docs/bench.png --json > $(BUNDLE).tmp
 	mv $(BUNDLE).tmp benchmarks/results/bench-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \

@@ -1,4 +1,4 @@
-"""Requests that arrive at random: which rates are tried, and what they say."""
+"""Requests that arrive at random: which rates are tried, by which paths."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from latentrt.benchmarks import arrivals
-from latentrt.benchmarks.arrivals import Curve, Point, curves, goodput, point
+from latentrt.benchmarks.arrivals import curves, path, waits
+from latentrt.benchmarks.goodput import Curve
 from latentrt.runtime import Pipeline, Request
 
 REQUEST = Request("a red circle")
@@ -29,63 +31,89 @@ class Idle:
 
 
 def measured(
-    waits: dict[str, list[float]], loads: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
-) -> tuple[tuple[Curve, Curve], list[tuple[int, int]]]:
-    """Curves of servers whose points wait this long, of pictures of 2 s; what was heard."""
-    turns = {name: iter(found) for name, found in waits.items()}
-    asked: dict[int, str] = {}
+    late: dict[str, list[float]],
+    loads: tuple[float, ...],
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[tuple[Curve, Curve], list[tuple[str, int]], list[tuple[int, int]]]:
+    """Curves of servers whose requests wait this long at each rate, of pictures of 2 s.
 
-    def fake(serve: Any, request: Request, rate: float, count: int) -> Point:
-        assert (request, count) == (REQUEST, 3)
-        if id(serve) not in asked:
-            asked[id(serve)] = list(waits)[len(asked)]
-        return Point(rate, 0.0, next(turns[asked[id(serve)]]))
+    With whose paths of how many requests took turns, and what was heard.
+    """
+    names: dict[int, str] = {}
+    turns: list[tuple[str, int]] = []
+    paths = min(6, count)
 
-    monkeypatch.setattr(arrivals, "point", fake)
+    def fake(serve: Any, request: Request, came: Any) -> tuple[float, ...]:
+        assert request == REQUEST
+        name = names.setdefault(id(serve), list(late)[len(names) % len(late)])
+        done = sum(each == name for each, _ in turns)
+        turns.append((name, len(came)))
+        return (late[name][done // paths],) * len(came)
+
+    monkeypatch.setattr(arrivals, "waits", fake)
     heard: list[tuple[int, int]] = []
     found = curves(
         cast("Pipeline", Idle()),
         REQUEST,
         2.0,
-        count=3,
+        count=count,
         loads=loads,
         limit=4.0,
         progress=lambda done, total: heard.append((done, total)),
     )
-    return found, heard
+    return found, turns, heard
 
 
-def test_a_server_is_tried_no_more_once_it_is_too_late_and_the_other_goes_on(
+def test_a_server_is_tried_no_more_after_two_rates_in_a_row_and_the_other_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The limit is 8 s. One at a time passes it at the second rate, 1 a second, half way from 4 s to
-    # 12 s; the batcher never does.
-    waits = {"alone": [4.0, 12.0], "batched": [2.0, 3.0, 5.0]}
-    (alone, batched), heard = measured(waits, (1.0, 2.0, 3.0), monkeypatch)
-    assert [p.rate for p in alone.points] == [0.5, 1.0]
-    assert (alone.goodput, alone.open_ended) == (0.75, False)
-    assert [p.rate for p in batched.points] == [0.5, 1.0, 1.5]
-    assert (batched.goodput, batched.open_ended) == (1.5, True)
-    assert heard == [(n, 6) for n in range(7)]
+    # The limit is 8 s. Alone, one rate beyond it is followed by one within; then come two.
+    late = {"alone": [4.0, 12.0, 4.0, 12.0, 12.0], "batched": [2.0, 3.0, 5.0, 6.0, 7.0, 7.0]}
+    loads = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    (alone, batched), _, heard = measured(late, loads, 1, monkeypatch)
+    assert [p.rate for p in alone.points] == [0.5, 1.0, 1.5, 2.0, 2.5]
+    # Half way from 4 s at 1.5 a second to 12 s at 2.
+    assert (alone.limit, alone.goodput, alone.bound) == (8.0, 1.75, None)
+    assert [p.rate for p in batched.points] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert (batched.goodput, batched.bound) == (3.0, "at least")
+    # A path of each at each of six rates; of the last rate one of them is left out.
+    assert heard == [*((n, 12) for n in range(11)), (12, 12)]
 
 
-def test_a_server_that_is_too_late_at_once_has_one_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = {"alone": [16.0], "batched": [16.0]}
-    (alone, batched), _ = measured(waits, (1.0, 2.0), monkeypatch)
-    for curve in (alone, batched):
-        # In proportion: 8 s of 16 s at half the rate.
-        assert (len(curve.points), curve.goodput, curve.open_ended) == (1, 0.25, False)
+def test_a_rates_requests_are_shared_by_six_paths_that_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late = {"alone": [1.0], "batched": [1.0]}
+    (alone, batched), turns, _ = measured(late, (1.0,), 40, monkeypatch)
+    # Six of six: 36, the most that are no more than 40.
+    assert turns == [("alone", 6), ("batched", 6)] * 6
+    assert [len(path) for path in alone.points[0].waits] == [6] * 6
+    assert batched.paths == 6
 
 
-def test_goodput_is_where_the_wait_reaches_its_limit() -> None:
-    points = [Point(1.0, 0.1, 0.2), Point(2.0, 0.2, 0.4), Point(3.0, 0.9, 1.0)]
-    assert goodput(points, 0.7) == pytest.approx(2.5)
-    assert goodput(points, 1.0) is None
-    assert goodput(points, 0.1) == pytest.approx(0.5)
+@pytest.mark.parametrize("count", [1, 5])
+def test_of_fewer_requests_than_paths_each_is_a_path(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = {"alone": [1.0], "batched": [1.0]}
+    (alone, _), _, _ = measured(late, (1.0,), count, monkeypatch)
+    assert [len(path) for path in alone.points[0].waits] == [1] * count
+
+
+def test_paths_are_independent_and_each_is_the_same_every_time() -> None:
+    first, second = (path(seed, 2000) for seed in (0, 1))
+    assert np.array_equal(first, path(0, 2000))
+    gaps = np.diff(first), np.diff(second)
+    # Exponential gaps of mean 1 and deviation 1: 4 standard errors of 1 / sqrt(1999).
+    for each in gaps:
+        assert abs(each.mean() - 1.0) < 4 / 1999**0.5
+    assert abs(np.corrcoef(*gaps)[0, 1]) < 4 / 1999**0.5
 
 
 def test_every_arrival_is_served_once_with_its_own_seed() -> None:
     served: list[int | None] = []
-    found = point(lambda request: served.append(request.seed), REQUEST, rate=1000.0, count=9)
+    found = waits(lambda request: served.append(request.seed), REQUEST, path(0, 9) / 1000.0)
     assert sorted(seed for seed in served if seed is not None) == list(range(9))
-    assert 0 < found.p50 <= found.p95
+    assert len(found) == 9
+    assert all(each > 0 for each in found)

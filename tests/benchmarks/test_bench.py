@@ -19,9 +19,9 @@ from PIL import Image
 from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks import bench, machine, turns
+from latentrt.benchmarks import bench, limits, machine, turns
 from latentrt.benchmarks.bench import Plan, measure
-from latentrt.benchmarks.ceilings import ceilings
+from latentrt.benchmarks.ceilings import Ceilings, ceilings
 from latentrt.benchmarks.stopwatch import Stopwatch
 from latentrt.benchmarks.subject import Subject
 from latentrt.bundle.bundle import Bundle
@@ -50,7 +50,7 @@ def subject(bundle: Bundles) -> Subject:
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ceiling takes seconds, of large matrices; nothing here is about its height."""
-    monkeypatch.setattr(bench, "ceilings", partial(ceilings, sizes=(256,), repeats=2))
+    monkeypatch.setattr(limits, "ceilings_apart", partial(ceilings, sizes=(256,), repeats=2))
 
 
 @pytest.fixture(scope="session")
@@ -72,23 +72,32 @@ def test_the_report_is_one_object_of_its_schema(
     reports: list[Any] = [json.loads(each.out) for each in (first, later)]
     for report in reports:
         jsonschema.validate(report, schema)
-    assert [c["hit"] for c in reports[0]["cold"]] == [False, True]
+    assert [(c["cache"], c["hit"]) for c in reports[0]["cold"]] == [
+        ("empty", False),
+        ("filled", True),
+    ]
     assert [c["problem"] for c in reports[0]["cold"]] == ["", ""]
     assert reports[0]["memory"]["peak"] > 1e7
     assert set(reports[0]["limits"]) == {"text_encoder", "unet", "vae_decoder"}
     assert list(reports[0]["ceilings"]) == ["onnxruntime fp32"]
     assert [row["batch"] for row in reports[0]["served"]] == [None, 1, 2]
-    assert len(reports[0]["arrivals"]) == 2
+    # Of the same seed and engine, but of calls of other sizes: rounding of fp32.
+    assert all(row["apart"] < 1e-4 for row in reports[0]["served"])
+    assert [len(row["seconds"]) for row in reports[0]["served"]] == [6, 6, 6]
+    assert {row["requests"] for row in reports[0]["served"]} == {2}
+    assert [len(each["points"][0]["waits"]) for each in reports[0]["arrivals"]] == [2, 2]
     # Two pictures of two guided steps.
     assert reports[0]["rows"]["unet call"]["count"] == 4
+    assert [len(run) for run in reports[0]["runs"]["step"]] == [2, 2]
     assert not reports[0]["rows"]["picture"]["stable"]
     assert 0 < reports[0]["own_share"] < 1
     # fp32 rounding, as the tolerances of components have it.
     assert 0 < reports[0]["errors"]["unet"] < 1e-5
-    assert reports[0]["notes"] == []
+    assert [note for note in reports[0]["notes"] if "of its limit" not in note] == []
     compared = {each["row"] for each in reports[1]["verdicts"]}
-    # Two runs say nothing, whatever their interval.
-    assert {each["word"] for each in reports[1]["verdicts"]} == {"unsure"}
+    # Two runs say nothing, whatever their interval; six repetitions of serving may.
+    assert {each["runs"] for each in reports[1]["verdicts"]} == {2, 6}
+    assert {each["word"] for each in reports[1]["verdicts"] if each["runs"] == 2} == {"unsure"}
     assert reports[1]["differences"] == []
     assert {"picture", "step", "own", "served, batch 2"} <= compared
     with Image.open(picture) as opened:
@@ -218,17 +227,17 @@ def test_what_goes_wrong_after_the_warm_pictures_is_a_note(
 
     monkeypatch.setattr(bench, "serve", fails(EngineError("no room for eight rows")))
     monkeypatch.setattr(bench, "curves", fails(EngineError("the device is gone")))
-    monkeypatch.setattr(bench, "ceilings", fails(BuildFailed("products: refused")))
+    monkeypatch.setattr(limits, "ceilings_apart", fails(BuildFailed("products: refused")))
     monkeypatch.setattr(
         bench, "compare", fails(BundleError("x", "has goldens that are not finite"))
     )
     plan = Plan(runs=1, limit=0.0, cold=False, batches=(8,), requests=1, arrivals=1)
     report = measure(subject(bundle), plan, silent)
-    assert len(report.rows["picture"].seconds) == 1
+    assert len(report.rows["picture"].pictures) == 1
     assert report.notes == (
+        "no ceiling of onnxruntime fp32: products: refused",
         "served together: no room for eight rows",
         "arriving at random: the device is gone",
-        "no ceiling of onnxruntime fp32: products: refused",
         "how far off the engines are is not known: x: has goldens that are not finite",
     )
     assert (report.served, report.arrivals, report.ceilings, report.limits) == ((), (), {}, {})
@@ -306,3 +315,40 @@ def test_a_machine_has_the_packages_and_flags_that_decide_its_speed(
     # ARM's word for them.
     monkeypatch.setattr(machine, "_cpu_info", lambda: {"Features": "fp asimd i8mm sve2 bf16"})
     assert machine.Machine.here().flags == ("asimd", "bf16", "i8mm", "sve2")
+
+
+def test_an_interrupt_after_the_warm_pictures_ends_the_report_with_what_there_is(
+    run: Run, bundle: Bundles, schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "serve", interrupt)
+    monkeypatch.setattr(bench, "curves", lambda *_, **__: pytest.fail("measured"))
+    done = run("bench", bundle("heads"), "--engine", "onnxruntime", *QUICK, "--no-cold",
+               "--no-ceilings", "--arrivals", 2, "--json")  # fmt: skip
+    assert done.status == 130
+    report = json.loads(done.out)
+    jsonschema.validate(report, schema)
+    assert report["interrupted"]
+    assert report["rows"]["picture"]["pictures"] == 2
+    assert (report["served"], report["errors"]) == ([], {})
+    assert [note for note in report["notes"] if note.startswith("served together: interrupted")]
+
+
+def test_a_call_that_was_faster_than_its_limit_is_a_note(
+    bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    low, high = Ceilings(1.0, 1e30), Ceilings(2.0, None)
+    moments = iter([low, high])
+    monkeypatch.setattr(limits, "ceilings_apart", lambda *_: next(moments))
+    plan = Plan(runs=1, limit=0.0, cold=False, batches=())
+    report = measure(subject(bundle), plan, silent)
+    # One before the pictures, one after them, and the greater of each.
+    assert report.ceilings == {"onnxruntime fp32": Ceilings(2.0, 1e30)}
+    assert all(limit.share > 1 for limit in report.limits.values())
+    assert [note.split(":")[0] for note in report.notes] == [
+        "text_encoder call",
+        "unet call",
+        "vae_decoder call",
+    ]

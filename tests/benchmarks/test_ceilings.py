@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from latentrt.benchmarks import ceilings as module
-from latentrt.benchmarks.ceilings import bandwidth, ceilings, gpu_bandwidth, products
+from latentrt.benchmarks.ceilings import (
+    Ceilings,
+    bandwidth,
+    ceilings,
+    ceilings_apart,
+    gpu_bandwidth,
+    products,
+)
+from latentrt.benchmarks.limits import greatest
+from latentrt.bundle.errors import EngineError
 from latentrt.engines.backends import Backend, Chosen, backend, choose
 from latentrt.engines.cuda_device import Gpu, Missing
 from latentrt.engines.engine import Arrays, Blueprint, Options
@@ -215,3 +224,25 @@ def test_a_gpus_copies_stay_within_it_and_are_waited_for(monkeypatch: pytest.Mon
     # Each copy of 4096 bytes, which are read and written, takes half a second.
     assert gpu_bandwidth(api, size=4096, repeats=2) == pytest.approx(2 * 4096 / 0.5)
     assert sorted(freed) == [32, 64]
+
+
+def test_of_two_moments_the_greater_is_kept_of_each_number() -> None:
+    early, late = Ceilings(5.0, 2.0), Ceilings(4.0, 3.0)
+    assert early.or_greater(late) == late.or_greater(early) == Ceilings(5.0, 3.0)
+    assert Ceilings(5.0, None).or_greater(Ceilings(4.0, None)) == Ceilings(5.0, None)
+    assert greatest({"a": early, "b": early}, {"a": late, "c": late}) == {
+        "a": Ceilings(5.0, 3.0),
+        "b": early,
+        "c": late,
+    }
+
+
+def test_a_ceiling_apart_is_measured_by_another_process_and_its_end_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = choose("onnxruntime", Options(precision="fp32", threads=1), "float32")
+    found = ceilings_apart(chosen, "float32", sizes=(64,), repeats=1)
+    assert found.rate > 0
+    monkeypatch.setattr(module, "child", lambda *_: {"problem": "ended by SIGKILL"})
+    with pytest.raises(EngineError, match="ended by SIGKILL"):
+        ceilings_apart(chosen, "float32", sizes=(64,), repeats=1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from tests.benchmarks.reported import REPORT
 from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
@@ -148,7 +149,7 @@ def test_bench_gives_others_its_threads_and_says_what_is_fixed(
     def measured(subject: Any, *_: object) -> Any:
         request = subject.request.to_json()
         options = {"threads": subject.options.threads}
-        return SimpleNamespace(subject={"request": request, "options": options, "size": "64x32"})
+        return replace(REPORT, subject={"request": request, "options": options, "size": "64x32"})
 
     monkeypatch.setattr(bench, "measure", measured)
     monkeypatch.setattr(command, "against", against)
@@ -164,6 +165,7 @@ def test_bench_gives_others_its_threads_and_says_what_is_fixed(
     assert isinstance(settings, Settings)
     assert (str(settings.size), settings.steps, settings.threads) == ("64x32", 4, 3)
     assert (settings.sampler, settings.guidance_scale) == ("ddim", 2.0)
+    assert settings.device == "cpu"
     assert "all by ddim, latentrt by a fixed set of engines" in done.out
     assert "diffusers-fp32" in done.out
 

@@ -28,7 +28,7 @@ Bundles = Callable[[str], Path]
 def report(source: str = "heads") -> dict[str, Any]:
     """As much of a report's JSON as is read of an earlier one: 7 pictures of 2 steps."""
     return {
-        "schema": "latentrt-bench-1",
+        "schema": "latentrt-bench-2",
         "subject": {
             "source": source,
             "size": "64x64",
@@ -52,7 +52,11 @@ def report(source: str = "heads") -> dict[str, Any]:
             "packages": {"openvino": "2026.4.1"},
         },
         "rows": {"picture": {"stable": True}, "step": {"stable": False}, "own": {"stable": True}},
-        "runs": {"picture": [2.0] * 7, "step": [1.0] * 14, "own": [0.5] * 7},
+        "runs": {"picture": [[2.0]] * 7, "step": [[1.0, 1.0]] * 7, "own": [[0.5]] * 7},
+        "served": [],
+        "arrivals": [],
+        "errors": {"steps": 1e-6},
+        "picture_psnr": 60.0,
     }
 
 
@@ -68,6 +72,11 @@ def written(folder: Path, content: dict[str, Any]) -> Path:
         ("runs", None),
         ("runs", {"picture": "fast"}),
         ("runs", {"picture": [0.0]}),
+        ("runs", {"picture": [[0.0]]}),
+        ("runs", {"step": [[1.0], [1.0, 1.0]]}),
+        ("arrivals", [{"points": []}]),
+        ("arrivals", [{"server": "one", "limit": 1.0, "points": []}]),
+        ("errors", {"unet": "small"}),
         ("rows", {"picture": 1}),
         ("subject", {}),
         ("machine", []),
@@ -145,11 +154,10 @@ def test_whatever_else_decides_speed_is_said_if_it_is_not_the_same(tmp_path: Pat
 
 def test_rows_that_had_not_settled_in_either_are_marked(tmp_path: Path) -> None:
     earlier = Earlier.read(written(tmp_path, report()))
-    steady, wild = Samples((1.0,) * 20), Samples((0.25,) * 19 + (1.0,))
-    now = SimpleNamespace(
-        rows={"picture": steady, "step": steady, "own": wild},
-        runs={"picture": (1.0,) * 20, "step": (1.0,) * 20, "own": wild.seconds},
-    )
+    steady, wild = Samples(((1.0,),) * 20), Samples((*((0.25,),) * 19, (1.0,)))
+    steps = Samples(((1.0, 1.0),) * 20)
+    rows = {"picture": steady, "step": steps, "own": wild}
+    now = told(rows)
     found = {each.row: each for each in earlier.verdicts(cast("Report", now))}
     assert {row: each.stable for row, each in found.items()} == {
         "picture": True,
@@ -159,3 +167,70 @@ def test_rows_that_had_not_settled_in_either_are_marked(tmp_path: Path) -> None:
     assert (found["picture"].ratio, found["picture"].remarks) == (2.0, "faster")
     assert found["step"].remarks == "same, unstable"
     assert found["own"].to_json()["stable"] is False
+
+
+def told(rows: dict[str, Samples], errors: Any = None, psnr: float | None = None) -> Report:
+    """As much of a report as is held against an earlier one."""
+    runs = {name: row.pictures for name, row in rows.items()}
+    given = {"rows": rows, "runs": runs, "errors": errors or {}, "picture_psnr": psnr}
+    return cast("Report", SimpleNamespace(**given, arrivals=()))
+
+
+@pytest.mark.parametrize(
+    ("steps", "psnr", "remarks"),
+    [
+        (1e-6, 60.0, {"step": "faster, unstable", "picture": "faster"}),
+        # A tenth more is what another order of sums may give; a decibel is 12 %.
+        (1.09e-6, 59.5, {"step": "faster, unstable", "picture": "faster"}),
+        (
+            2.5e-3,
+            59.0,
+            {
+                "step": "faster, unstable, its error grew from 1.0e-06 to 2.5e-03",
+                "picture": "faster, its error grew from 60 dB (golden) to 59 dB (golden)",
+            },
+        ),
+    ],
+)
+def test_beside_what_is_faster_stands_that_its_error_grew(
+    tmp_path: Path, steps: float, psnr: float, remarks: dict[str, str]
+) -> None:
+    earlier = Earlier.read(written(tmp_path, report()))
+    rows = {"picture": Samples(((1.0,),) * 20), "step": Samples(((0.5, 0.5),) * 20)}
+    found = earlier.verdicts(told(rows, {"steps": steps}, psnr))
+    assert {each.row: each.remarks for each in found} == remarks
+
+
+def test_what_is_not_faster_says_nothing_of_its_error(tmp_path: Path) -> None:
+    earlier = Earlier.read(written(tmp_path, report()))
+    rows = {"step": Samples(((1.0, 1.0),) * 20)}
+    (found,) = earlier.verdicts(told(rows, {"steps": 1.0}))
+    assert (found.word, found.error) == ("same", "")
+
+
+def test_a_row_that_nobody_could_compare_before_has_no_error_that_grew(tmp_path: Path) -> None:
+    earlier = Earlier.read(written(tmp_path, {**report(), "errors": {}, "picture_psnr": None}))
+    rows = {"picture": Samples(((1.0,),) * 20)}
+    (found,) = earlier.verdicts(told(rows, {"steps": 1.0}, 10.0))
+    assert (found.word, found.error) == ("faster", "")
+
+
+def test_other_numbers_of_requests_are_said_where_both_were_asked_for(tmp_path: Path) -> None:
+    then, now = report(), report()
+    path = {"server": "one", "limit": 1.0, "points": [{"rate": 1.0, "waits": [[1.0] * 6] * 6}]}
+    then["served"], now["served"] = [{"requests": 16}, {"requests": 16}], [{"requests": 12}]
+    then["arrivals"] = [path]
+    earlier = Earlier.read(written(tmp_path, then))
+    for arrivals, lines in (
+        ([], ()),
+        ([path], ()),
+        (
+            [{**path, "points": [{"rate": 1.0, "waits": [[1.0] * 2] * 6}]}],
+            ("requests of each rate: 6 paths of 6, now 6 paths of 2",),
+        ),
+    ):
+        now["arrivals"] = arrivals
+        found = earlier.differences(cast("Report", SimpleNamespace(to_json=lambda: now)))
+        assert found == ("requests served together: 16, now 12", *lines)
+    nothing = Earlier.read(written(tmp_path, report()))
+    assert nothing.differences(cast("Report", SimpleNamespace(to_json=lambda: now))) == ()

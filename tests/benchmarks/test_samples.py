@@ -4,59 +4,70 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
-from latentrt.benchmarks.samples import Samples, settled
+from latentrt.benchmarks.samples import Samples, until_settled
 from latentrt.benchmarks.verdict import Verdict, verdicts
 
 
 def test_percentiles_are_between_the_two_nearest_runs() -> None:
-    runs = Samples(tuple(float(n) for n in (4, 1, 3, 2, 5)))
+    # Two pictures, of which the percentiles know nothing.
+    runs = Samples(((4.0, 1.0, 3.0), (2.0, 5.0)))
     # The standard library's own, which has other names for them.
     inclusive = statistics.quantiles(runs.seconds, n=100, method="inclusive")
     for percent in (50, 90, 99):
         assert runs.percentile(percent) == pytest.approx(inclusive[percent - 1], abs=1e-12)
-    assert runs.to_json()["count"] == 5
+    assert (runs.to_json()["count"], runs.to_json()["pictures"]) == (5, 2)
 
 
 @pytest.mark.parametrize(
     ("count", "last", "stable"),
     [(20, 1.0, True), (19, 1.0, False), (20, 1.019, True), (20, 1.021, False)],
 )
-def test_runs_are_stable_when_there_are_enough_and_the_last_five_agree(
+def test_a_row_is_stable_when_there_are_enough_pictures_and_the_last_five_agree(
     count: int, last: float, stable: bool
 ) -> None:
-    assert Samples((*(1.0,) * (count - 1), last)).stable is stable
+    assert Samples((*((1.0,),) * (count - 1), (last,))).stable is stable
 
 
-def told(seconds: Iterator[float], heard: list[float]) -> float:
-    heard.append(next(seconds))
-    return heard[-1]
+def test_the_steps_of_one_picture_do_not_make_a_row_stable() -> None:
+    assert not Samples(((1.0,) * 400,)).stable
+    assert Samples(((1.0,) * 20,) * 20).stable
 
 
-def test_measuring_goes_on_until_the_last_five_runs_agree() -> None:
-    heard: list[float] = []
-    # Two of warm-up, seven that wander, then five of which the last is the 12th.
-    seconds = iter([9.0, 9.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, *(1.0,) * 9])
-    found = settled(lambda: told(seconds, heard), least=5, limit=1e9)
-    assert found == (1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    assert heard[:2] == [9.0, 9.0]
+def test_pictures_agree_by_their_medians_however_their_calls_differ() -> None:
+    # Two texts a picture, the second cheaper: 1.5 s in the middle of each.
+    assert Samples(((2.0, 1.0),) * 20).stable
+    assert not Samples((*((2.0, 1.0),) * 19, (2.0, 1.2))).stable
 
 
-def test_measuring_ends_at_its_limit_but_never_before_the_least_runs() -> None:
+def test_drawing_goes_on_until_the_last_five_pictures_of_every_row_agree() -> None:
+    # The whole picture agrees from the fifth on, a part of it only in the last five.
+    parts = iter([1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, *(1.0,) * 9])
+    found = until_settled(lambda: (4.0, next(parts)), least=5, limit=1e9)
+    assert [part for _, part in found] == [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, *(1.0,) * 5]
+
+
+def test_drawing_ends_at_its_limit_but_never_before_the_least_pictures() -> None:
     wandering = itertools.cycle([1.0, 2.0])
-    assert len(settled(lambda: next(wandering), least=8, limit=3.0)) == 8
+    assert len(until_settled(lambda: (next(wandering),), least=8, limit=3.0)) == 8
     wandering = itertools.cycle([1.0, 2.0])
-    assert len(settled(lambda: next(wandering), least=2, limit=10.0)) == 7  # 1+2+1+2+1+2+1 = 10
+    # 1+2+1+2+1+2+1 = 10, whatever their parts take.
+    assert len(until_settled(lambda: (next(wandering), 50.0), least=2, limit=10.0)) == 7
+
+
+def alone(values: Iterable[float]) -> list[list[float]]:
+    """Runs of one value each."""
+    return [[float(value)] for value in values]
 
 
 def test_a_ratio_and_its_interval_are_those_of_the_medians() -> None:
     rng = np.random.default_rng(1)
     then, now = (rng.normal(mean, 0.05, 400) for mean in (2.0, 1.0))
-    (found,) = verdicts({"step": now.tolist()}, {"step": then.tolist(), "text": [1.0]})
+    (found,) = verdicts({"step": alone(now)}, {"step": alone(then), "text": [[1.0]]})
     assert found.row == "step"
     assert found.ratio == pytest.approx(np.median(then) / np.median(now))
     # The standard error of a median of n normal numbers is 1.2533 sigma / sqrt(n); of the ratio,
@@ -86,7 +97,7 @@ def test_a_verdict_is_no_surer_than_its_interval(low: float, high: float, word: 
 
 
 def test_the_same_runs_are_the_same() -> None:
-    runs = np.random.default_rng(2).normal(1.0, 0.001, 50).tolist()
+    runs = alone(np.random.default_rng(2).normal(1.0, 0.001, 50))
     (found,) = verdicts({"picture": runs}, {"picture": runs})
     assert (found.ratio, found.word) == (1.0, "same")
 
@@ -102,7 +113,7 @@ def test_the_same_runs_are_the_same() -> None:
 )
 def test_a_few_runs_are_never_surely_faster(now: int, then: int, word: str, remarks: str) -> None:
     # Equal runs, so that the interval has no width, and one half of the other.
-    (found,) = verdicts({"cold, built": [1.0] * now}, {"cold, built": [2.0] * then})
+    (found,) = verdicts({"served": [[1.0]] * now}, {"served": [[2.0]] * then})
     assert (found.ratio, found.low, found.high) == (2.0, 2.0, 2.0)
     assert (found.word, found.remarks, found.runs) == (word, remarks, min(now, then))
 
@@ -111,7 +122,7 @@ def test_the_steps_of_one_picture_say_no_more_than_the_picture() -> None:
     rng = np.random.default_rng(3)
     pictures = [rng.normal(1.0, 0.05, 100) for _ in range(2)]
     # Twenty steps of each, all of them as slow as the picture's moment is.
-    now, then = ({"picture": p.tolist(), "step": np.repeat(p, 20).tolist()} for p in pictures)
+    now, then = ({"step": np.repeat(p, 20).reshape(100, 20).tolist()} for p in pictures)
     found = {each.row: each for each in verdicts(now, then)}
     # As above: the relative errors of two medians of 100 normal numbers; were the 2000 steps
     # independent, the interval would be 4.5 times narrower.
@@ -122,5 +133,5 @@ def test_the_steps_of_one_picture_say_no_more_than_the_picture() -> None:
 
 
 def test_two_thousand_steps_of_five_pictures_are_five_runs() -> None:
-    now, then = ({"picture": [s] * 5, "step": [s] * 2000} for s in (1.0, 2.0))
+    now, then = ({"step": [[s] * 400] * 5} for s in (1.0, 2.0))
     assert {each.word for each in verdicts(now, then)} == {"unsure"}

@@ -70,7 +70,7 @@ def test_the_table_of_bench_has_errors_what_is_unstable_and_what_failed() -> Non
     lines = TABLES["bench"](changed).splitlines()
     (heads,) = (line for line in lines if "p50" in line)
     assert heads.endswith("| of what the machine can do | error |")
-    ends = {"picture": "| equal |", "step": "| 2.5e-03 |", "unet call": "| 1.3e-06 |"}
+    ends = {"picture": "| equal (golden) |", "step": "| 2.5e-03 |", "unet call": "| 1.3e-06 |"}
     for name, end in ends.items():
         (line,) = (line for line in lines if line.startswith(f"| {name} |"))
         assert line.endswith(end)
@@ -103,3 +103,39 @@ def test_distances_are_the_worst_of_each_kind_beside_what_is_allowed() -> None:
         "| `--engine openvino`, bf16 | 1.2e-03 / 2.6e-02 | 4.0e-04 / 1.4e-02 | 2.0e-03 / 1.0e-02"
         " | 3.0e-02 / 2.0e-01 | 41 dB / 25 dB | 0.99877 |",
     ]
+
+
+def test_below_the_table_of_bench_stand_both_goodputs_and_their_ratio() -> None:
+    real = reading(ROOT / RESULTS)
+
+    def changed(name: str) -> Any:
+        value = real(name)
+        ends = {"low": 5.0, "high": 6.0, "bound": None}
+        value["arrivals"] = [
+            {"server": "one at a time", "goodput": 5.5, **ends},
+            {"server": "batched", "goodput": 11.0, "low": 9.0, "high": 12.0, "bound": "at least"},
+        ]
+        value["goodput_gain"] = {"value": 2.0, "low": 1.5, "high": 2.5}
+        return value
+
+    line = TABLES["bench"](changed).splitlines()[-1]
+    assert line.endswith(
+        ": 5.50 (5.00 to 6.00) one at a time; at least 11.00 batched;"
+        " 2.00 (1.50 to 2.50) times as many batched."
+    )
+
+
+def test_a_start_is_told_by_what_was_seen_of_its_engines() -> None:
+    real = reading(ROOT / RESULTS)
+
+    def changed(name: str) -> Any:
+        value = real(name)
+        first, second = value["cold"]
+        first |= {"cache": "empty", "hit": None, "problem": "ended by SIGKILL"}
+        second |= {"cache": "filled", "hit": False}
+        return value
+
+    lines = TABLES["bench"](changed).splitlines()
+    found = [line.split(" | ")[:2] for line in lines if line.startswith("| first picture")]
+    assert found[0] == ["| first picture of a fresh process, empty cache", "failed"]
+    assert found[1][0] == "| first picture of a fresh process, engines built"

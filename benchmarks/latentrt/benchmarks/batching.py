@@ -15,17 +15,22 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from latentrt.benchmarks.machine import Machine
+from latentrt.bundle.golden import Difference
 from latentrt.bundle.publish import write_file
-from latentrt.runtime import Pipeline, Request, Sampling, Size
+from latentrt.runtime import Pipeline, Request, Result, Sampling, Size
 
 BATCHES: Final = (1, 2, 4, 8)
 REQUESTS: Final = 16
-REPEATS: Final = 3
+REPEATS: Final = 6
+"""Of `latentrt bench`: the fewest of which a verdict says something."""
 _PROMPTS: Final = ("a large red circle on a blue background", "a small green star", "two squares")
 
 Progress = Callable[[int, int], None]
@@ -82,8 +87,9 @@ def _note(limit: float, requests: int, kept: Sequence[int], batches: Sequence[in
 class Goodput:
     """Pictures a second: `batch` None is one request after the other.
 
-    `calls` are U-Net calls, `filled` the share of their places that rows had, `seconds` what every
-    repetition took.
+    `calls` are U-Net calls, `filled` the share of their places that rows had, `seconds` those of a
+    picture in every repetition, of `requests` each. `apart` is the greatest relative difference of
+    a picture's latents from those of the same picture drawn by itself.
     """
 
     batch: int | None
@@ -93,7 +99,9 @@ class Goodput:
     ratio: float
     calls: int | None
     filled: float | None
+    requests: int
     seconds: tuple[float, ...]
+    apart: float
 
     @property
     def name(self) -> str:
@@ -109,63 +117,72 @@ def measure(
     progress: Progress = _unheard,
 ) -> list[Goodput]:
     """Goodput one at a time, then at every batch size, each as a ratio to the first."""
-    seconds: dict[int | None, list[float]] = {batch: [] for batch in (None, *batches)}
-    counts: dict[int | None, tuple[int, float]] = {}
-    turns = len(seconds) * (repeats + 1)
+    turns: dict[int | None, list[_Turn]] = {batch: [] for batch in (None, *batches)}
+    count = len(turns) * (repeats + 1)
     for repeat in range(repeats + 1):
-        for number, (batch, times) in enumerate(seconds.items()):
-            progress(repeat * len(seconds) + number, turns)
-            if batch is None:
-                spent = _timed(lambda: [pipeline(each) for each in requests])
-            else:
-                spent, counts[batch] = _batched(pipeline, requests, batch)
-            if repeat:  # the first time compiles
-                times.append(spent)
-    progress(turns, turns)
-    alone = statistics.median(seconds[None])
-    return [
-        _goodput(batch, times, len(requests), alone, counts) for batch, times in seconds.items()
-    ]
+        for number, (batch, taken) in enumerate(turns.items()):
+            progress(repeat * len(turns) + number, count)
+            turn = _turn(pipeline, requests, batch)
+            taken.append(replace(turn, latents=()) if taken else turn)
+    progress(count, count)
+    first = turns[None]
+    return [_goodput(batch, taken, first) for batch, taken in turns.items()]
 
 
-def _batched(
-    pipeline: Pipeline, requests: Sequence[Request], batch: int
-) -> tuple[float, tuple[int, float]]:
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """All requests served once: the seconds, the latents [c, h, w] of each, and the calls.
+
+    What is kept of a later turn has no latents: they would add up.
+    """
+
+    seconds: float
+    latents: tuple[NDArray[np.float32], ...]
+    calls: int | None
+    filled: float | None
+
+
+def _turn(pipeline: Pipeline, requests: Sequence[Request], batch: int | None) -> _Turn:
+    if batch is None:
+        seconds, results = _timed(lambda: [pipeline(each) for each in requests])
+        return _Turn(seconds, _latents(results), None, None)
     with pipeline.batcher(batch_sizes=(batch,)) as batcher:
-
-        def serve() -> None:
-            for run in [batcher.submit(each) for each in requests]:
-                run.result()
-
-        spent = _timed(serve)
+        seconds, results = _timed(
+            lambda: [run.result() for run in [batcher.submit(each) for each in requests]]
+        )
         load = batcher.load
-    return spent, (load.calls, load.evaluated / (load.evaluated + load.padded))
+    filled = load.evaluated / (load.evaluated + load.padded)
+    return _Turn(seconds, _latents(results), load.calls, filled)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], list[Result]]) -> tuple[float, list[Result]]:
     begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+    results = work()
+    return time.perf_counter() - begun, results
 
 
-def _goodput(
-    batch: int | None,
-    seconds: list[float],
-    pictures: int,
-    alone: float,
-    counts: dict[int | None, tuple[int, float]],
-) -> Goodput:
-    calls, filled = counts.get(batch, (None, None))
+def _latents(results: Sequence[Result]) -> tuple[NDArray[np.float32], ...]:
+    return tuple(latent for result in results for latent in result.latents)
+
+
+def _goodput(batch: int | None, turns: Sequence[_Turn], alone: Sequence[_Turn]) -> Goodput:
+    """The first turn of each compiles: it has the latents, but no time that counts."""
+    first, *timed = turns
+    pictures = len(first.latents)
+    seconds = tuple(turn.seconds / pictures for turn in timed)
     middle = statistics.median(seconds)
+    pairs = zip(first.latents, alone[0].latents, strict=True)
     return Goodput(
         batch=batch,
-        median=pictures / middle,
-        least=pictures / max(seconds),
-        greatest=pictures / min(seconds),
-        ratio=alone / middle,
-        calls=calls,
-        filled=filled,
-        seconds=tuple(seconds),
+        median=1 / middle,
+        least=1 / max(seconds),
+        greatest=1 / min(seconds),
+        ratio=statistics.median(turn.seconds for turn in alone[1:]) / pictures / middle,
+        calls=timed[-1].calls,
+        filled=timed[-1].filled,
+        requests=len(first.latents),
+        seconds=seconds,
+        apart=max(Difference.between(ours, theirs).relative for ours, theirs in pairs),
     )
 
 

@@ -1,25 +1,36 @@
-"""What the machine can do at best: operations a second in a product, bytes a second in a copy."""
+"""What the machine can do at best: operations a second in a product, bytes a second in a copy.
+
+    python -m latentrt.benchmarks.ceilings QUESTION --out FILE
+
+measures in a process of its own what the JSON file QUESTION asks for (see `ceilings_apart`).
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from latentrt.benchmarks.child import child
 from latentrt.benchmarks.machine import Machine
-from latentrt.bundle.errors import Unavailable
+from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Chosen
+from latentrt.engines.backends import Chosen, backend
 from latentrt.engines.cuda_device import Missing, checked, cuda, gpu
-from latentrt.engines.engine import Blueprint
+from latentrt.engines.engine import Blueprint, Options
 
+_MODULE: Final = "latentrt.benchmarks.ceilings"
+_LIMIT: Final = 3600.0
+"""Seconds that a process may take."""
 _REMEDY: Final = "pip install 'latentrt[bench]'"
 _SIZES: Final = (1024, 2048, 4096, 8192)
 _LONG: Final = 0.1
@@ -47,6 +58,11 @@ class Ceilings:
     rate: float
     bandwidth: float | None
 
+    def or_greater(self, other: Ceilings) -> Ceilings:
+        """The greater of each number of two moments: both were reached."""
+        known = [each for each in (self.bandwidth, other.bandwidth) if each is not None]
+        return Ceilings(max(self.rate, other.rate), max(known, default=None))
+
 
 def ceilings(
     chosen: Chosen, dtype: str, *, sizes: Sequence[int] = _SIZES, repeats: int = 5
@@ -67,6 +83,23 @@ def ceilings(
         if seconds > _LONG:
             break
     return Ceilings(rate=max(rates), bandwidth=_bandwidth(chosen, repeats))
+
+
+def ceilings_apart(
+    chosen: Chosen, dtype: str, *, sizes: Sequence[int] = _SIZES, repeats: int = 5
+) -> Ceilings:
+    """As `ceilings`, in a process of its own: large matrices are no memory of this one.
+
+    Raises `EngineError` with how that process ended.
+    """
+    asked = {"engine": chosen.name, "options": asdict(chosen.options), "dtype": dtype}
+    with tempfile.TemporaryDirectory(prefix="latentrt-bench-") as folder:
+        question = Path(folder) / "question.json"
+        question.write_text(json.dumps({**asked, "sizes": list(sizes), "repeats": repeats}))
+        row = child(_MODULE, [question], Path(folder), _LIMIT)
+    if "rate" not in row:
+        raise EngineError(row["problem"])
+    return Ceilings(**row)
 
 
 def _bandwidth(chosen: Chosen, repeats: int) -> float | None:
@@ -181,3 +214,19 @@ def _best(work: Callable[[], object], repeats: int) -> float:
         work()
         seconds.append(time.perf_counter() - begun)
     return min(seconds[1:])
+
+
+def main() -> None:
+    """Measure what is asked for, and write it as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("question", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    asked = json.loads(options.question.read_text())
+    chosen = Chosen(asked["engine"], backend(asked["engine"]), Options(**asked["options"]))
+    found = ceilings(chosen, asked["dtype"], sizes=asked["sizes"], repeats=asked["repeats"])
+    options.out.write_text(json.dumps(asdict(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from latentrt.benchmarks.report import SCHEMA, Report
+from latentrt.benchmarks.goodput import Curve
+from latentrt.benchmarks.report import SCHEMA, Report, error_beside, error_of
 from latentrt.benchmarks.subject import Subject
-from latentrt.benchmarks.verdict import Verdict, verdicts
+from latentrt.benchmarks.verdict import Verdict, goodputs, verdicts
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.runtime import Size
 
-_MACHINE = ("processor", "flags", "cores", "system", "python")
+_MACHINE: Final = ("processor", "flags", "cores", "system", "python")
+_GREW: Final = 1.1
+"""How many times as large an error has to be to be told: sums in another order differ a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +26,19 @@ class Earlier:
     """What `latentrt bench --json` printed: the seconds of every run, and under which conditions.
 
     `task` is what was drawn, the same in whatever may be compared; `conditions` is everything else
-    that decides how fast; `unstable` names the rows that had not settled.
+    that decides how fast; `amounts` are how many requests there were of what was asked for;
+    `unstable` names the rows that had not settled. `errors` and `psnr` are as the JSON has them.
     """
 
     path: Path
-    runs: Mapping[str, Sequence[float]]
+    runs: Mapping[str, Sequence[Sequence[float]]]
+    arrivals: Sequence[Curve]
     task: Mapping[str, str]
     conditions: Mapping[str, str]
+    amounts: Mapping[str, str]
     unstable: Collection[str]
+    errors: Mapping[str, float | None]
+    psnr: float | None
 
     @staticmethod
     def read(path: Path) -> Earlier:
@@ -48,12 +56,16 @@ class Earlier:
         try:
             return Earlier(
                 path=path,
-                runs={row: _seconds(seconds) for row, seconds in value["runs"].items()},
+                runs={row: _seconds(runs) for row, runs in value["runs"].items()},
+                arrivals=[Curve.from_json(curve) for curve in value["arrivals"]],
                 task=_task(value["subject"]),
                 conditions=_conditions(value),
+                amounts=_amounts(value),
                 unstable={name for name, row in value["rows"].items() if not row["stable"]},
+                errors={name: _number(error) for name, error in value["errors"].items()},
+                psnr=_number(value["picture_psnr"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             problem = f"is no whole report of `latentrt bench`: {type(error).__name__} {error}"
             raise FileError(path, problem) from error
 
@@ -68,25 +80,47 @@ class Earlier:
                 raise InputError("compare", f"a report of {what} {now}", self.task[what])
 
     def verdicts(self, report: Report) -> tuple[Verdict, ...]:
-        """On every row that both have."""
+        """On every row and goodput that both have; what is faster and farther off says so."""
         unsettled = {name for name, row in report.rows.items() if not row.stable}
-        return verdicts(report.runs, self.runs, unstable={*unsettled, *self.unstable})
+        found = verdicts(report.runs, self.runs, unstable={*unsettled, *self.unstable})
+        told = tuple(replace(each, error=self._grown(each, report)) for each in found)
+        return *told, *goodputs(report.arrivals, self.arrivals)
+
+    def _grown(self, verdict: Verdict, report: Report) -> str:
+        """From where to where the error of a row grew that is faster; empty where it did not."""
+        told = [(self.errors, self.psnr), (report.errors, report.picture_psnr)]
+        then, now = (error_of(verdict.row, *each) for each in told)
+        if verdict.word != "faster" or then is None or now is None or now <= _GREW * then:
+            return ""
+        before, after = (error_beside(verdict.row, *each) for each in told)
+        return f"its error grew from {before} to {after}"
 
     def differences(self, report: Report) -> tuple[str, ...]:
         """What decides speed and was another then, a line each."""
-        now = _conditions(report.to_json())
+        told = report.to_json()
+        now, amounts = _conditions(told), _amounts(told)
         return tuple(
             f"{what}: {self.conditions.get(what, 'not said')}, now {now.get(what, 'not said')}"
             for what in dict.fromkeys((*now, *self.conditions))
             if now.get(what) != self.conditions.get(what)
+        ) + tuple(
+            f"{what}: {self.amounts[what]}, now {amount}"
+            for what, amount in amounts.items()
+            if what in self.amounts and amount != self.amounts[what]
         )
 
 
-def _seconds(runs: Any) -> tuple[float, ...]:
-    found = tuple(float(each) for each in runs)
-    if not all(each > 0 for each in found):
+def _seconds(runs: Any) -> tuple[tuple[float, ...], ...]:
+    found = tuple(tuple(float(each) for each in run) for run in runs)
+    if len({len(run) for run in found}) > 1:
+        raise ValueError("runs that are not equally long")
+    if not all(each > 0 for run in found for each in run):
         raise ValueError("seconds of a run that are not above 0")
     return found
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _task(subject: Any) -> dict[str, str]:
@@ -117,6 +151,15 @@ def _conditions(report: Any) -> dict[str, str]:
         **{name: _words(machine[name]) for name in _MACHINE},
         **{f"version of {name}": number for name, number in machine["packages"].items()},
     }
+
+
+def _amounts(report: Any) -> dict[str, str]:
+    """Of what was served together and arrived at random, where that was asked for."""
+    served = {str(row["requests"]) for row in report["served"]}
+    waits = (curve["points"][0]["waits"] for curve in report["arrivals"])
+    arrived = {f"{len(paths)} paths of {len(paths[0])}" for paths in waits}
+    found = (("requests served together", served), ("requests of each rate", arrived))
+    return {what: ", ".join(sorted(amounts)) for what, amounts in found if amounts}
 
 
 def _words(value: Any) -> str:

@@ -37,11 +37,17 @@ def write_png(report: Report, path: Path) -> None:
 
 
 def write_html(
-    report: Report, verdicts: Sequence[Verdict], path: Path, *, standings: str = ""
+    report: Report,
+    verdicts: Sequence[Verdict],
+    path: Path,
+    *,
+    differences: Sequence[str] = (),
+    standings: str = "",
 ) -> None:
     """Write the plots, the tables and the whole report; raises as `write_png` does.
 
-    `standings` are a contest's, as they are printed.
+    `differences` are what else is not as in the report of the verdicts, `standings` a contest's, as
+    they are printed.
     """
     drawn = _drawn(report, "svg").decode()
     drawn = drawn[drawn.index("<svg") :]
@@ -55,6 +61,7 @@ def write_html(
         parts.append(f"<h2>in turns with others</h2><pre>{escape(standings)}</pre>")
     if verdicts:
         parts.append(_shown(compared(verdicts, "the earlier report")))
+    parts += [f'<p class="soft">not the same: {escape(line)}</p>' for line in differences]
     whole = escape(json.dumps(report.to_json(), indent=1))
     parts.append(folded("The whole report", f"<pre>{whole}</pre>"))
     write_file(path, document(f"latentrt bench: {report.subject['source']}", parts).encode())
@@ -142,8 +149,8 @@ def _arrivals(place: Any, report: Report) -> None:
     for curve, colour in zip(report.arrivals, (_GREY, _ORANGE), strict=False):
         rates = [point.rate for point in curve.points]
         late = [point.p95 for point in curve.points]
-        more = " or more" if curve.open_ended else ""
-        words = f"{curve.server}: {curve.goodput:.2f} a second{more}"
+        bound = f"{curve.bound} " if curve.bound else ""
+        words = f"{curve.server}: {bound}{curve.goodput:.2f} a second"
         place.plot(rates, late, marker="o", markersize=3, color=colour, label=words)
     place.set_ylim(bottom=0)
     place.set_xlabel("arrivals a second", fontsize=8)

@@ -7,20 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from latentrt.benchmarks.arrivals import Curve
 from latentrt.benchmarks.batching import Goodput
 from latentrt.benchmarks.ceilings import Ceilings
 from latentrt.benchmarks.cold import Cold
 from latentrt.benchmarks.comparison import finite
+from latentrt.benchmarks.goodput import Curve, gain_to_json
 from latentrt.benchmarks.limits import Limit
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.nvml import GpuState
 from latentrt.benchmarks.samples import Samples
 
-SCHEMA: Final = "latentrt-bench-1"
+SCHEMA: Final = "latentrt-bench-2"
+"""1 had the runs of a row without their pictures, seconds of all requests that were served together
+and one path of arrivals."""
 STAGES: Final = ("picture", "text", "step", "decode", "own")
 """Rows of a warm picture: all of it, its parts, and what of it is outside engines."""
+_ERRORS: Final = {"text": "prompts", "step": "steps", "decode": "vae_decoder"}
+"""Whose error is that of a part of a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,8 @@ class Report:
     `rows` are seconds: of a warm picture's `STAGES`, and of an engine call by component
     ("unet call"). `gpu` is an NVIDIA GPU's state while those pictures were drawn. `errors` are
     relative, by component and for the worst step; `picture_psnr` in dB, infinite for equal
-    pictures. `notes` say what is missing, and why.
+    pictures; all are of the goldens. `notes` say what is missing, and why; `interrupted` that
+    somebody wanted no more of it.
     """
 
     subject: Mapping[str, Any]
@@ -49,6 +54,7 @@ class Report:
     errors: Mapping[str, float] = field(default_factory=dict[str, float])
     picture_psnr: float | None = None
     notes: tuple[str, ...] = ()
+    interrupted: bool = False
 
     @property
     def own_share(self) -> float:
@@ -56,11 +62,15 @@ class Report:
         return self.rows["own"].percentile(50) / self.rows["picture"].percentile(50)
 
     @property
-    def runs(self) -> dict[str, tuple[float, ...]]:
-        """The seconds of every row's runs, those of pictures served together among them."""
-        cold = {f"cold, {'cached' if c.hit else 'built'}": (c.total,) for c in self.cold if c.total}
-        together = {f"served, {row.name}": row.seconds for row in self.served}
-        return {**{name: row.seconds for name, row in self.rows.items()}, **together, **cold}
+    def runs(self) -> dict[str, tuple[tuple[float, ...], ...]]:
+        """The seconds of every row, run by run.
+
+        Of the rows of a warm picture a run is a picture, of those of pictures served together it is
+        a picture's share of a repetition.
+        """
+        cold = {f"cold, {each.name}": ((each.total,),) for each in self.cold if each.total}
+        together = {f"served, {row.name}": tuple((s,) for s in row.seconds) for row in self.served}
+        return {**{name: row.pictures for name, row in self.rows.items()}, **together, **cold}
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; `docs/bench.schema.json` says what is in it."""
@@ -69,23 +79,45 @@ class Report:
             "schema": SCHEMA,
             **asdict(self),
             "rows": {name: row.to_json() for name, row in self.rows.items()},
+            "arrivals": [curve.to_json() for curve in self.arrivals],
+            "goodput_gain": gain_to_json(self.arrivals),
             "errors": finite(self.errors),
             **finite(psnr),
             "own_share": self.own_share,
-            "runs": {name: [round(s, 9) for s in each] for name, each in self.runs.items()},
+            "runs": {name: _rounded(runs) for name, runs in self.runs.items()},
         }
 
 
-def error_beside(row: str, errors: Mapping[str, float | None], psnr: float | None) -> str:
-    """How far from PyTorch's fp32 what a row times is, in words; nothing where nobody knows.
+def _rounded(runs: Sequence[Sequence[float]]) -> list[list[float]]:
+    """In whole nanoseconds."""
+    return [[round(seconds, 9) for seconds in run] for run in runs]
 
-    Of an engine's calls and of steps, the worst, it is relative, of pictures in dB. `errors` and
-    `psnr` are as in a report or, what is not finite being None there, in its JSON.
+
+def error_of(row: str, errors: Mapping[str, float | None], psnr: float | None) -> float | None:
+    """How far from PyTorch's fp32 what a row times is, relative; None where nobody knows.
+
+    Of a picture it is relative to the range of colours. Arguments are as in `error_beside`.
     """
     if row == "picture" and errors:
-        return "equal" if psnr is None or math.isinf(psnr) else f"{psnr:.0f} dB"
-    name = "steps" if row == "step" else row.removesuffix(" call")
+        return 0.0 if psnr is None else 10 ** (-psnr / 20)
+    name = _ERRORS.get(row, row.removesuffix(" call"))
     if name not in errors or name == row:
-        return ""
+        return None
     error = errors[name]
-    return "not finite" if error is None else f"{error:.1e}"
+    return math.inf if error is None else error
+
+
+def error_beside(row: str, errors: Mapping[str, float | None], psnr: float | None) -> str:
+    """The same in words; nothing where nobody knows.
+
+    It is relative: of an engine's calls, of the prompts' text, of steps, the worst. Of the picture
+    of the goldens' run, which is not the one that is timed, it is in dB. `errors` and `psnr` are as
+    in a report or, what is not finite being None there, in its JSON.
+    """
+    error = error_of(row, errors, psnr)
+    if error is None:
+        return ""
+    if row == "picture":
+        found = "equal" if psnr is None or math.isinf(psnr) else f"{psnr:.0f} dB"
+        return f"{found} (golden)"
+    return f"{error:.1e}" if math.isfinite(error) else "not finite"

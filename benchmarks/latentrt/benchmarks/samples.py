@@ -4,52 +4,76 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
 LEAST: Final = 20
-"""Runs that a percentile is taken of, at the least."""
+"""Pictures that a percentile is taken of, at the least."""
 SETTLED: Final = 0.02
-"""How near to each other the last runs have to be, relative to their median."""
+"""How near to each other the last pictures have to be, relative to their median."""
 _LAST: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Seconds of runs after warm-up, in the order they were made; at least one."""
+    """Seconds by picture, after warm-up, in the order in which they were drawn.
 
-    seconds: tuple[float, ...]
+    Each of `pictures` has all that was measured in it, one text or every step; there is at least
+    one, and none is empty.
+    """
+
+    pictures: tuple[tuple[float, ...], ...]
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """Those of all pictures."""
+        return tuple(chain.from_iterable(self.pictures))
+
+    @property
+    def medians(self) -> tuple[float, ...]:
+        """Each picture's."""
+        return tuple(float(np.median(picture)) for picture in self.pictures)
 
     @property
     def stable(self) -> bool:
-        """Whether there are at least `LEAST` runs and the last five agree within `SETTLED`."""
-        return len(self.seconds) >= LEAST and _agree(self.seconds[-_LAST:])
+        """Whether there are at least `LEAST` pictures and the last five agree within `SETTLED`.
+
+        A picture's median stands for it.
+        """
+        return len(self.pictures) >= LEAST and _agree(self.medians[-_LAST:])
 
     def percentile(self, percent: float) -> float:
-        """Linearly interpolated between the two nearest runs; 50 is the median."""
+        """Of all seconds, linearly between the two nearest; 50 is the median."""
         return float(np.percentile(self.seconds, percent))
 
     def to_json(self) -> dict[str, Any]:
-        """The percentiles that people ask for, and how many runs they are of."""
+        """The percentiles that people ask for, and of how much they are."""
         percentiles = {f"p{n}": self.percentile(n) for n in (50, 90, 99)}
-        return {**percentiles, "count": len(self.seconds), "stable": self.stable}
+        counts = {"count": len(self.seconds), "pictures": len(self.pictures)}
+        return {**percentiles, **counts, "stable": self.stable}
 
 
-def settled(
-    run: Callable[[], float], *, warm_up: int = 2, least: int = LEAST, limit: float
-) -> tuple[float, ...]:
-    """What `run` gives, its seconds, until the last five agree within `SETTLED`.
+def until_settled(
+    draw: Callable[[], Sequence[float]], *, least: int = LEAST, limit: float
+) -> tuple[Sequence[float], ...]:
+    """What `draw` gives, until of each of its numbers the last five agree within `SETTLED`.
 
-    There are `warm_up` runs first, which are dropped, then at least `least`, whatever they take,
-    then more until they agree or have taken `limit` seconds together.
+    It draws a picture and gives the seconds of all of it, then of its parts. It is called at least
+    `least` times, whatever that takes, then until they agree or have taken `limit` seconds
+    together.
     """
-    for _ in range(warm_up):
-        run()
-    seconds: list[float] = []
-    while len(seconds) < least or not (_agree(seconds[-_LAST:]) or sum(seconds) >= limit):
-        seconds.append(run())
-    return tuple(seconds)
+    drawn: list[Sequence[float]] = []
+    taken = 0.0
+    while len(drawn) < least or not (_all_agree(drawn[-_LAST:]) or taken >= limit):
+        drawn.append(draw())
+        taken += drawn[-1][0]
+    return tuple(drawn)
+
+
+def _all_agree(last: Sequence[Sequence[float]]) -> bool:
+    return all(map(_agree, zip(*last, strict=True)))
 
 
 def _agree(last: Sequence[float]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from latentrt.benchmarks.goodput import Curve, gain
 from latentrt.benchmarks.nvml import GpuState
 from latentrt.benchmarks.report import STAGES, Report, error_beside
 from latentrt.benchmarks.verdict import Verdict
@@ -59,7 +60,7 @@ def _stages(report: Report) -> Section:
     names = (*STAGES, *(name for name in report.rows if name not in STAGES))
     rows = ((name, report.rows[name]) for name in names)
     return Section(
-        "a warm picture, its parts, and the calls of its engines",
+        f"a warm picture, its parts, and the calls of its engines; {_pictures(report)}",
         ("", "p50", "p90", "p99", "runs", "error", ""),
         tuple(
             (
@@ -72,6 +73,11 @@ def _stages(report: Report) -> Section:
             for name, row in rows
         ),
     )
+
+
+def _pictures(report: Report) -> str:
+    count = len(report.rows["picture"].pictures)
+    return f"{count} picture{'s' if count > 1 else ''}"
 
 
 def _memory(report: Report) -> Section:
@@ -107,15 +113,14 @@ def _gpu(state: GpuState | None) -> Section:
 def _cold(report: Report) -> Section:
     rows: list[tuple[str, ...]] = []
     for each in report.cold:
-        name = "loaded" if each.hit else "built"
         if each.problem:
-            rows.append((name, "failed", *("",) * 5))
+            rows.append((each.name, *("",) * 6))
             continue
         parts = (each.total, each.imports, each.opens, each.engines, each.picture)
-        rows.append((name, *map(_time, parts), _gigabytes(each.memory)))
+        rows.append((each.name, *map(_time, parts), _gigabytes(each.memory)))
     return Section(
         "cold start, in a process of its own",
-        ("engines", "total", "import", "open", "engines", "picture", "peak memory"),
+        ("", "total", "import", "open", "engines", "picture", "peak memory"),
         tuple(rows),
     )
 
@@ -147,7 +152,7 @@ def _served(report: Report) -> Section:
     each = report.subject["rows"]
     return Section(
         f"served together, pictures a second; a batch is U-Net rows, {each} a picture",
-        ("", "pictures/s", "ratio", "calls", "filled"),
+        ("", "pictures/s", "ratio", "calls", "filled", "from alone"),
         tuple(
             (
                 row.name,
@@ -155,6 +160,7 @@ def _served(report: Report) -> Section:
                 f"{row.ratio:.2f}",
                 "" if row.calls is None else str(row.calls),
                 "" if row.filled is None else f"{row.filled:.0%}",
+                "" if row.batch is None else f"{row.apart:.1e}",
             )
             for row in report.served
         ),
@@ -168,13 +174,24 @@ def _arrivals(report: Report) -> Section:
             (curve.server, f"{point.rate:.2f}", _time(point.p50), _time(point.p95), "")
             for point in curve.points
         ]
-        most = f"{'at least ' if curve.open_ended else ''}{curve.goodput:.2f}"
-        rows.append((curve.server, most, "", "", "goodput"))
+        rows.append((curve.server, _goodput(curve), "", "", "goodput"))
+    more = gain(report.arrivals)
+    if more is not None:
+        ends = f"{more.low:.2f} to {more.high:.2f}"
+        rows.append(("batched over one at a time", f"{more.value:.2f} ({ends})", "", "", "goodput"))
     return Section(
         "arriving at random (Poisson), seconds to the picture",
         ("", "a second", "p50", "p95", ""),
         tuple(rows),
     )
+
+
+def _goodput(curve: Curve) -> str:
+    """With its interval, or, where it is a bound, what it bounds."""
+    if curve.bound:
+        return f"{curve.bound} {curve.goodput:.2f}"
+    found = curve.interval
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
 
 
 def _errors(report: Report) -> Section:

@@ -10,6 +10,7 @@ from typing import Any
 
 from latentrt.benchmarks.stopwatch import Stopwatch
 from latentrt.bundle.bundle import Bundle
+from latentrt.engines.cache import Cache
 from latentrt.engines.engine import Options
 from latentrt.runtime import Request
 
@@ -24,10 +25,13 @@ class Subject:
     components: Mapping[str, str]
     request: Request
 
-    def open(self) -> Stopwatch:
-        """Its pipeline, engines from the user's cache; raises what `Pipeline.open` raises."""
+    def open(self, cache: Cache | None = None) -> Stopwatch:
+        """Its pipeline, engines from `cache` or the user's own.
+
+        Raises what `Pipeline.open` raises.
+        """
         bundle = Bundle.open(self.bundle)
-        return Stopwatch(bundle, self.engine, self.options, self.components)
+        return Stopwatch(bundle, self.engine, self.options, self.components, cache=cache)
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object that `from_json` reads; starting latents are not in it."""

@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.benchmarks.goodput import Curve
+
 _RESAMPLES: Final = 10_000
 _AT_ONCE: Final = 500
 """Resamples that are in memory together."""
@@ -21,17 +23,18 @@ SMALLEST: Final = 0.02
 """Changes that are surely below this are called the same."""
 
 Word = Literal["faster", "slower", "same", "unsure"]
-Runs = Mapping[str, Sequence[float]]
-"""Seconds by row. A row with several values for each of "picture" has them picture by picture."""
+Runs = Mapping[str, Sequence[Sequence[float]]]
+"""Seconds by row and run: a picture is one run of all its steps. A row's runs are equally long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One row of now beside the same row of then.
 
-    `ratio` is then's median over now's, above 1 where now is faster; 95 % of bootstrap resamples
-    of both lie from `low` to `high`. `runs` are those of the benchmark that has fewer: a picture
-    is one run of everything in it. `stable` is whether both rows had settled.
+    `ratio` is then's median over now's, of goodputs now's over then's, above 1 where now is faster;
+    95 % of bootstrap resamples of both lie from `low` to `high`. `runs` are those of the benchmark
+    that has fewer. `stable` is whether both rows had settled. `bound` says which of two goodputs is
+    only a bound, `error` how much farther off a row is that is faster; else both are empty.
     """
 
     row: str
@@ -40,6 +43,8 @@ class Verdict:
     high: float
     runs: int
     stable: bool = True
+    bound: str = ""
+    error: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -49,9 +54,9 @@ class Verdict:
     def word(self) -> Word:
         """The same if the interval is within 2 % of 1; unsure if it has 1 in it and is wider.
 
-        Unsure too where either benchmark has fewer than `ENOUGH` runs.
+        Unsure too where either benchmark has fewer than `ENOUGH` runs, or a bound alone.
         """
-        if self.runs < ENOUGH:
+        if self.runs < ENOUGH or self.bound:
             return "unsure"
         if self.low >= 1 - SMALLEST and self.high <= 1 + SMALLEST:
             return "same"
@@ -63,7 +68,8 @@ class Verdict:
     def remarks(self) -> str:
         """The word, and what to hold against it."""
         few = f"{self.runs} run{'s' if self.runs > 1 else ''}" if self.runs < ENOUGH else ""
-        return ", ".join(filter(None, (self.word, few, "" if self.stable else "unstable")))
+        unsettled = "" if self.stable else "unstable"
+        return ", ".join(filter(None, (self.word, few, unsettled, self.bound, self.error)))
 
 
 def verdicts(now: Runs, then: Runs, *, unstable: Collection[str] = ()) -> tuple[Verdict, ...]:
@@ -72,25 +78,46 @@ def verdicts(now: Runs, then: Runs, *, unstable: Collection[str] = ()) -> tuple[
     `unstable` are the rows that had not settled in either.
     """
     rows = (row for row in now if then.get(row))
-    return tuple(_verdict(row, now, then, row not in unstable) for row in rows)
+    return tuple(_verdict(row, now[row], then[row], row not in unstable) for row in rows)
 
 
-def _verdict(row: str, now: Runs, then: Runs, stable: bool) -> Verdict:
+def goodputs(now: Sequence[Curve], then: Sequence[Curve]) -> tuple[Verdict, ...]:
+    """A verdict for each server that both have, a path being a run."""
+    before = {curve.server: curve for curve in then}
+    return tuple(_goodput(each, before[each.server]) for each in now if each.server in before)
+
+
+def _verdict(
+    row: str, now: Sequence[Sequence[float]], then: Sequence[Sequence[float]], stable: bool
+) -> Verdict:
     rng = np.random.default_rng(0)
-    samples = [_by_picture(row, runs) for runs in (then, now)]
+    samples = [np.asarray(runs, np.float64) for runs in (then, now)]
     medians = [_medians(sample, rng) for sample in samples]
-    spread = (100 - _CONFIDENCE) / 2
-    low, high = np.percentile(medians[0] / medians[1], [spread, 100 - spread])
     ratio = float(np.median(samples[0]) / np.median(samples[1]))
-    return Verdict(row, ratio, float(low), float(high), min(map(len, samples)), stable)
+    ends = _ends(medians[0] / medians[1])
+    return Verdict(row, ratio, *ends, runs=min(map(len, samples)), stable=stable)
 
 
-def _by_picture(row: str, runs: Runs) -> NDArray[np.float64]:
-    """[runs, values of each]: the steps of one picture have its moment in common."""
-    values = np.asarray(runs[row], np.float64)
-    pictures = len(runs.get("picture", ()))
-    several = pictures > 0 and len(values) % pictures == 0
-    return values.reshape(pictures if several else len(values), -1)
+def _goodput(now: Curve, then: Curve) -> Verdict:
+    rng = np.random.default_rng(0)
+    said = {"then": then, "now": now}
+    return Verdict(
+        f"goodput, {now.server}",
+        now.goodput / then.goodput,
+        *_ends(now.resampled(rng) / then.resampled(rng)),
+        runs=min(now.paths, then.paths),
+        bound=", ".join(
+            f"{when} {curve.bound} {curve.goodput:.2f} a second"
+            for when, curve in said.items()
+            if curve.bound
+        ),
+    )
+
+
+def _ends(ratios: NDArray[np.float64]) -> tuple[float, float]:
+    spread = (100 - _CONFIDENCE) / 2
+    low, high = np.percentile(ratios, [spread, 100 - spread])
+    return float(low), float(high)
 
 
 def _medians(sample: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

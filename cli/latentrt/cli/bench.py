@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -15,12 +15,30 @@ from latentrt.benchmarks.report import Report
 from latentrt.benchmarks.sections import Section, compared, sections, used
 from latentrt.benchmarks.standings import Standings
 from latentrt.benchmarks.verdict import Verdict
+from latentrt.bundle.errors import InputError
 from latentrt.runtime import Size
+
+_CPU: Final = ("onnxruntime", "openvino")
+_INTEL: Final = ("openvino-gpu", "openvino-npu")
 
 
 def peers(names: Sequence[str]) -> tuple[str, ...] | None:
     """The names of other libraries, None for "all"."""
     return None if "all" in names else tuple(names)
+
+
+def device_of(engines: Mapping[str, str]) -> str:
+    """Where others are to draw: "cpu" or "cuda", where the U-Net's engine does.
+
+    Raises `InputError` for an engine of a device that no peer has.
+    """
+    name = engines["unet"]
+    if name in _CPU:
+        return "cpu"
+    if name in _INTEL:
+        expected = "an engine of a CPU or of an NVIDIA GPU, where there are peers (--against)"
+        raise InputError("engine", expected, name)
+    return "cuda"
 
 
 def contest(
@@ -29,11 +47,12 @@ def contest(
     checkpoint: str | None,
     names: Sequence[str] | None,
     rounds: int,
+    device: str,
 ) -> Standings:
     """The report's picture drawn in turns with other libraries; says how far it is.
 
     The sampler is DDIM, which all of them step alike; of what the report's engines were asked for
-    only the number of threads is kept. Raises what `against` raises.
+    only the number of threads and their `device` are kept. Raises what `against` raises.
     """
     request: Any = report.subject["request"]
     settings = Settings(
@@ -42,14 +61,16 @@ def contest(
         prompt=request["prompt"],
         guidance_scale=request["guidance"]["scale"],
         threads=report.subject["options"]["threads"],
+        device=device,
     )
     return against(bundle, checkpoint, settings, names, rounds=rounds)
 
 
 def print_standings(standings: Standings) -> None:
     """The contest's table, and what everybody in it had in common."""
-    sampler = standings.settings["sampler"]
-    print(f"\nin turns with others, all by {sampler}, latentrt by a fixed set of engines")
+    sampler, device = (standings.settings[name] for name in ("sampler", "device"))
+    where = "" if device == "cpu" else f" on {device} (unverified)"
+    print(f"\nin turns with others{where}, all by {sampler}, latentrt by a fixed set of engines")
     print(standings)
 
 
@@ -85,8 +106,11 @@ def _title(report: Report) -> str:
 def _print(console: Console, section: Section) -> None:
     print(f"\n{section.title}")
     table = Table(box=None, pad_edge=False, show_header=any(section.heads))
+    last = len(section.heads) - 1
     for number, heading in enumerate(section.heads):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+        # What is to be remarked is last: on a narrow terminal it goes on below, and is not cut off.
+        side = "right" if number else "left"
+        table.add_column(heading, justify=side, no_wrap=number < last)
     for row in section.rows:
         table.add_row(*row)
     console.print(table)

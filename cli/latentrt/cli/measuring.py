@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from latentrt.bundle.errors import LatentrtError
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
     ArenaOption,
@@ -130,8 +130,8 @@ def bench(
     limit: Annotated[
         float,
         typer.Option(
-            help="Seconds of pictures after which, --runs being done, no more are drawn, settled"
-            " or not; and seconds that serving together may take."
+            help="Seconds of pictures after which, --runs being done, no more are drawn, their rows"
+            " settled or not; and seconds that serving together may take."
         ),
     ] = 120.0,
     cold: Annotated[bool, typer.Option(help="Start from nothing too, in new processes.")] = True,
@@ -152,13 +152,17 @@ def bench(
     ] = None,
     arrivals: Annotated[
         int,
-        typer.Option(help="Requests of each rate of random arrivals, whatever they take; 0: none."),
+        typer.Option(
+            help="Requests of each rate of random arrivals, in six paths together, for each of two"
+            " servers; all rates take about as long as 21 times as many pictures; 0: none."
+        ),
     ] = 0,
     against: Annotated[
         list[str] | None,
         typer.Option(
             help="Draw in turns with this library too, or with all; may be repeated. All sample by "
-            "DDIM, latentrt by a fixed set of CPU engines, whatever --engine and --component say."
+            "DDIM, on the device of --engine (NVIDIA: unverified), latentrt by a fixed set of its"
+            " engines, whatever --engine and --component say otherwise."
         ),
     ] = None,
     checkpoint: Annotated[
@@ -176,9 +180,17 @@ def bench(
     from latentrt.benchmarks.bench import Plan, measure
     from latentrt.benchmarks.contest import check
     from latentrt.benchmarks.earlier import Earlier
+    from latentrt.benchmarks.notes import Notes
     from latentrt.benchmarks.plot import check_installed, write_html, write_png
     from latentrt.benchmarks.subject import Subject
-    from latentrt.cli.bench import contest, peers, print_report, print_standings, print_verdicts
+    from latentrt.cli.bench import (
+        contest,
+        device_of,
+        peers,
+        print_report,
+        print_standings,
+        print_verdicts,
+    )
     from latentrt.cli.generate import check_writable
     from latentrt.cli.values import assignments, counts
     from latentrt.engines.engine import Options
@@ -221,21 +233,25 @@ def bench(
     for path in filter(None, (plot, html)):
         check_installed()
         check_writable(path)
+    device = "cpu"
     if against:
-        check(bundle, checkpoint, others, rounds=rounds)
+        with subject.open() as pipeline:
+            device = device_of(pipeline.engines)
+        check(bundle, checkpoint, others, device=device, rounds=rounds)
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         report = measure(subject, plan, bars)
     found = () if earlier is None else earlier.verdicts(report)
+    differences = () if earlier is None else earlier.differences(report)
+    notes = Notes(report.notes, interrupted=report.interrupted)
     standings = None
     if against:
-        try:
-            standings = contest(report, bundle, checkpoint, others, rounds)
-        except LatentrtError as error:  # the report is worth minutes
-            report = replace(report, notes=(*report.notes, f"no contest: {error}"))
+        held = partial(contest, report, bundle, checkpoint, others, rounds, device)
+        standings = notes.part("no contest", held, None)
+    report = replace(report, notes=notes.lines, interrupted=notes.interrupted)
     if as_json:
         told = {
             "verdicts": [verdict.to_json() for verdict in found],
-            "differences": [] if earlier is None else earlier.differences(report),
+            "differences": differences,
             "against": None if standings is None else standings.to_json(),
         }
         print(json.dumps({**report.to_json(), **told}))
@@ -249,4 +265,7 @@ def bench(
     if plot is not None:
         write_png(report, plot)
     if html is not None:
-        write_html(report, found, html, standings="" if standings is None else str(standings))
+        shown = "" if standings is None else str(standings)
+        write_html(report, found, html, differences=differences, standings=shown)
+    if report.interrupted:
+        raise KeyboardInterrupt
