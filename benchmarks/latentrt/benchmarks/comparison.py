@@ -131,13 +131,13 @@ class Comparison:
 
     @property
     def picture_psnr(self) -> float:
-        """Of the final picture, in decibel."""
-        return min(run.psnr for run in self.runs)
+        """Of the final picture, in decibel; NaN where any run's is."""
+        return float(np.min([run.psnr for run in self.runs]))
 
     @property
     def picture_ssim(self) -> float:
-        """Of the final picture, at most 1."""
-        return min(run.ssim for run in self.runs)
+        """Of the final picture, at most 1; NaN where any run's is."""
+        return float(np.min([run.ssim for run in self.runs]))
 
     @property
     def first_bad_step(self) -> int | None:
@@ -146,7 +146,7 @@ class Comparison:
 
     @property
     def alike(self) -> bool:
-        """Whether every picture is near enough to its reference."""
+        """Whether every picture is near enough to its reference; one with NaN never is."""
         return self.picture_psnr >= self.least_psnr
 
     @property

@@ -148,9 +148,9 @@ def _picture(name: str, run: RunComparison) -> str:
 
 
 def _image(pixels: NDArray[np.float32], described: str) -> str:
-    """Pixels [3, h, w] in [-1, 1], clipped, as an image inside the page."""
+    """Pixels [3, h, w] in [-1, 1], clipped, as an image inside the page; NaN is white."""
     buffer = io.BytesIO()
-    picture: Image.Image = to_picture(pixels)
+    picture: Image.Image = to_picture(np.nan_to_num(pixels, nan=1.0))
     picture.save(buffer, "PNG")
     content = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(described)}" src="data:image/png;base64,{content}">'
