@@ -172,6 +172,15 @@ def _layers(tables: Sequence[LayerTable]) -> Iterator[str]:
 
 
 def _component(component: str, tables: Sequence[LayerTable]) -> Iterator[str]:
+    yield f"<h3>{escape(component)}</h3>"
+    matched = [each for each in tables if each.rows]
+    if matched:
+        yield _figure(_layer_chart(component, matched))
+    for each in tables:
+        yield from _engine_layers(each)
+
+
+def _layer_chart(component: str, tables: Sequence[LayerTable]) -> Chart:
     series = [
         Series(f"{each.engine} {each.precision}", _relative(each.rows), colour)
         for colour, each in enumerate(tables)
@@ -180,19 +189,21 @@ def _component(component: str, tables: Sequence[LayerTable]) -> Iterator[str]:
     limits = {each.rows[0].tolerance for each in tables}
     limit = limits.pop() if len(limits) == 1 else None
     places = [row.name for row in tables[0].rows]
-    title = f"relative error by layer of {component}"
-    yield f"<h3>{escape(component)}</h3>"
-    yield _figure(Chart(title, "layer", places, series, limit))
-    for each in tables:
-        name = f"{each.engine} {each.precision}"
-        for origin in each.origins:
-            yield (
-                f'<p class="bad">{escape(name)}: a fault arises in {escape(origin.name)};'
-                f" it reads {escape(', '.join(origin.tensors))}</p>"
-            )
-        rows = [_layer(row) for row in each.rows]
-        heads = ["layer", "module", "relative", "max abs", "tolerance"]
-        yield folded(name, table(heads, rows))
+    return Chart(f"relative error by layer of {component}", "layer", places, series, limit)
+
+
+def _engine_layers(found: LayerTable) -> Iterator[str]:
+    """How much of an engine was compared, where faults arise, and the layers."""
+    name = f"{found.engine} {found.precision}"
+    kind = "soft" if found.rows else "bad"
+    yield f'<p class="{kind}">{escape(name)}: {found.coverage}</p>'
+    for origin in found.origins:
+        yield (
+            f'<p class="bad">{escape(name)}: a fault arises in {escape(origin.name)};'
+            f" it reads {escape(', '.join(origin.tensors))}</p>"
+        )
+    heads = ["layer", "module", "relative", "max abs", "tolerance"]
+    yield folded(name, table(heads, [_layer(row) for row in found.rows]))
 
 
 def _layer(row: LayerRow) -> list[str]:

@@ -112,13 +112,16 @@ def _print_layers(table: LayerTable) -> None:
 
 
 def verdict(table: LayerTable) -> list[str]:
-    """Where a component's faults arise, in words."""
-    lines: list[str] = []
+    """How much of a component was compared, and where its faults arise, in words."""
+    failed = "" if table.rows else "FAILED: "
+    lines = [f"{table.component}: {failed}{table.coverage}"]
     if table.other_weights:
         lines.append(
             f"{table.component}: PyTorch itself is {table.golden:.1e} from the goldens, which were"
             f" made with other weights than {table.weights}"
         )
+    if not table.rows:
+        return lines
     if not table.origins:
         worst = max(table.rows, key=lambda row: row.difference.relative)
         return [
