@@ -14,9 +14,10 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference
 from latentrt.runtime.size import Size
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """Of the JSON; 1 had neither steps alone, nor SSIM, nor several runs, nor said which it was, 2 did
-not say of what bundle it was, nor on what machine, nor what size a run has."""
+not say of what bundle it was, nor on what machine, nor what size a run has, 3 had no engines that
+failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,22 +43,29 @@ def page(findings: Findings) -> str:
 def _verdict(findings: Findings) -> str:
     if not findings.compared:
         return "Nothing was compared."
-    return "Everything is within its tolerance." if findings.passed else "OUT OF TOLERANCE"
+    if findings.passed:
+        return "Everything is within its tolerance."
+    return "An engine failed." if findings.within else "OUT OF TOLERANCE"
 
 
 def _comparisons(findings: Findings) -> Iterator[str]:
     """One row an engine and precision."""
-    if findings.comparisons:
+    if findings.comparisons or findings.failed:
         yield "<h2>Engines</h2>"
         yield (
             "<p>Relative error, ||a - b|| / ||b||, the worst of all runs. A step alone is made from"
             " the reference's own latents and prompts; the run is ours, whose errors add up.</p>"
         )
-        names = [row.name for row in findings.comparisons[0].components]
+        names = [row.name for each in findings.comparisons[:1] for row in each.components]
         heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", ""]
-        yield table(heads, [_summary(each) for each in findings.comparisons])
+        failed = [
+            [escape(name), *[""] * (len(heads) - 2), _bad("FAILED")] for name in findings.failed
+        ]
+        yield table(heads, [*map(_summary, findings.comparisons), *failed])
     for name, problem in findings.skipped.items():
         yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
+    for name, problem in findings.failed.items():
+        yield f'<p class="bad">{escape(name)} failed: {escape(problem)}</p>'
 
 
 def _adherence(findings: Findings) -> Iterator[str]:
@@ -85,16 +92,20 @@ def _summary(comparison: Comparison) -> list[str]:
     return [
         escape(comparison.name),
         *cells,
-        psnr if comparison.alike else f'<span class="bad">{psnr}</span>',
+        psnr if comparison.alike else _bad(psnr),
         f"{comparison.picture_ssim:.5f}",
-        "ok" if comparison.passed else '<span class="bad">FAILED</span>',
+        "ok" if comparison.passed else _bad("FAILED"),
     ]
+
+
+def _bad(text: str) -> str:
+    return f'<span class="bad">{text}</span>'
 
 
 def _error(rows: Sequence[Row]) -> str:
     worst = max(rows, key=lambda row: row.difference.relative)
     text = f"{worst.difference.relative:.1e}"
-    return text if all(row.passed for row in rows) else f'<span class="bad">{text}</span>'
+    return text if all(row.passed for row in rows) else _bad(text)
 
 
 def _held(row: Row) -> tuple[str, str]:
@@ -211,7 +222,7 @@ def _layer(row: LayerRow) -> list[str]:
     return [
         escape(row.name),
         escape(row.kind),
-        relative if row.passed else f'<span class="bad">{relative}</span>',
+        relative if row.passed else _bad(relative),
         f"{row.difference.max_abs:.1e}",
         f"{row.tolerance:.1e}",
     ]
