@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -132,19 +133,33 @@ def _speed(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _compare(read: Read) -> str:
     """How far the engines are from PyTorch's fp32, beside what they are allowed."""
-    found = read("compare-shapes.json")["comparisons"]
-    names = [row["name"] for row in found[0]["components"]]
-    rows = [
-        (
-            _engines_of(each),
-            *(_held(row) for row in each["components"]),
-            *(_held(_worst(each[steps])) for steps in ("steps_alone", "steps")),
-            f"{_decibels(each['picture_psnr'])} / {_decibels(each['least_psnr'])}",
-            f"{each['picture_ssim']:.5f}",
-        )
-        for each in found
+    found = read("compare-shapes.json")
+    compared = found["comparisons"]
+    names = [row["name"] for each in compared[:1] for row in each["components"]]
+    heads = ["", *names, "a step alone", "a step of the run", "PSNR", "SSIM"]
+    judged = [" / ".join(each["adherence"]) for each in compared[:1] if each["adherence"]]
+    heads += [f"of {found['drawn']} pictures, right in {asked}" for asked in judged]
+    failed = [
+        (f"`{name}` failed: {problem}", *[""] * (len(heads) - 1))
+        for name, problem in found["failed"].items()
     ]
-    return _rows(("", *names, "a step alone", "a step of the run", "PSNR", "SSIM"), rows)
+    return _rows(heads, [*(_comparison(each) for each in compared), *failed])
+
+
+def _comparison(found: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        _engines_of(found),
+        *(_held(row) for row in found["components"]),
+        *(_held(_worst(found[steps])) for steps in ("steps_alone", "steps")),
+        *_picture(found),
+        *_shares(found),
+    )
+
+
+def _shares(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """How many pictures were right, in one cell; none where that was not looked at."""
+    shares = found["adherence"] or {}
+    return (" / ".join(f"{share:.1%}" for share in shares.values()),) if shares else ()
 
 
 def _engines_of(comparison: Mapping[str, Any]) -> str:
@@ -154,11 +169,21 @@ def _engines_of(comparison: Mapping[str, Any]) -> str:
 
 
 def _worst(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return max(rows, key=lambda row: row["relative"])
+    """Of rows the farthest off; null is not finite."""
+    return max(rows, key=lambda row: math.inf if row["relative"] is None else row["relative"])
 
 
 def _held(row: Mapping[str, Any]) -> str:
-    return f"{row['relative']:.1e} / {row['tolerance']:.1e}"
+    off = "not finite" if row["relative"] is None else f"{row['relative']:.1e}"
+    return f"{off} / {row['tolerance']:.1e}"
+
+
+def _picture(found: Mapping[str, Any]) -> tuple[str, str]:
+    """PSNR beside what is allowed, and SSIM; without SSIM there is no picture, but NaN."""
+    ssim, least = found["picture_ssim"], _decibels(found["least_psnr"])
+    if ssim is None:
+        return f"not finite / {least}", "not finite"
+    return f"{_decibels(found['picture_psnr'])} / {least}", f"{ssim:.5f}"
 
 
 def _bench(read: Read) -> str:
