@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.benchmarks.aims import AIMS, interval
 from latentrt.benchmarks.report import error_beside
 from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
 from latentrt.bundle.errors import FileError
@@ -56,6 +57,19 @@ def reading(folder: Path) -> Read:
 def _rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+
+
+def _aims(read: Read) -> str:
+    """What the project means to reach beside others, and what it did."""
+    contests = ("peers-shapes.json", "peers-sd15.json")
+    found = [Standings.from_json(read(name)) for name in contests]
+    rows = [(aim, *(str(outcome(each)) for each in found)) for aim, outcome in AIMS.items()]
+    return _rows(("aim", *map(_drawn, found)), rows)
+
+
+def _drawn(found: Standings) -> str:
+    settings, disturbed = found.settings, ", disturbed" if found.disturbed else ""
+    return f"`{found.source}`, {settings['steps']} steps at {settings['size']}{disturbed}"
 
 
 def _own(read: Read) -> str:
@@ -244,10 +258,7 @@ def _standing(found: Standings, row: Row, ratio: Ratio) -> tuple[str, ...]:
 
 
 def _ratio(ratio: Best | Ratio | None) -> str:
-    if ratio is None:
-        return ""
-    ends = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
-    return f"{ratio.median:.2f}{ends}"
+    return "" if ratio is None else interval(ratio)
 
 
 def _decibels(psnr: float | None) -> str:
@@ -284,6 +295,7 @@ TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "bench": _bench,
     "peers-shapes": _contest("peers-shapes.json"),
     "peers-sd15": _contest("peers-sd15.json"),
+    "aims": _aims,
     "adherence": _adherence,
     "install": _install,
 }
