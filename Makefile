@@ -55,7 +55,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, an
 	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) \
 		--json benchmarks/results/batching-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.engines --json benchmarks/results/engines.json
-	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > $(BUNDLE).tmp
+	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $(BUNDLE).tmp
 	mv $(BUNDLE).tmp benchmarks/results/compare-shapes.json
 	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 96 \
 		--plot docs/bench.png --json > $(BUNDLE).tmp

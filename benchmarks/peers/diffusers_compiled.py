@@ -23,8 +23,9 @@ def ready(spec: Spec) -> Peer:
 
     pipe = load(spec)
     pipe.fuse_qkv_projections()
-    # On a GPU the mode that tries kernels and records CUDA graphs. A CPU has neither; there weights
-    # are frozen, so that they are laid out once as oneDNN wants them.
+    # On a GPU the mode that tries kernels and records CUDA graphs. On a CPU it records nothing, but
+    # would try C++ templates of matrix products (fp32, bf16) beside the library's: that was not
+    # tried here. Weights are frozen there, so that they are laid out once as oneDNN wants them.
     mode = "max-autotune" if spec.device == "cuda" else "default"
     if spec.device == "cpu":
         inductor.freezing = True

@@ -152,3 +152,29 @@ def test_a_low_precision_excuses_only_what_its_component_has_a_part_in(
     }
     assert {name for name, good in passed.items() if not good} == refused
     assert all(row.passed for row in comparison.components[:-1])
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf])
+@pytest.mark.parametrize("first", [False, True])
+def test_one_picture_of_several_that_is_not_finite_makes_all_unlike(
+    bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, pixel: float, first: bool
+) -> None:
+    # Only `<` and `>` say nothing of NaN, and infinity is clipped to white, which may be right.
+    opened = Bundle.open(bundle("heads"))
+    golden = {**opened.golden()}
+    golden["run/images"] = np.ones_like(golden["run/images"])
+    decoded = [golden["run/images"].copy() for _ in range(2)]
+    decoded[not first][..., 0, 0] = pixel
+    given = iter(decoded)
+    monkeypatch.setattr(Pipeline, "decode", lambda *_: next(given))
+    references = [Reference(RUN_PROMPT, "stored", golden)] * 2
+    with Pipeline(opened, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+        comparison = compare(pipeline, references)
+    good, bad = (comparison.runs[first], comparison.runs[not first])
+    assert (good.psnr, good.ssim) == (np.inf, 1.0)
+    assert np.isnan([bad.psnr, bad.ssim]).all()
+    assert not comparison.alike
+    assert not comparison.passed
+    value = comparison.to_json()
+    assert (value["picture_psnr"], value["picture_ssim"]) == (None, None)
+    assert all(row.passed for row in (*comparison.components, *comparison.steps))

@@ -11,6 +11,7 @@ import pytest
 from tests.benchmarks.planted import FAULT, planted
 from tests.conftest import CONFIGURATIONS
 
+from latentrt.benchmarks import layers
 from latentrt.benchmarks.layer_table import LayerRow, LayerTable
 from latentrt.benchmarks.layers import layer_table
 from latentrt.benchmarks.original import Original
@@ -191,6 +192,17 @@ def test_a_fault_is_what_it_arises_in_and_not_what_it_spreads_to() -> None:
     assert [each.name for each in found.origins] == ["b", "beside"]
     assert not found.passed
     assert found.to_json()["first"] == "b"
+
+
+def test_where_no_layer_matched_nothing_is_known_and_nothing_has_passed(
+    bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if PyTorch's modules had names that no tensor of the graph begins with.
+    monkeypatch.setattr(layers._Reference, "_called", lambda _: {})
+    found = table(Bundle.open(bundle("heads")), "vae_decoder")
+    assert (found.rows, found.origins, found.other_weights) == ((), (), False)
+    assert found.unmatched
+    assert not found.passed
 
 
 def test_a_distance_that_is_not_finite_is_null_in_json() -> None:

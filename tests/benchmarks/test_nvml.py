@@ -27,9 +27,13 @@ READINGS: tuple[dict[str, Any], ...] = (
 
 
 class FakeNvml:
-    """NVML's package over `READINGS`, after which a GPU says nothing; `done` when they are read."""
+    """NVML's package over `READINGS`, after which a GPU says nothing; `done` when they are read.
+
+    `read` are the handles of the GPUs that were asked for their name.
+    """
 
     NVMLError = RefusedError
+    BUS = "0000:81:00.0"
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
 
     def __init__(self, refused: frozenset[str] = frozenset()) -> None:
@@ -39,13 +43,13 @@ class FakeNvml:
         self.begun = 0
         self.open = 0
         self.done = threading.Event()
+        self.read: set[str] = set()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name in self.refused:
             raise AttributeError(name)
         answers: dict[str, Callable[[], Any]] = {
             "nvmlDeviceGetHandleByIndex": lambda: "the first",
-            "nvmlDeviceGetName": self._next,
             "nvmlSystemGetDriverVersion": lambda: "580.1",
             "nvmlDeviceGetClockInfo": lambda: self._now["clock"],
             "nvmlDeviceGetPowerUsage": lambda: self._now["power"],
@@ -59,6 +63,15 @@ class FakeNvml:
             "nvmlShutdown": lambda: self._count(-1),
         }
         return lambda *_: answers[name]()
+
+    def nvmlDeviceGetHandleByPciBusId(self, bus: str) -> str:  # noqa: N802
+        if bus != self.BUS:
+            raise RefusedError
+        return "that on the bus"
+
+    def nvmlDeviceGetName(self, handle: str) -> bytes:  # noqa: N802
+        self.read.add(handle)
+        return self._next()
 
     def _count(self, change: int) -> None:
         self.open += change
@@ -76,7 +89,8 @@ class FakeNvml:
         return READINGS[self.begun - 1]
 
 
-def watched(fake: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> GpuState:
+def watched(fake: FakeNvml, monkeypatch: pytest.MonkeyPatch, bus: str | None = None) -> GpuState:
+    monkeypatch.setattr(nvml, "bus_id", lambda: bus)
     monkeypatch.setattr(nvml.importlib, "import_module", lambda _: fake)
     with GpuWatch(interval=0.001) as watch:
         assert fake.done.wait(60)
@@ -100,6 +114,23 @@ def test_a_gpu_is_read_while_it_works_and_says_why_it_was_throttled(
     json.dumps(state.to_json())
 
 
+# NVML counts every GPU of the machine; CUDA may see few of them, and the fastest first.
+@pytest.mark.parametrize(
+    ("bus", "expected"),
+    [
+        (FakeNvml.BUS, "that on the bus"),
+        ("0000:01:00.0", "the first"),  # NVML does not know it
+        (None, "the first"),
+    ],
+)
+def test_the_gpu_that_is_read_is_the_one_that_engines_run_on_or_else_the_first(
+    monkeypatch: pytest.MonkeyPatch, bus: str | None, expected: str
+) -> None:
+    fake = FakeNvml()
+    watched(fake, monkeypatch, bus)
+    assert fake.read == {expected}
+
+
 def test_what_one_gpu_keeps_back_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = "nvmlDeviceGetCurrentClocksThrottleReasons"
     refused = frozenset({"nvmlDeviceGetPowerUsage", "nvmlDeviceGetMemoryInfo", reasons})
@@ -120,6 +151,7 @@ def test_without_a_driver_or_a_gpu_nothing_is_said(monkeypatch: pytest.MonkeyPat
         pass
     assert watch.state is None
     fake = FakeNvml(frozenset({"nvmlDeviceGetHandleByIndex"}))
+    monkeypatch.setattr(nvml, "bus_id", lambda: None)
     monkeypatch.setattr(nvml.importlib, "import_module", lambda _: fake)
     with GpuWatch() as watch:
         pass

@@ -91,7 +91,8 @@ def findings(*, error: float = 1e-6, layers: bool = True) -> Findings:
     good = LayerRow("a", "Linear", Difference(1e-7, 1e-6, 1.0), 1e-5, (), ("a.weight",))
     table = LayerTable("unet", "onnxruntime", "fp32", HOSTILE, False, (good, bad), (), None, 1e-6)
     tables = (table,) if layers else ()
-    return Findings(ORIGIN, "PyTorch fp32", (comparison,), tables, {"tensorrt fp32": HOSTILE})
+    skipped = {"tensorrt fp32": HOSTILE}
+    return Findings(ORIGIN, "PyTorch fp32", (comparison,), tables, skipped, failed={})
 
 
 def test_a_page_is_complete_in_itself_and_its_tags_close() -> None:
@@ -155,6 +156,46 @@ def test_a_page_of_nothing_compared_says_so_and_why() -> None:
     texts = Page(page(nothing)).texts
     assert "Nothing was compared." in texts
     assert f"tensorrt fp32 was not compared: {HOSTILE}" in "".join(texts)
+
+
+def test_an_engine_that_failed_is_a_row_and_its_problem_is_said_though_all_else_is_well() -> None:
+    good = findings(layers=False)
+    texts = Page(page(replace(good, failed={"openvino bf16": HOSTILE}))).texts
+    assert texts.index("onnxruntime fp32") < texts.index("openvino bf16")
+    assert (texts.count("ok"), texts.count("FAILED")) == (1, 1)
+    assert f"openvino bf16 failed: {HOSTILE}" in "".join(texts)
+    assert "An engine failed." in texts
+    alone = Page(page(replace(good, comparisons=(), failed={"openvino bf16": HOSTILE}))).texts
+    assert "Nothing was compared." in alone
+    assert f"openvino bf16 failed: {HOSTILE}" in "".join(alone)
+
+
+def test_a_picture_that_is_not_finite_is_white_and_so_is_its_difference() -> None:
+    found = findings(layers=False)
+    (comparison,) = found.comparisons
+    picture = np.full((3, 12, 14), math.nan, np.float32)
+    run = replace(comparison.runs[0], picture=picture, psnr=math.nan, ssim=math.nan)
+    content = page(replace(found, comparisons=(replace(comparison, runs=(run,)),)))
+    reference, ours, off = Page(content).pictures
+    assert (reference != 255).all()
+    assert (ours == 255).all()
+    assert (off == 255).all()
+    assert '<span class="bad">nan</span>' in content
+
+
+def test_layers_say_how_many_matched_and_none_at_all_is_a_fault() -> None:
+    whole = findings()
+    (table,) = whole.layers
+    some = replace(table, unmatched=("c", "d", "e"))
+    none = replace(some, rows=())
+    content = page(replace(whole, layers=(some, none)))
+    Page(content)  # its tags close
+    assert '<p class="soft">onnxruntime fp32: 2 matched of 5 layers in the graph</p>' in content
+    assert (
+        '<p class="bad">onnxruntime fp32: nothing matched of 3 layers in the graph</p>' in content
+    )
+    alone = page(replace(whole, layers=(none,)))
+    assert "OUT OF TOLERANCE" in alone
 
 
 def test_a_step_stands_beside_its_tolerance_alone_and_in_the_run() -> None:

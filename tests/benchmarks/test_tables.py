@@ -85,7 +85,7 @@ def test_distances_are_the_worst_of_each_kind_beside_what_is_allowed() -> None:
     def row(name: str, relative: float, tolerance: float) -> dict[str, Any]:
         return {"name": name, "relative": relative, "tolerance": tolerance}
 
-    one = {
+    good = {
         "engines": {"unet": "openvino", "vae_decoder": "openvino"},
         "precisions": {"unet": "bf16", "vae_decoder": "bf16"},
         "components": [row("unet", 1.23e-3, 2.6e-2), row("prompts", 4e-4, 1.4e-2)],
@@ -94,15 +94,44 @@ def test_distances_are_the_worst_of_each_kind_beside_what_is_allowed() -> None:
         "picture_psnr": 41.26,
         "least_psnr": 25.0,
         "picture_ssim": 0.9987654,
+        "adherence": {"colour": 0.875, "all": 0.5},
     }
-    files = {"compare-shapes.json": {"comparisons": [one]}}
+    lost = row("unet", 0.0, 2.6e-2) | {"relative": None}  # infinite
+    bad = good | {
+        "engines": {"unet": "onnxruntime"},
+        "components": [lost, row("prompts", 4e-4, 1.4e-2)],
+        "steps": [row("step 0", 1e-3, 2e-1), lost],
+        "picture_psnr": None,
+        "picture_ssim": None,
+        "adherence": {"colour": 0.0, "all": 0.0},
+    }
+    failed = {"openvino fp16": "no such operator"}
+    found = {"drawn": 8, "comparisons": [good, bad], "failed": failed}
+    files = {"compare-shapes.json": found}
     table = filled("<!-- compare -->\n<!-- end -->\n", files.__getitem__)
-    assert table.splitlines()[1:-1] == [
-        "| | unet | prompts | a step alone | a step of the run | PSNR | SSIM |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+    *rows, last = table.splitlines()[1:-1]
+    assert rows == [
+        "| | unet | prompts | a step alone | a step of the run | PSNR | SSIM"
+        " | of 8 pictures, right in colour / all |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
         "| `--engine openvino`, bf16 | 1.2e-03 / 2.6e-02 | 4.0e-04 / 1.4e-02 | 2.0e-03 / 1.0e-02"
-        " | 3.0e-02 / 2.0e-01 | 41 dB / 25 dB | 0.99877 |",
+        " | 3.0e-02 / 2.0e-01 | 41 dB / 25 dB | 0.99877 | 87.5% / 50.0% |",
+        "| `--engine onnxruntime`, bf16 | not finite / 2.6e-02 | 4.0e-04 / 1.4e-02"
+        " | 2.0e-03 / 1.0e-02 | not finite / 2.6e-02 | not finite / 25 dB | not finite"
+        " | 0.0% / 0.0% |",
     ]
+    cells = [cell.strip() for cell in last.strip("|").split("|")]
+    assert cells == ["`openvino fp16` failed: no such operator", *[""] * 7]
+
+
+def test_adherence_has_no_column_where_no_picture_was_judged() -> None:
+    found = json.loads((ROOT / RESULTS / "compare-shapes.json").read_text())
+    for each in found["comparisons"]:
+        each["adherence"] = None
+    files = {"compare-shapes.json": found | {"drawn": 0}}
+    heads, line, *rows = TABLES["compare"](files.__getitem__).splitlines()
+    assert heads.endswith("| PSNR | SSIM |")
+    assert {row.count("|") for row in (heads, line, *rows)} == {heads.count("|")}
 
 
 def test_below_the_table_of_bench_stand_both_goodputs_and_their_ratio() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import shutil
@@ -12,28 +11,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
 
 import jsonschema
 import numpy as np
 import pytest
 from tests.benchmarks.planted import planted
-from tests.cli.outcome import Outcome, Run
+from tests.cli.compared import SCHEMA, told
+from tests.cli.outcome import Run
 
-from latentrt.benchmarks import compare, live
-from latentrt.bundle.errors import BuildFailed, Unavailable
-from latentrt.engines import onnxruntime, openvino
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.bundle.golden import Difference
+from latentrt.cli.report import verdict
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "compare.schema.json").read_text())
-
-
-def told(done: Outcome) -> Any:
-    """What `--json` printed: one object, which is of its schema."""
-    value = json.loads(done.out)
-    jsonschema.validate(value, SCHEMA)
-    return value
 
 
 def forged(bundle: Path, folder: Path) -> Path:
@@ -91,7 +81,8 @@ def test_the_json_is_of_its_schema_and_says_of_what_bundle_machine_and_versions(
     assert str(bundle("heads").parent) not in done.out
     for wrong in (
         {name: value[name] for name in value if name != "machine"},
-        {**value, "schema": 2},
+        {**value, "schema": 3},
+        {name: value[name] for name in value if name != "failed"},
         {**value, "more": 1},
         {**value, "comparisons": [{**value["comparisons"][0], "more": 1}]},
         {**value, **value["comparisons"][0]},
@@ -103,7 +94,7 @@ def test_the_json_is_of_its_schema_and_says_of_what_bundle_machine_and_versions(
 def test_layers_are_part_of_the_json(run: Run, bundle: Callable[[str], Path]) -> None:
     done = run("compare", bundle("heads"), "--layers", "--engine", "onnxruntime", "--json")
     value = told(done)
-    assert value["schema"] == 3
+    assert value["schema"] == 4
     names = ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
     assert [table["component"] for table in value["layers"]] == names
     unet = value["layers"][1]
@@ -150,26 +141,6 @@ def test_live_holds_engines_against_pytorch_asked_now(
     assert value["reference"] == "PyTorch fp32, evaluated now with heads"
 
 
-def test_every_engine_and_precision_is_a_row_of_one_table(
-    run: Run, bundle: Callable[[str], Path]
-) -> None:
-    rows = ["openvino fp32", "openvino bf16", "onnxruntime fp32"]
-    done = run("compare", bundle("heads"), "--engine", "all")
-    assert done.status == 0, done.err
-    lines = [line.split() for line in done.out.splitlines()]
-    found = [line for line in lines if " ".join(line[:2]) in rows]
-    assert [" ".join(line[:2]) for line in found] == rows
-    # Four components, prompts, a step alone, the run, PSNR and SSIM, and the verdict.
-    assert all(len(line) == 2 + 9 + 1 for line in found)
-    assert [line[-1] for line in found] == ["ok"] * 3
-    # bf16 has 8 bits, fp32 24.
-    assert all(float(b) > 100 * float(a) for a, b in zip(found[0][2:9], found[1][2:9], strict=True))
-
-    only = told(run("compare", bundle("heads"), "--engine", "all", "--precision", "bf16", "--json"))
-    assert [each["precisions"]["unet"] for each in only["comparisons"]] == ["bf16"]
-    assert (only["schema"], only["skipped"], only["passed"]) == (3, {}, True)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -211,9 +182,9 @@ def test_a_bundle_without_goldens_can_be_held_against_pytorch_live(
     live = run("compare", folder, *engine, "--live", "--steps", 2)
     assert live.status == 0, live.err
     # Layers do without a run, on noise.
-    layers = run("compare", folder, *engine, "--layers")
-    assert layers.status == 0, layers.err
-    assert "picture" not in layers.out
+    only = run("compare", folder, *engine, "--layers")
+    assert only.status == 0, only.err
+    assert "picture" not in only.out
     # Then nothing that is stored is what they are held against.
     options = ("--engine", "all", "--precision", "fp32", "--layers", "--json")
     both = told(run("compare", folder, *options))
@@ -259,79 +230,11 @@ def test_adherence_is_judged_for_models_shapes_alone(
     assert (none.status, "adherence: expected at least 1" in none.err) == (2, True)
 
 
-def test_a_precision_that_no_engine_here_has_compares_nothing_and_says_so(
-    run: Run, bundle: Callable[[str], Path]
-) -> None:
-    done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp16")
-    assert (done.status, "no engine that works here computes" in done.err) == (1, True)
-
-
-def test_of_all_engines_one_without_an_option_asked_for_is_skipped_and_named(
-    run: Run, bundle: Callable[[str], Path]
-) -> None:
-    options = ("--engine", "all", "--precision", "fp32", "--streams", 2)
-    done = run("compare", bundle("heads"), *options)
-    assert done.status == 0, done.err
-    assert "onnxruntime fp32: not compared: streams: expected nothing" in done.out
-    lines = [line.split() for line in done.out.splitlines()]
-    assert [line[-1] for line in lines if line[:2] == ["openvino", "fp32"]] == ["ok"]
-
-
-def test_an_engine_that_cannot_be_compiled_is_an_error_though_there_are_others(
-    run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(blueprint: Blueprint, options: Options) -> NoReturn:
-        raise BuildFailed(f"{blueprint.component}: no such operator in {options.precision}")
-
-    monkeypatch.setattr(onnxruntime, "compile", fail)
-    done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32")
-    assert (done.status, "no such operator in fp32" in done.err) == (1, True)
-
-
-def test_of_all_engines_one_that_lacks_something_for_the_bundle_is_skipped_and_named(
-    run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lack(blueprint: Blueprint, options: Options) -> NoReturn:
-        raise Unavailable(f"{options.precision} of {blueprint.component}: onnx is not installed")
-
-    monkeypatch.setattr(onnxruntime, "compile", lack)
-    done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32", "--json")
-    assert done.status == 0, done.err
-    value = told(done)
-    assert [each["engines"]["unet"] for each in value["comparisons"]] == ["openvino"]
-    assert list(value["skipped"]) == ["onnxruntime fp32"]
-    assert "onnx is not installed" in value["skipped"]["onnxruntime fp32"]
-    alone = run("compare", bundle("heads"), "--engine", "onnxruntime")
-    assert (alone.status, "onnx is not installed" in alone.err) == (1, True)
-
-
-def test_where_no_engine_is_left_nothing_was_compared_and_the_reasons_are_given_at_once(
-    run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def asked(*given: object) -> NoReturn:
-        pytest.fail("PyTorch was asked though there is nothing to hold against it")
-
-    monkeypatch.setattr(openvino, "OPTIONS", frozenset[str]())
-    monkeypatch.setattr(live, "answer", asked)
-    path = tmp_path / "page.html"
-    done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32",
-               "--streams", 2, "--live", "--html", path)  # fmt: skip
-    assert (done.status, done.out, path.exists()) == (1, "", False)
-    (line,) = [each for each in done.err.splitlines() if each.startswith("latentrt: ")]
-    assert "nothing was compared: openvino fp32: streams: expected nothing" in line
-    assert "onnxruntime fp32: streams: expected nothing" in line
-
-
-def test_a_picture_too_far_off_is_marked_in_the_table_of_engines(
-    run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # bf16 leaves some 40 dB, and no picture of another engine is equal to the last bit.
-    strict = {name: replace(each, psnr=math.inf) for name, each in compare.TOLERANCES.items()}
-    monkeypatch.setattr(compare, "TOLERANCES", strict)
-    options = ("--engine", "all", "--precision", "bf16")
-    done = run("compare", bundle("heads"), *options)
-    assert done.status == 3
-    lines = [each.split() for each in done.out.splitlines()]
-    (line,) = [each for each in lines if each[:2] == ["openvino", "bf16"]]
-    assert (line[-3], line[-1]) == ("!", "FAILED")
-    assert line.count("!") == 1
+def test_layers_of_which_none_matched_are_a_failure_that_is_said() -> None:
+    found = LayerRow("a", "Linear", Difference(1e-7, 1e-6, 1.0), 1e-5, (), ())
+    table = LayerTable("unet", "openvino", "fp32", "w", False, (), ("b", "c"), 1e-7, 1e-6)
+    assert verdict(table) == ["unet: FAILED: nothing matched of 2 layers in the graph"]
+    assert verdict(replace(table, rows=(found,))) == [
+        "unet: 1 matched of 3 layers in the graph",
+        "unet: 1 layers within tolerance, the worst a (1.0e-07)",
+    ]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from latentrt.engines import cuda_device
-from latentrt.engines.cuda_device import Gpu, Missing, gpu
+from latentrt.engines.cuda_device import Gpu, Missing, bus_id, gpu
 
 
 def cuda_that_says(driver: int, code: str, count: int) -> SimpleNamespace:
@@ -21,6 +21,11 @@ def cuda_that_says(driver: int, code: str, count: int) -> SimpleNamespace:
         cudaDriverGetVersion=lambda: (success, driver),
         cudaGetDeviceCount=lambda: (answer, count),
         cudaGetDeviceProperties=lambda _: (success, device),
+        # 13 bytes of it, and the buffer's blanks behind them.
+        cudaDeviceGetPCIBusId=lambda length, number: (
+            answer,
+            b"0000:81:00.0\0".ljust(length) if number == 0 else None,
+        ),
     )
 
 
@@ -48,6 +53,22 @@ def test_a_gpu_has_a_name_a_target_and_a_driver(monkeypatch: pytest.MonkeyPatch)
     assert gpu() == Gpu("NVIDIA L4", "sm89", "13.2", "595.10")
 
 
+def test_a_gpu_is_found_again_by_its_bus_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_device, "cuda", lambda: cuda_that_says(13020, "cudaSuccess", 1))
+    assert bus_id() == "0000:81:00.0"
+
+
+def test_where_no_gpu_answers_there_is_no_bus_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = cuda_that_says(13020, "cudaErrorNoDevice", 0)
+    monkeypatch.setattr(cuda_device, "cuda", lambda: nobody)
+    assert bus_id() is None
+    mute = cuda_that_says(13020, "cudaSuccess", 1)
+    refused = SimpleNamespace(name="cudaErrorInvalidDevice", value=101)
+    mute.cudaDeviceGetPCIBusId = lambda *_: (refused, None)
+    monkeypatch.setattr(cuda_device, "cuda", lambda: mute)
+    assert bus_id() is None
+
+
 def test_without_cuda_python_the_command_that_installs_it_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -55,6 +76,7 @@ def test_without_cuda_python_the_command_that_installs_it_is_named(
     found = gpu()
     assert isinstance(found, Missing)
     assert found.remedy == "pip install 'cuda-bindings>=13'"
+    assert bus_id() is None
 
 
 # As Linux has it with the driver's own modules, and with those whose source is open.

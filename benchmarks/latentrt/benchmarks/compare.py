@@ -160,7 +160,7 @@ def _run_comparison(
     alone = _latents(pipeline, golden, schedule, theirs, chained=False)
     ours = _latents(pipeline, golden, schedule, told, chained=True)
     finished = ours[-1][None] * np.float32(schedule.final_scale)
-    pictures = np.clip(pipeline.decode(finished)[0], -1, 1), np.clip(expected[0], -1, 1)
+    pictures = _clipped(pipeline.decode(finished)[0]), _clipped(expected[0])
     return RunComparison(
         prompt=reference.prompt,
         noise=reference.noise,
@@ -171,6 +171,11 @@ def _run_comparison(
         picture=pictures[0],
         reference=pictures[1],
     )
+
+
+def _clipped(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels in [-1, 1]; NaN for what is not finite: infinity would be clipped to white."""
+    return np.clip(np.where(np.isfinite(pixels), pixels, np.float32(np.nan)), -1, 1)
 
 
 def _schedule(pipeline: Pipeline, golden: Mapping[str, NDArray[Any]]) -> Schedule:

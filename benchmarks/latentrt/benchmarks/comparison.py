@@ -14,9 +14,10 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference
 from latentrt.runtime.size import Size
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """Of the JSON; 1 had neither steps alone, nor SSIM, nor several runs, nor said which it was, 2 did
-not say of what bundle it was, nor on what machine, nor what size a run has."""
+not say of what bundle it was, nor on what machine, nor what size a run has, 3 had no engines that
+failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +132,13 @@ class Comparison:
 
     @property
     def picture_psnr(self) -> float:
-        """Of the final picture, in decibel."""
-        return min(run.psnr for run in self.runs)
+        """Of the final picture, in decibel; NaN where any run's is."""
+        return float(np.min([run.psnr for run in self.runs]))
 
     @property
     def picture_ssim(self) -> float:
-        """Of the final picture, at most 1."""
-        return min(run.ssim for run in self.runs)
+        """Of the final picture, at most 1; NaN where any run's is."""
+        return float(np.min([run.ssim for run in self.runs]))
 
     @property
     def first_bad_step(self) -> int | None:
@@ -146,7 +147,7 @@ class Comparison:
 
     @property
     def alike(self) -> bool:
-        """Whether every picture is near enough to its reference."""
+        """Whether every picture is near enough to its reference; one with NaN never is."""
         return self.picture_psnr >= self.least_psnr
 
     @property

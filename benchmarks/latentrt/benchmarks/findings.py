@@ -16,8 +16,9 @@ class Findings:
     """Comparisons, one for each engine and precision, and the layers that were looked at.
 
     `provenance` says what was compared and where, `reference` what PyTorch's answers are; `skipped`
-    are the engines that could not be held against them, with what they said; `drawn` is how many
-    pictures of each were judged by what was asked for.
+    are the engines that were not held against them, and why; `failed` those that could not be, or
+    whose layers could not, with what they said; `drawn` is how many pictures of each were judged by
+    what was asked for.
     """
 
     provenance: Provenance
@@ -25,6 +26,7 @@ class Findings:
     comparisons: tuple[Comparison, ...]
     layers: tuple[LayerTable, ...]
     skipped: Mapping[str, str]
+    failed: Mapping[str, str]
     drawn: int = 0
 
     @property
@@ -33,9 +35,14 @@ class Findings:
         return bool(self.comparisons or self.layers)
 
     @property
+    def within(self) -> bool:
+        """Whether nothing that was compared is out of tolerance."""
+        return all(each.passed for each in (*self.comparisons, *self.layers))
+
+    @property
     def passed(self) -> bool:
-        """Whether something was compared, and nothing is out of tolerance."""
-        return self.compared and all(each.passed for each in (*self.comparisons, *self.layers))
+        """Whether something was compared, nothing is out of tolerance, and no engine failed."""
+        return self.compared and self.within and not self.failed
 
     def to_json(self, *, several: bool) -> dict[str, Any]:
         """As a JSON object; `docs/compare.schema.json` says what is in it.
@@ -45,6 +52,7 @@ class Findings:
         found: dict[str, Any] = {
             "comparisons": [comparison.to_json() for comparison in self.comparisons],
             "skipped": dict(self.skipped),
+            "failed": dict(self.failed),
         }
         if not several and self.comparisons:
             found = self.comparisons[0].to_json()

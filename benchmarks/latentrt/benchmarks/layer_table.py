@@ -111,9 +111,15 @@ class LayerTable:
         return self.golden is not None and not self.golden <= self.golden_tolerance
 
     @property
+    def coverage(self) -> str:
+        """How many of the graph's layers were compared, in words."""
+        total = len(self.rows) + len(self.unmatched)
+        return f"{len(self.rows) or 'nothing'} matched of {total} layers in the graph"
+
+    @property
     def passed(self) -> bool:
-        """Whether no fault was found."""
-        return not self.origins and not self.other_weights
+        """Whether layers were compared, and no fault was found."""
+        return bool(self.rows) and not self.origins and not self.other_weights
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; infinite numbers become null."""

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
+from latentrt.engines.cuda_device import bus_id
+
 _INTERVAL: Final = 0.2
 _PREFIX: Final = "nvmlClocksThrottleReason"
 _IDLE: Final = "GpuIdle"  # slow because there was nothing to do, as between two calls
@@ -21,7 +23,7 @@ _IDLE: Final = "GpuIdle"  # slow because there was nothing to do, as between two
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """The first GPU over some time; what it does not say is None.
+    """A GPU over some time; what it does not say is None.
 
     Of `readings`, clocks (MHz) and power (watts) are the medians, temperature (degrees Celsius) and
     memory (bytes: all that is in use, and this process's part) the greatest. `throttle` are all
@@ -45,10 +47,11 @@ class GpuState:
 
 
 class GpuWatch:
-    """Reads the first GPU in a thread of its own, as often as once in `interval` seconds.
+    """Reads the GPU that engines run on in a thread of its own, once in `interval` seconds at most.
 
-    It does so inside its `with` block, at least once. Without NVML, its Python package or a GPU
-    there is nothing to read, and no thread.
+    It does so inside its `with` block, at least once. Where CUDA does not say which GPU that is, it
+    is the first in NVML's order. Without NVML, its Python package or a GPU there is nothing to
+    read, and no thread.
     """
 
     def __init__(self, interval: float = _INTERVAL) -> None:
@@ -65,7 +68,7 @@ class GpuWatch:
         except Exception:  # ImportError, or NVML's own error where there is no driver
             return self
         self._api = api
-        handle: Any = _said(api, lambda: api.nvmlDeviceGetHandleByIndex(0))
+        handle: Any = _handle(api)
         if handle is not None:
             name = "latentrt-nvml"
             self._thread = threading.Thread(target=self._watch, args=(handle,), name=name)
@@ -94,6 +97,13 @@ class GpuWatch:
             self._readings.append(_read(self._api, handle))
             if self._over.wait(self._interval):
                 return
+
+
+def _handle(api: Any) -> Any:
+    """Of the GPU that engines run on, or else of the first; None where NVML has neither."""
+    bus = bus_id()
+    found = None if bus is None else _said(api, lambda: api.nvmlDeviceGetHandleByPciBusId(bus))
+    return _said(api, lambda: api.nvmlDeviceGetHandleByIndex(0)) if found is None else found
 
 
 def _read(api: Any, handle: Any) -> dict[str, Any]:

@@ -43,22 +43,29 @@ def page(findings: Findings) -> str:
 def _verdict(findings: Findings) -> str:
     if not findings.compared:
         return "Nothing was compared."
-    return "Everything is within its tolerance." if findings.passed else "OUT OF TOLERANCE"
+    if findings.passed:
+        return "Everything is within its tolerance."
+    return "An engine failed." if findings.within else "OUT OF TOLERANCE"
 
 
 def _comparisons(findings: Findings) -> Iterator[str]:
     """One row an engine and precision."""
-    if findings.comparisons:
+    if findings.comparisons or findings.failed:
         yield "<h2>Engines</h2>"
         yield (
             "<p>Relative error, ||a - b|| / ||b||, the worst of all runs. A step alone is made from"
             " the reference's own latents and prompts; the run is ours, whose errors add up.</p>"
         )
-        names = [row.name for row in findings.comparisons[0].components]
+        names = [row.name for each in findings.comparisons[:1] for row in each.components]
         heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", ""]
-        yield table(heads, [_summary(each) for each in findings.comparisons])
+        failed = [
+            [escape(name), *[""] * (len(heads) - 2), _bad("FAILED")] for name in findings.failed
+        ]
+        yield table(heads, [*map(_summary, findings.comparisons), *failed])
     for name, problem in findings.skipped.items():
         yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
+    for name, problem in findings.failed.items():
+        yield f'<p class="bad">{escape(name)} failed: {escape(problem)}</p>'
 
 
 def _adherence(findings: Findings) -> Iterator[str]:
@@ -85,16 +92,20 @@ def _summary(comparison: Comparison) -> list[str]:
     return [
         escape(comparison.name),
         *cells,
-        psnr if comparison.alike else f'<span class="bad">{psnr}</span>',
+        psnr if comparison.alike else _bad(psnr),
         f"{comparison.picture_ssim:.5f}",
-        "ok" if comparison.passed else '<span class="bad">FAILED</span>',
+        "ok" if comparison.passed else _bad("FAILED"),
     ]
+
+
+def _bad(text: str) -> str:
+    return f'<span class="bad">{text}</span>'
 
 
 def _error(rows: Sequence[Row]) -> str:
     worst = max(rows, key=lambda row: row.difference.relative)
     text = f"{worst.difference.relative:.1e}"
-    return text if all(row.passed for row in rows) else f'<span class="bad">{text}</span>'
+    return text if all(row.passed for row in rows) else _bad(text)
 
 
 def _held(row: Row) -> tuple[str, str]:
@@ -148,9 +159,9 @@ def _picture(name: str, run: RunComparison) -> str:
 
 
 def _image(pixels: NDArray[np.float32], described: str) -> str:
-    """Pixels [3, h, w] in [-1, 1], clipped, as an image inside the page."""
+    """Pixels [3, h, w] in [-1, 1], clipped, as an image inside the page; NaN is white."""
     buffer = io.BytesIO()
-    picture: Image.Image = to_picture(pixels)
+    picture: Image.Image = to_picture(np.nan_to_num(pixels, nan=1.0))
     picture.save(buffer, "PNG")
     content = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(described)}" src="data:image/png;base64,{content}">'
@@ -172,6 +183,15 @@ def _layers(tables: Sequence[LayerTable]) -> Iterator[str]:
 
 
 def _component(component: str, tables: Sequence[LayerTable]) -> Iterator[str]:
+    yield f"<h3>{escape(component)}</h3>"
+    matched = [each for each in tables if each.rows]
+    if matched:
+        yield _figure(_layer_chart(component, matched))
+    for each in tables:
+        yield from _engine_layers(each)
+
+
+def _layer_chart(component: str, tables: Sequence[LayerTable]) -> Chart:
     series = [
         Series(f"{each.engine} {each.precision}", _relative(each.rows), colour)
         for colour, each in enumerate(tables)
@@ -180,19 +200,21 @@ def _component(component: str, tables: Sequence[LayerTable]) -> Iterator[str]:
     limits = {each.rows[0].tolerance for each in tables}
     limit = limits.pop() if len(limits) == 1 else None
     places = [row.name for row in tables[0].rows]
-    title = f"relative error by layer of {component}"
-    yield f"<h3>{escape(component)}</h3>"
-    yield _figure(Chart(title, "layer", places, series, limit))
-    for each in tables:
-        name = f"{each.engine} {each.precision}"
-        for origin in each.origins:
-            yield (
-                f'<p class="bad">{escape(name)}: a fault arises in {escape(origin.name)};'
-                f" it reads {escape(', '.join(origin.tensors))}</p>"
-            )
-        rows = [_layer(row) for row in each.rows]
-        heads = ["layer", "module", "relative", "max abs", "tolerance"]
-        yield folded(name, table(heads, rows))
+    return Chart(f"relative error by layer of {component}", "layer", places, series, limit)
+
+
+def _engine_layers(found: LayerTable) -> Iterator[str]:
+    """How much of an engine was compared, where faults arise, and the layers."""
+    name = f"{found.engine} {found.precision}"
+    kind = "soft" if found.rows else "bad"
+    yield f'<p class="{kind}">{escape(name)}: {found.coverage}</p>'
+    for origin in found.origins:
+        yield (
+            f'<p class="bad">{escape(name)}: a fault arises in {escape(origin.name)};'
+            f" it reads {escape(', '.join(origin.tensors))}</p>"
+        )
+    heads = ["layer", "module", "relative", "max abs", "tolerance"]
+    yield folded(name, table(heads, [_layer(row) for row in found.rows]))
 
 
 def _layer(row: LayerRow) -> list[str]:
@@ -200,7 +222,7 @@ def _layer(row: LayerRow) -> list[str]:
     return [
         escape(row.name),
         escape(row.kind),
-        relative if row.passed else f'<span class="bad">{relative}</span>',
+        relative if row.passed else _bad(relative),
         f"{row.difference.max_abs:.1e}",
         f"{row.tolerance:.1e}",
     ]

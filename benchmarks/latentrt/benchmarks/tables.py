@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.benchmarks.aims import AIMS, interval
 from latentrt.benchmarks.report import error_beside
 from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
 from latentrt.bundle.errors import FileError
@@ -55,6 +57,19 @@ def reading(folder: Path) -> Read:
 def _rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
+
+
+def _aims(read: Read) -> str:
+    """What the project means to reach beside others, and what it did."""
+    contests = ("peers-shapes.json", "peers-sd15.json")
+    found = [Standings.from_json(read(name)) for name in contests]
+    rows = [(aim, *(str(outcome(each)) for each in found)) for aim, outcome in AIMS.items()]
+    return _rows(("aim", *map(_drawn, found)), rows)
+
+
+def _drawn(found: Standings) -> str:
+    settings, disturbed = found.settings, ", disturbed" if found.disturbed else ""
+    return f"`{found.source}`, {settings['steps']} steps at {settings['size']}{disturbed}"
 
 
 def _own(read: Read) -> str:
@@ -132,19 +147,33 @@ def _speed(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _compare(read: Read) -> str:
     """How far the engines are from PyTorch's fp32, beside what they are allowed."""
-    found = read("compare-shapes.json")["comparisons"]
-    names = [row["name"] for row in found[0]["components"]]
-    rows = [
-        (
-            _engines_of(each),
-            *(_held(row) for row in each["components"]),
-            *(_held(_worst(each[steps])) for steps in ("steps_alone", "steps")),
-            f"{_decibels(each['picture_psnr'])} / {_decibels(each['least_psnr'])}",
-            f"{each['picture_ssim']:.5f}",
-        )
-        for each in found
+    found = read("compare-shapes.json")
+    compared = found["comparisons"]
+    names = [row["name"] for each in compared[:1] for row in each["components"]]
+    heads = ["", *names, "a step alone", "a step of the run", "PSNR", "SSIM"]
+    judged = [" / ".join(each["adherence"]) for each in compared[:1] if each["adherence"]]
+    heads += [f"of {found['drawn']} pictures, right in {asked}" for asked in judged]
+    failed = [
+        (f"`{name}` failed: {problem}", *[""] * (len(heads) - 1))
+        for name, problem in found["failed"].items()
     ]
-    return _rows(("", *names, "a step alone", "a step of the run", "PSNR", "SSIM"), rows)
+    return _rows(heads, [*(_comparison(each) for each in compared), *failed])
+
+
+def _comparison(found: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        _engines_of(found),
+        *(_held(row) for row in found["components"]),
+        *(_held(_worst(found[steps])) for steps in ("steps_alone", "steps")),
+        *_picture(found),
+        *_shares(found),
+    )
+
+
+def _shares(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """How many pictures were right, in one cell; none where that was not looked at."""
+    shares = found["adherence"] or {}
+    return (" / ".join(f"{share:.1%}" for share in shares.values()),) if shares else ()
 
 
 def _engines_of(comparison: Mapping[str, Any]) -> str:
@@ -154,11 +183,21 @@ def _engines_of(comparison: Mapping[str, Any]) -> str:
 
 
 def _worst(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return max(rows, key=lambda row: row["relative"])
+    """Of rows the farthest off; null is not finite."""
+    return max(rows, key=lambda row: math.inf if row["relative"] is None else row["relative"])
 
 
 def _held(row: Mapping[str, Any]) -> str:
-    return f"{row['relative']:.1e} / {row['tolerance']:.1e}"
+    off = "not finite" if row["relative"] is None else f"{row['relative']:.1e}"
+    return f"{off} / {row['tolerance']:.1e}"
+
+
+def _picture(found: Mapping[str, Any]) -> tuple[str, str]:
+    """PSNR beside what is allowed, and SSIM; without SSIM there is no picture, but NaN."""
+    ssim, least = found["picture_ssim"], _decibels(found["least_psnr"])
+    if ssim is None:
+        return f"not finite / {least}", "not finite"
+    return f"{_decibels(found['picture_psnr'])} / {least}", f"{ssim:.5f}"
 
 
 def _bench(read: Read) -> str:
@@ -249,10 +288,7 @@ def _standing(found: Standings, row: Row, ratio: Ratio) -> tuple[str, ...]:
 
 
 def _ratio(ratio: Best | Ratio | None) -> str:
-    if ratio is None:
-        return ""
-    ends = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
-    return f"{ratio.median:.2f}{ends}"
+    return "" if ratio is None else interval(ratio)
 
 
 def _decibels(psnr: float | None) -> str:
@@ -289,6 +325,7 @@ TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "bench": _bench,
     "peers-shapes": _contest("peers-shapes.json"),
     "peers-sd15": _contest("peers-sd15.json"),
+    "aims": _aims,
     "adherence": _adherence,
     "install": _install,
 }

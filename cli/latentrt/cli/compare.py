@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerTable
 from latentrt.benchmarks.provenance import Provenance
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError, LatentrtError, Unavailable
+from latentrt.bundle.errors import EngineError, InputError, LatentrtError, NonFinite, Unavailable
 from latentrt.bundle.publish import write_file
 from latentrt.cli.progress import Bars
 from latentrt.engines.backends import BACKENDS, PRECISIONS, UNVERIFIED, backend
@@ -58,10 +59,10 @@ class Wanted:
             "steps": self.steps is not None,
             "size": self.size is not None,
         }
-        for field, there in given.items():
+        for name, there in given.items():
             if there and not self.live:
                 expected = "--live beside it: the stored answers are those of one run"
-                raise InputError(field, expected, "none")
+                raise InputError(name, expected, "none")
 
     @property
     def questions(self) -> Iterator[Question]:
@@ -95,25 +96,61 @@ class Engines:
         asked = self.options.precision
         if asked not in ("auto", *PRECISIONS):
             raise InputError("precision", f"one of auto, {', '.join(PRECISIONS)}", repr(asked))
-        found = [
+        found = self._working(dtype, BACKENDS.keys() - UNVERIFIED)
+        if not found:
+            nobody = f"no engine that works here computes {dtype} weights in {asked}"
+            left = (f"{name}: {reason}" for name, reason in self.unverified(dtype).items())
+            raise Unavailable("; ".join((nobody, *left)))
+        yield from found
+
+    def unverified(self, dtype: str) -> dict[str, str]:
+        """Of all, those that would work here but are left out, by name and precision, and why."""
+        reason = "unverified: nobody has run it on its hardware; --engine {} compares it"
+        found = self._working(dtype, UNVERIFIED) if self.several else []
+        return {f"{name} {options.precision}": reason.format(name) for name, options in found}
+
+    def _working(self, dtype: str, names: Collection[str]) -> list[tuple[str, Options]]:
+        """Of these backends those that work here, in each precision that was asked for."""
+        return [
             (name, replace(self.options, precision=precision))
             for name in BACKENDS
-            if name not in UNVERIFIED and backend(name).status().usable
+            if name in names and backend(name).status().usable
             for precision in backend(name).PRECISIONS.get(dtype, ())
-            if asked in ("auto", precision)
+            if self.options.precision in ("auto", precision)
         ]
-        if not found:
-            raise Unavailable(f"no engine that works here computes {dtype} weights in {asked}")
-        yield from found
+
+
+@dataclass(frozen=True, slots=True)
+class _Problems:
+    """Of `several` engines, why one was `skipped` or `failed`, by its name.
+
+    Of one engine, what goes wrong is raised.
+    """
+
+    several: bool
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+    failed: dict[str, str] = field(default_factory=dict[str, str])
+
+    @contextmanager
+    def noted(self, name: str, *, needed: bool = False) -> Generator[None]:
+        """Notes what goes wrong in the block; to lack what is `needed` is to fail."""
+        try:
+            yield
+        except (EngineError, NonFinite) as error:
+            if not self.several:
+                raise
+            lacking = isinstance(error, Unavailable) and not needed
+            (self.skipped if lacking else self.failed)[name] = str(error)
 
 
 def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> Findings:
     """Hold a bundle's engines against PyTorch.
 
-    Of several engines, one that has not an option that was asked for, or that turns out to lack
-    something for this bundle, is skipped. Raises `InputError`, `Unavailable` where nothing could be
-    compared, `LatentrtError` without PyTorch where it is needed, and what opening a bundle and
-    compiling engines raises.
+    Of several engines, one that is unverified, has not an option that was asked for, or turns out
+    to lack something for this bundle, is skipped; one that cannot be compiled, or returns what is
+    not finite, has failed. The others go on. Raises `InputError`, `Unavailable` where nothing could
+    be compared, `LatentrtError` without PyTorch where it is needed, and what opening a bundle and,
+    of one engine, compiling it raises.
     """
     opened = Bundle.open(bundle)
     if wanted.adherence is not None:
@@ -121,42 +158,40 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
         from latentrt.benchmarks.drawing import check_drawing
 
         check_drawing(opened, wanted.adherence)
-    skipped: dict[str, str] = {}
-    found = _usable(opened, engines, skipped)
+    problems = _Problems(engines.several)
+    found = _usable(opened, engines, problems.skipped)
     original = _original(opened, wanted.checkpoint) if wanted.live or wanted.layers else None
     references = _references(opened, wanted, original, progress)
     comparisons: list[Comparison] = []
     layers: list[LayerTable] = []
     for done, one in enumerate(found):
-        progress("engines", done, len(found), _named(one))
-        try:
-            if references:
+        name = _named(one)
+        progress("engines", done, len(found), name)
+        if references:
+            with problems.noted(name):
                 comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
-        except Unavailable as error:
-            if not engines.several:
-                raise
-            skipped[_named(one)] = str(error)
-            continue
-        if wanted.layers and original is not None:
-            layers += _layers(opened, one, original, progress)
+        if wanted.layers and original is not None and name not in problems.skipped:
+            layers += _layers(opened, one, original, problems, progress)
     progress("engines", len(found), len(found))
     findings = Findings(
         provenance=Provenance.of(opened),
         reference=_described(wanted, references, original),
         comparisons=tuple(comparisons),
         layers=tuple(layers),
-        skipped=skipped,
+        skipped=problems.skipped,
+        failed=problems.failed,
         drawn=wanted.adherence or 0,
     )
-    if not findings.compared:
-        raise _nothing(skipped)
+    if not (findings.compared or findings.failed):
+        raise _nothing(findings.skipped)
     return findings
 
 
 def _usable(bundle: Bundle, engines: Engines, skipped: dict[str, str]) -> list[Engines]:
     """Those that have what was asked for; of several, why each other has not goes to `skipped`."""
     found: list[Engines] = []
-    for name, options in engines.each(bundle.manifest.dtype):
+    dtype = bundle.manifest.dtype
+    for name, options in engines.each(dtype):
         one = replace(engines, name=name, options=options)
         try:
             choices(bundle, name, options, engines.components)
@@ -166,6 +201,7 @@ def _usable(bundle: Bundle, engines: Engines, skipped: dict[str, str]) -> list[E
             skipped[_named(one)] = str(error)
         else:
             found.append(one)
+    skipped |= engines.unverified(dtype)
     if not found:
         raise _nothing(skipped)  # before PyTorch is asked, which may take minutes
     return found
@@ -248,14 +284,20 @@ def _references(
 
 
 def _layers(
-    bundle: Bundle, engines: Engines, original: Original, progress: Bars
+    bundle: Bundle,
+    engines: Engines,
+    original: Original,
+    problems: _Problems,
+    progress: Bars,
 ) -> list[LayerTable]:
+    """Of every component of which they can be had."""
     from latentrt.benchmarks.layers import layer_table
 
     found: list[LayerTable] = []
     chosen = choices(bundle, engines.name, engines.options, engines.components)
-    for name, each in chosen.items():
-        progress("layers", len(found), len(chosen), f"{name}, {each.name}")
-        found.append(layer_table(bundle, name, each, original))
-    progress("layers", len(found), len(chosen))
+    for done, (name, each) in enumerate(chosen.items()):
+        progress("layers", done, len(chosen), f"{name}, {each.name}")
+        with problems.noted(f"{_named(engines)}, layers of {name}", needed=True):
+            found.append(layer_table(bundle, name, each, original))
+    progress("layers", len(chosen), len(chosen))
     return found

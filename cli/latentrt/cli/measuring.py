@@ -63,7 +63,10 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold engines against PyTorch's answers. Exit status 3: out of tolerance."""
+    """Hold engines against PyTorch's answers.
+
+    Exit status 3: out of tolerance, or one of all engines failed.
+    """
     from latentrt.cli.compare import Engines, Wanted, write_page
     from latentrt.cli.compare import compare as run
     from latentrt.cli.generate import check_writable

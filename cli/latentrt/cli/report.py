@@ -34,7 +34,13 @@ def print_findings(findings: Findings, *, several: bool) -> None:
             "PyTorch took the bundle's own weights, as the engine does: a fault in their file shows"
             " in no layer; --checkpoint names weights to trust"
         )
-    print("within tolerance" if findings.passed else "OUT OF TOLERANCE")
+    print(_whole(findings))
+
+
+def _whole(findings: Findings) -> str:
+    if findings.passed:
+        return "within tolerance"
+    return "FAILED" if findings.within else "OUT OF TOLERANCE"
 
 
 def _print_summary(findings: Findings) -> None:
@@ -54,12 +60,16 @@ def _print_summary(findings: Findings) -> None:
         shares = [f"{share:.0%}" for share in comparison.adherence.values()]
         verdict = "ok" if comparison.passed else "FAILED"
         table.add_row(comparison.name, *cells, *pictures, *shares, verdict)
-    if findings.comparisons:  # there may be layers alone
+    for name in findings.failed:
+        table.add_row(name, *[""] * (len(table.columns) - 2), "FAILED")
+    if table.row_count:  # there may be layers alone
         _console().print(table, markup=False)
     if findings.drawn:
         print(f"percentages: of {findings.drawn} pictures, those that show what was asked for")
     for name, problem in findings.skipped.items():
         print(f"{name}: not compared: {problem}")
+    for name, problem in findings.failed.items():
+        print(f"{name}: FAILED: {problem}")
 
 
 def _worst(rows: Sequence[Row]) -> str:
@@ -112,13 +122,16 @@ def _print_layers(table: LayerTable) -> None:
 
 
 def verdict(table: LayerTable) -> list[str]:
-    """Where a component's faults arise, in words."""
-    lines: list[str] = []
+    """How much of a component was compared, and where its faults arise, in words."""
+    failed = "" if table.rows else "FAILED: "
+    lines = [f"{table.component}: {failed}{table.coverage}"]
     if table.other_weights:
         lines.append(
             f"{table.component}: PyTorch itself is {table.golden:.1e} from the goldens, which were"
             f" made with other weights than {table.weights}"
         )
+    if not table.rows:
+        return lines
     if not table.origins:
         worst = max(table.rows, key=lambda row: row.difference.relative)
         return [

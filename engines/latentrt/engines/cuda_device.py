@@ -17,6 +17,8 @@ from latentrt.bundle.errors import EngineError
 _DRIVER: Final = "install NVIDIA's driver 580 or newer (CUDA 13), and see that nvidia-smi works"
 _SAYS: Final = Path("/proc/driver/nvidia/version")
 """Where Linux has the version of the driver, where it has the driver."""
+_BUS_ID: Final = 32
+"""Bytes for a bus id, which has 13 with the zero behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,17 @@ def gpu() -> Gpu | Missing:
         cuda=f"{level // 1000}.{level % 1000 // 10}",
         driver=driver_version(),
     )
+
+
+def bus_id() -> str | None:
+    """The PCI bus id of the GPU that engines run on, such as "0000:01:00.0"; never raises.
+
+    None where nobody says it. CUDA counts only the GPUs that it may see, in an order of its own.
+    """
+    if isinstance(gpu(), Missing):
+        return None
+    code, found = cuda().cudaDeviceGetPCIBusId(_BUS_ID, 0)
+    return None if code.value else found.partition(b"\0")[0].decode()
 
 
 def driver_version() -> str:

@@ -1,0 +1,38 @@
+"""The committed measurements are of their schemas, as their numbers' readers take them to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NoReturn
+
+import jsonschema
+import pytest
+
+from latentrt.benchmarks.tables import RESULTS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+SCHEMAS = {"bench": "bench-*.json", "compare": "compare-*.json", "contest": "peers-*.json"}
+FILES = [
+    (schema, path.name)
+    for schema, pattern in SCHEMAS.items()
+    for path in sorted((ROOT / RESULTS).glob(pattern))
+]
+
+
+def no_number(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON's")
+
+
+@pytest.mark.parametrize(("schema", "name"), FILES)
+def test_a_committed_measurement_is_of_its_schema(schema: str, name: str) -> None:
+    value = json.loads((ROOT / RESULTS / name).read_text(), parse_constant=no_number)
+    expected = json.loads((DOCS / f"{schema}.schema.json").read_text())
+    found = jsonschema.Draft202012Validator(expected).iter_errors(value)
+    assert [f"{each.json_path}: {each.message[:200]}" for each in found] == []
+
+
+def test_every_schema_has_a_committed_measurement() -> None:
+    written = {path.name.removesuffix(".schema.json") for path in DOCS.glob("*.schema.json")}
+    assert written == {schema for schema, _ in FILES} == set(SCHEMAS)
