@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.cli.outcome import Run
 from latentrt.benchmarks import bench, limits, machine, turns
 from latentrt.benchmarks.bench import Plan, measure
 from latentrt.benchmarks.ceilings import Ceilings, ceilings
+from latentrt.benchmarks.nvml import GpuState, GpuWatch
 from latentrt.benchmarks.stopwatch import Stopwatch
 from latentrt.benchmarks.subject import Subject
 from latentrt.bundle.bundle import Bundle
@@ -200,6 +201,18 @@ def test_a_watched_pipeline_draws_the_same_picture_and_its_parts_add_up(bundle: 
     inside = sum(map(sum, stages.calls.values()))
     assert stages.own == pytest.approx(stages.total - inside)
     assert stages.text + sum(stages.steps) + stages.decode <= stages.total
+
+
+def test_a_gpu_that_no_engine_runs_on_is_not_in_the_report(
+    bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing: dict[str, Any] = {field.name: None for field in fields(GpuState)}
+    state = GpuState(**nothing | {"name": "NVIDIA L4", "readings": 1})
+    monkeypatch.setattr(GpuWatch, "state", property(lambda _: state))
+    plan = Plan(runs=1, limit=0, cold=False, ceilings=False, batches=())
+    assert measure(subject(bundle), plan, silent).gpu is None
+    monkeypatch.setattr(bench, "DEVICE_KINDS", {"onnxruntime": "cuda"})
+    assert measure(subject(bundle), plan, silent).gpu == state
 
 
 def test_without_goldens_the_report_says_that_errors_are_not_known(

@@ -147,6 +147,13 @@ def test_a_contestant_that_fails_is_a_row_with_its_problem_and_the_rest_goes_on(
     assert (good.problem, good.seconds) == ("", (1, 1, 1))
 
 
+def test_a_picture_that_is_not_finite_is_none(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    (_, bad), _ = hold(tmp_path, fake("a", [1, 1, 1]), fake("b", [1, 1, 1], value=float("nan")))
+    assert (bad.problem, bad.ratio) == ("a picture that is not finite", None)
+
+
 def test_a_command_that_is_not_there_is_a_problem(
     fake: Callable[..., Contestant], tmp_path: Path
 ) -> None:

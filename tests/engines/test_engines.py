@@ -247,6 +247,13 @@ def test_auto_asks_no_unverified_backend(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == ["openvino", "onnxruntime"]
 
 
+def test_of_every_backend_the_device_is_known_and_those_here_are_of_a_cpu() -> None:
+    kinds = backends.DEVICE_KINDS
+    assert set(kinds) == set(backends.BACKENDS)
+    found = {name for name in kinds if backend(name).status().devices == ("CPU",)}
+    assert found == {name for name, kind in kinds.items() if kind == "cpu"}
+
+
 @pytest.mark.parametrize("name", sorted(backends.BACKENDS))
 def test_a_backend_that_nobody_has_run_says_so(name: str) -> None:
     assert backend(name).status().unverified == (name in UNVERIFIED)

@@ -29,6 +29,7 @@ from latentrt.benchmarks.samples import LEAST, Samples, until_settled
 from latentrt.benchmarks.stopwatch import Stages, Stopwatch
 from latentrt.benchmarks.subject import Subject
 from latentrt.bundle.errors import InputError
+from latentrt.engines.backends import DEVICE_KINDS
 from latentrt.runtime import Request
 
 Progress = Callable[[str, int, int], None]
@@ -153,7 +154,7 @@ def _cold(subject: Subject, progress: Progress) -> tuple[Cold, ...]:
 def _warm(
     pipeline: Stopwatch, request: Request, plan: Plan, progress: Progress
 ) -> tuple[list[Stages], GpuState | None]:
-    """The stages of every picture after the warm-up, and the GPU's state meanwhile."""
+    """The stages of every picture after the warm-up, and the engines' NVIDIA GPU's state then."""
     found: list[Stages] = []
     for _ in range(_WARM_UP):
         pipeline.picture(request)
@@ -168,7 +169,8 @@ def _warm(
     with GpuWatch() as watch:
         until_settled(draw, least=plan.runs, limit=plan.limit)
     progress("warm", plan.runs + 1, plan.runs + 1)
-    return found, watch.state
+    on_gpu = any(DEVICE_KINDS[name] == "cuda" for name in pipeline.engines.values())
+    return found, watch.state if on_gpu else None
 
 
 def _rows(stages: Sequence[Stages]) -> dict[str, Samples]:

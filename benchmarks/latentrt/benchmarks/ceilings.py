@@ -24,7 +24,7 @@ from latentrt.benchmarks.child import child
 from latentrt.benchmarks.machine import Machine
 from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Chosen, backend
+from latentrt.engines.backends import DEVICE_KINDS, Chosen, backend
 from latentrt.engines.cuda_device import Missing, checked, cuda, gpu
 from latentrt.engines.engine import Blueprint, Options
 
@@ -41,7 +41,6 @@ _COPIES: Final = 16
 _BYTES: Final = 1 << 28
 _IR: Final = 10  # that every engine reads
 _DTYPES: Final = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
-_ON_CPU: Final = ("onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def ceilings(
     `dtype` is that of the graphs that the engine computes. Raises `Unavailable` without onnx, and
     what the backend's `compile` raises.
     """
-    on_cpu = chosen.name in _ON_CPU
+    on_cpu = DEVICE_KINDS[chosen.name] == "cpu"
     chain = 1 if on_cpu else _CHAIN
     rates: list[float] = []
     for size in sizes:
@@ -103,9 +102,10 @@ def ceilings_apart(
 
 
 def _bandwidth(chosen: Chosen, repeats: int) -> float | None:
-    if chosen.name in _ON_CPU:
+    kind = DEVICE_KINDS[chosen.name]
+    if kind == "cpu":
         return bandwidth(repeats=repeats)
-    if chosen.name.startswith("openvino") or isinstance(gpu(), Missing):
+    if kind != "cuda" or isinstance(gpu(), Missing):
         return None
     return gpu_bandwidth(cuda(), repeats=repeats)
 

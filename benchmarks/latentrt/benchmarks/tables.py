@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from latentrt.benchmarks.aims import AIMS, interval
-from latentrt.benchmarks.report import error_beside
+from latentrt.benchmarks.bench_table import bench_table
+from latentrt.benchmarks.cells import decibels, markdown_table, milliseconds, seconds_of
+from latentrt.benchmarks.compare_table import compare_table
 from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
 from latentrt.bundle.errors import FileError
 from latentrt.bundle.publish import write_file
@@ -54,17 +55,12 @@ def reading(folder: Path) -> Read:
     return read
 
 
-def _rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
-
-
 def _aims(read: Read) -> str:
     """What the project means to reach beside others, and what it did."""
     contests = ("peers-shapes.json", "peers-sd15.json")
     found = [Standings.from_json(read(name)) for name in contests]
     rows = [(aim, *(str(outcome(each)) for each in found)) for aim, outcome in AIMS.items()]
-    return _rows(("aim", *map(_drawn, found)), rows)
+    return markdown_table(("aim", *map(_drawn, found)), rows)
 
 
 def _drawn(found: Standings) -> str:
@@ -83,21 +79,25 @@ def _own(read: Read) -> str:
     calls = {row["precision"]: row["added"] for row in read("calls.json")["calls"]}
     served = {row["batch"]: row["ratio"] for row in read("batching-shapes.json")["rows"]}
     rows = [
-        ("`import latentrt.runtime`", _ms(imports["median"], 0), _ms(aims["import_aim"], 0)),
+        (
+            "`import latentrt.runtime`",
+            milliseconds(imports["median"], 0),
+            milliseconds(aims["import_aim"], 0),
+        ),
         (
             "the runtime's own time per guided step of `euler`, 64 x 64 and 128 x 128 latents",
-            ", ".join(_ms(s) for s in steps),
-            f"{_ms(aims['step_aim_64x64'], 1)} at 64 x 64",
+            ", ".join(milliseconds(s) for s in steps),
+            f"{milliseconds(aims['step_aim_64x64'], 1)} at 64 x 64",
         ),
         (
             "the slowest sampler's own step at 128 x 128 latents, noise apart "
             f"(`{slowest['sampler']}`)",
-            _ms(slowest["median"], 2),
-            _ms(aims["sampler_aim_128x128"], 0),
+            milliseconds(slowest["median"], 2),
+            milliseconds(aims["sampler_aim_128x128"], 0),
         ),
         (
             "a batched step of 8 rows beyond the engine, 64 x 64 and 128 x 128 latents",
-            ", ".join(_ms(s, 2) for s in batched),
+            ", ".join(milliseconds(s, 2) for s in batched),
             "",
         ),
         (
@@ -112,7 +112,7 @@ def _own(read: Read) -> str:
             "",
         ),
     ]
-    return _rows(("", "", "aim"), rows)
+    return markdown_table(("", "", "aim"), rows)
 
 
 def _engines(read: Read) -> str:
@@ -125,7 +125,7 @@ def _engines(read: Read) -> str:
     ]
     ratio = "against PyTorch fp32"
     part = (ratio, "of the ceiling", "error")
-    return _rows(("", "U-Net", *part, "VAE", *part), rows)
+    return markdown_table(("", "U-Net", *part, "VAE", *part), rows)
 
 
 def _who(result: Mapping[str, Any]) -> str:
@@ -145,117 +145,6 @@ def _speed(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _compare(read: Read) -> str:
-    """How far the engines are from PyTorch's fp32, beside what they are allowed."""
-    found = read("compare-shapes.json")
-    compared = found["comparisons"]
-    names = [row["name"] for each in compared[:1] for row in each["components"]]
-    heads = ["", *names, "a step alone", "a step of the run", "PSNR", "SSIM"]
-    judged = [" / ".join(each["adherence"]) for each in compared[:1] if each["adherence"]]
-    heads += [f"of {found['drawn']} pictures, right in {asked}" for asked in judged]
-    failed = [
-        (f"`{name}` failed: {problem}", *[""] * (len(heads) - 1))
-        for name, problem in found["failed"].items()
-    ]
-    return _rows(heads, [*(_comparison(each) for each in compared), *failed])
-
-
-def _comparison(found: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        _engines_of(found),
-        *(_held(row) for row in found["components"]),
-        *(_held(_worst(found[steps])) for steps in ("steps_alone", "steps")),
-        *_picture(found),
-        *_shares(found),
-    )
-
-
-def _shares(found: Mapping[str, Any]) -> tuple[str, ...]:
-    """How many pictures were right, in one cell; none where that was not looked at."""
-    shares = found["adherence"] or {}
-    return (" / ".join(f"{share:.1%}" for share in shares.values()),) if shares else ()
-
-
-def _engines_of(comparison: Mapping[str, Any]) -> str:
-    precisions = comparison["precisions"]
-    used = (f"`--engine {e}`, {precisions[c]}" for c, e in comparison["engines"].items())
-    return "; ".join(dict.fromkeys(used))
-
-
-def _worst(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Of rows the farthest off; null is not finite."""
-    return max(rows, key=lambda row: math.inf if row["relative"] is None else row["relative"])
-
-
-def _held(row: Mapping[str, Any]) -> str:
-    off = "not finite" if row["relative"] is None else f"{row['relative']:.1e}"
-    return f"{off} / {row['tolerance']:.1e}"
-
-
-def _picture(found: Mapping[str, Any]) -> tuple[str, str]:
-    """PSNR beside what is allowed, and SSIM; without SSIM there is no picture, but NaN."""
-    ssim, least = found["picture_ssim"], _decibels(found["least_psnr"])
-    if ssim is None:
-        return f"not finite / {least}", "not finite"
-    return f"{_decibels(found['picture_psnr'])} / {least}", f"{ssim:.5f}"
-
-
-def _bench(read: Read) -> str:
-    """What `latentrt bench` found of models/shapes."""
-    found = read("bench-shapes.json")
-    rows = [
-        (
-            name,
-            *(_seconds(row[p]) for p in ("p50", "p90", "p99")),
-            f"{row['count']}{'' if row['stable'] else ', unstable'}",
-            _share(found, name),
-            error_beside(name, found["errors"], found["picture_psnr"]),
-        )
-        for name, row in found["rows"].items()
-    ]
-    for start in found["cold"]:
-        # One that failed is no 0.0 ms; the notes of the report say why.
-        total = sum(start[part] for part in ("imports", "opens", "engines", "picture"))
-        shown = "failed" if start["problem"] else _seconds(total)
-        name = f"first picture of a fresh process, {_engines_were(start)}"
-        rows.append((name, shown, "", "", "1", "", ""))
-    table = _rows(("", "p50", "p90", "p99", "runs", "of what the machine can do", "error"), rows)
-    return "\n\n".join(filter(None, (table, _goodputs(found))))
-
-
-def _engines_were(start: Mapping[str, Any]) -> str:
-    if start["hit"] is None:
-        return f"{start['cache']} cache"
-    return f"engines {'loaded' if start['hit'] else 'built'}"
-
-
-def _goodputs(found: Mapping[str, Any]) -> str:
-    """What both servers bear, and how many times as much the batcher does; nothing if not asked."""
-    said = [f"{_goodput(each)} {each['server']}" for each in found["arrivals"]]
-    gain = found.get("goodput_gain")
-    if gain is not None:
-        said.append(f"{_within(gain['value'], gain)} times as many batched")
-    words = "Arrivals a second of which 95 of 100 have their picture within 4 times what one takes"
-    return f"{words}: {'; '.join(said)}." if said else ""
-
-
-def _goodput(curve: Mapping[str, Any]) -> str:
-    # A report of schema 1 knows neither bounds nor intervals.
-    if curve.get("bound"):
-        return f"{curve['bound']} {curve['goodput']:.2f}"
-    return _within(curve["goodput"], curve)
-
-
-def _within(value: float, ends: Mapping[str, Any]) -> str:
-    interval = f" ({ends['low']:.2f} to {ends['high']:.2f})" if "low" in ends else ""
-    return f"{value:.2f}{interval}"
-
-
-def _share(found: Mapping[str, Any], row: str) -> str:
-    limit = found["limits"].get(row.removesuffix(" call")) if row.endswith(" call") else None
-    return "" if limit is None else f"{limit['share']:.0%}, {limit['rate'] / 1e12:.3f} TFLOP/s"
-
-
 def _contest(name: str) -> Callable[[Read], str]:
     """A table of a contest's standings, the fastest first."""
 
@@ -267,7 +156,7 @@ def _contest(name: str) -> Callable[[Read], str]:
         heads = ("", f"times as fast as `{found.reference}`", found.interval)
         more = ("as the best peer of its precision", "a picture", "U-Net", "VAE", "own")
         last = ("the same picture", "memory", "of its time alone")
-        return _rows((*heads, *more, *last), rows)
+        return markdown_table((*heads, *more, *last), rows)
 
     return table
 
@@ -279,9 +168,9 @@ def _standing(found: Standings, row: Row, ratio: Ratio) -> tuple[str, ...]:
         f"**{ratio.median:.2f}**",
         f"{ratio.low:.2f} to {ratio.high:.2f}",
         _ratio(found.best(row)),
-        _seconds(row.median),
-        *(_seconds(stages.get(part)) for part in ("unet", "decode", "own")),
-        "" if row.name == found.reference else _decibels(row.psnr),
+        seconds_of(row.median),
+        *(seconds_of(stages.get(part)) for part in ("unet", "decode", "own")),
+        "" if row.name == found.reference else decibels(row.psnr),
         "" if row.rss_peak is None else f"{row.rss_peak / 1e9:.1f} GB",
         _ratio(row.beside),
     )
@@ -289,16 +178,6 @@ def _standing(found: Standings, row: Row, ratio: Ratio) -> tuple[str, ...]:
 
 def _ratio(ratio: Best | Ratio | None) -> str:
     return "" if ratio is None else interval(ratio)
-
-
-def _decibels(psnr: float | None) -> str:
-    return "equal" if psnr is None else f"{psnr:.0f} dB"
-
-
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.1f} ms"
 
 
 def _adherence(read: Read) -> str:
@@ -321,8 +200,8 @@ def _install(read: Read) -> str:
 TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "own": _own,
     "engines": _engines,
-    "compare": _compare,
-    "bench": _bench,
+    "compare": lambda read: compare_table(read("compare-shapes.json")),
+    "bench": lambda read: bench_table(read("bench-shapes.json")),
     "peers-shapes": _contest("peers-shapes.json"),
     "peers-sd15": _contest("peers-sd15.json"),
     "aims": _aims,
@@ -333,10 +212,6 @@ TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
 
 def _by_latent(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [row["median"] for row in sorted(rows, key=lambda row: row["latent"])]
-
-
-def _ms(seconds: float, digits: int = 3) -> str:
-    return f"{1e3 * seconds:.{digits}f} ms"
 
 
 def main() -> None:

@@ -206,6 +206,8 @@ def _compare(turns: _Turns) -> None:
 def _decibels(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float | None:
     if actual.shape != expected.shape:
         raise EngineError(f"a picture of shape {actual.shape}, the reference's is {expected.shape}")
+    if not np.isfinite(actual).all():
+        raise EngineError("a picture that is not finite")
     return None if np.array_equal(actual, expected) else psnr(actual, expected, peak=2.0)
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from latentrt.benchmarks.contest import Settings, against
 from latentrt.benchmarks.earlier import Earlier
+from latentrt.benchmarks.peers import REFERENCE
 from latentrt.benchmarks.report import Report
 from latentrt.benchmarks.sections import Section, compared, sections, used
 from latentrt.benchmarks.standings import Standings
 from latentrt.benchmarks.verdict import Verdict
 from latentrt.bundle.errors import InputError
+from latentrt.engines.backends import DEVICE_KINDS
 from latentrt.runtime import Size
-
-_CPU: Final = ("onnxruntime", "openvino")
-_INTEL: Final = ("openvino-gpu", "openvino-npu")
 
 
 def peers(names: Sequence[str]) -> tuple[str, ...] | None:
@@ -33,12 +32,11 @@ def device_of(engines: Mapping[str, str]) -> str:
     Raises `InputError` for an engine of a device that no peer has.
     """
     name = engines["unet"]
-    if name in _CPU:
-        return "cpu"
-    if name in _INTEL:
+    kind = DEVICE_KINDS[name]
+    if kind not in REFERENCE:
         expected = "an engine of a CPU or of an NVIDIA GPU, where there are peers (--against)"
         raise InputError("engine", expected, name)
-    return "cuda"
+    return kind
 
 
 def contest(

@@ -171,7 +171,7 @@ def bench(
     checkpoint: Annotated[
         str | None, typer.Option(help="What the bundle was exported from, for --against.")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Pictures of everybody in --against.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Turns of everybody in --against.")] = 10,
     compare_with: Annotated[
         Path | None, typer.Option("--compare", help="An earlier report: a verdict on each row.")
     ] = None,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from latentrt.bundle.errors import InputError, Unavailable
 from latentrt.engines.engine import Blueprint, Engine, Options
@@ -113,6 +113,23 @@ BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """Where each backend is, module or module:object, the faster first."""
+
+DeviceKind = Literal["cpu", "cuda", "intel"]
+"""A CPU, an NVIDIA GPU, or an Intel GPU or NPU."""
+
+DEVICE_KINDS: Final[Mapping[str, DeviceKind]] = MappingProxyType(
+    {
+        "tensorrt": "cuda",
+        "onnxruntime-tensorrt-rtx": "cuda",
+        "onnxruntime-tensorrt": "cuda",
+        "onnxruntime-cuda": "cuda",
+        "openvino-gpu": "intel",
+        "openvino-npu": "intel",
+        "openvino": "cpu",
+        "onnxruntime": "cpu",
+    }
+)
+"""What the engines of each backend run on."""
 
 _TOPOLOGY: Final = Path("/sys/devices/system/cpu")
 UNVERIFIED: Final = frozenset(BACKENDS) - {"openvino", "onnxruntime"}
