@@ -33,6 +33,13 @@ def test_a_row_is_stable_when_there_are_enough_pictures_and_the_last_five_agree(
     assert Samples((*((1.0,),) * (count - 1), (last,))).stable is stable
 
 
+def test_a_row_that_had_settled_stays_so_while_others_settle() -> None:
+    assert Samples((*((1.0,),) * 20, (2.0,), (1.0,))).stable
+    # The five that agree are the 15th to 19th.
+    early = (*((2.0,), (1.0,)) * 7, *((1.0,),) * 5, (2.0,), (1.0,))
+    assert not Samples(early).stable
+
+
 def test_the_steps_of_one_picture_do_not_make_a_row_stable() -> None:
     assert not Samples(((1.0,) * 400,)).stable
     assert Samples(((1.0,) * 20,) * 20).stable
@@ -49,6 +56,14 @@ def test_drawing_goes_on_until_the_last_five_pictures_of_every_row_agree() -> No
     parts = iter([1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, *(1.0,) * 9])
     found = until_settled(lambda: (4.0, next(parts)), least=5, limit=1e9)
     assert [part for _, part in found] == [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, *(1.0,) * 5]
+
+
+def test_drawing_ends_when_every_row_has_had_its_moment_though_not_the_same() -> None:
+    # The whole picture agrees up to the sixth, a part of it in the eighth to twelfth.
+    wholes = iter([*(1.0,) * 6, *(2.0, 3.0) * 9])
+    parts = iter([*(1.0, 2.0) * 3, 3.0, *(1.0,) * 9])
+    found = until_settled(lambda: (next(wholes), next(parts)), least=6, limit=1e9)
+    assert len(found) == 12
 
 
 def test_drawing_ends_at_its_limit_but_never_before_the_least_pictures() -> None:

@@ -89,8 +89,8 @@ class Report:
 
 
 def _rounded(runs: Sequence[Sequence[float]]) -> list[list[float]]:
-    """In whole nanoseconds."""
-    return [[round(seconds, 9) for seconds in run] for run in runs]
+    """In tenths of microseconds."""
+    return [[round(seconds, 7) for seconds in run] for run in runs]
 
 
 def error_of(row: str, errors: Mapping[str, float | None], psnr: float | None) -> float | None:

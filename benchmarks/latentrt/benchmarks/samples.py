@@ -12,7 +12,7 @@ import numpy as np
 LEAST: Final = 20
 """Pictures that a percentile is taken of, at the least."""
 SETTLED: Final = 0.02
-"""How near to each other the last pictures have to be, relative to their median."""
+"""How near to each other five pictures in a row have to be, relative to their median."""
 _LAST: Final = 5
 
 
@@ -38,11 +38,14 @@ class Samples:
 
     @property
     def stable(self) -> bool:
-        """Whether there are at least `LEAST` pictures and the last five agree within `SETTLED`.
+        """Whether at some moment, the `LEAST`-th picture or later, the last five agreed.
 
-        A picture's median stands for it.
+        Within `SETTLED`; a picture's median stands for it. What was drawn after that moment, until
+        other rows had theirs, makes nothing unstable.
         """
-        return len(self.pictures) >= LEAST and _agree(self.medians[-_LAST:])
+        medians = self.medians
+        moments = range(LEAST, len(medians) + 1)
+        return any(_agree(medians[moment - _LAST : moment]) for moment in moments)
 
     def percentile(self, percent: float) -> float:
         """Of all seconds, linearly between the two nearest; 50 is the median."""
@@ -58,22 +61,22 @@ class Samples:
 def until_settled(
     draw: Callable[[], Sequence[float]], *, least: int = LEAST, limit: float
 ) -> tuple[Sequence[float], ...]:
-    """What `draw` gives, until of each of its numbers the last five agree within `SETTLED`.
+    """What `draw` gives, until for each of its numbers the last five agreed within `SETTLED` once.
 
     It draws a picture and gives the seconds of all of it, then of its parts. It is called at least
-    `least` times, whatever that takes, then until they agree or have taken `limit` seconds
-    together.
+    `least` times, whatever that takes, then until all had such a moment or pictures have taken
+    `limit` seconds together.
     """
     drawn: list[Sequence[float]] = []
+    settled: set[int] = set()
     taken = 0.0
-    while len(drawn) < least or not (_all_agree(drawn[-_LAST:]) or taken >= limit):
+    while len(drawn) < least or not (len(settled) == len(drawn[0]) or taken >= limit):
         drawn.append(draw())
         taken += drawn[-1][0]
+        if len(drawn) >= least:
+            parts = enumerate(zip(*drawn[-_LAST:], strict=True))
+            settled.update(number for number, last in parts if _agree(last))
     return tuple(drawn)
-
-
-def _all_agree(last: Sequence[Sequence[float]]) -> bool:
-    return all(map(_agree, zip(*last, strict=True)))
 
 
 def _agree(last: Sequence[float]) -> bool:
