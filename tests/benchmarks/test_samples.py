@@ -94,6 +94,21 @@ def test_a_ratio_and_its_interval_are_those_of_the_medians() -> None:
     assert found.low < found.ratio < found.high
 
 
+def test_of_runs_that_are_like_their_neighbours_less_is_known() -> None:
+    rng = np.random.default_rng(4)
+    # An autoregression of first order: the variance of a long mean, and nearly that of a median, is
+    # (1 + 0.9) / (1 - 0.9) = 19 times that of as many independent numbers of the same spread.
+    runs = rng.normal(0.0, 0.05 * np.sqrt(1 - 0.9**2), 4000)
+    for number in range(1, len(runs)):
+        runs[number] += 0.9 * runs[number - 1]
+    then, now = 1.0 + runs.reshape(2, 2000)
+    (found,) = verdicts({"picture": alone(now)}, {"picture": alone(then)})
+    independent = 2 * 1.96 * 1.2533 * 0.05 * np.sqrt(2 / 2000)
+    # 20 blocks tell a spread to a sixth or so, at the ends of an interval less.
+    assert 2.5 < (found.high - found.low) / independent < np.sqrt(19) * 1.5
+    assert found.word in ("same", "unsure")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "word"),
     [
