@@ -27,6 +27,7 @@ from latentrt.runtime.noise.philox import PhiloxNoise
 Bundles = Callable[[str], Path]
 
 NO_DRIVER = Missing("no NVIDIA driver was found", "install it")
+ROOT = Path(__file__).parents[2]
 SPREAD = {"median", "least", "greatest"}
 DIFFERENCE = {"relative", "max_abs", "cosine"}
 COMPONENTS = ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
@@ -77,6 +78,44 @@ def test_a_bundle_is_built_verified_timed_and_compared_beside_pytorch(
     assert found["noise"]["found"] or found["noise"]["remedy"]
     assert found["passed"]
     assert found["finished"]
+
+
+@pytest.mark.parametrize(("on_cpu", "held"), [(True, True), (False, False)])
+def test_a_contest_is_held_over_a_bundle_in_the_dtype_of_the_devices_peers(
+    bundle: Bundles, monkeypatch: pytest.MonkeyPatch, on_cpu: bool, held: bool
+) -> None:
+    commands: list[Sequence[str]] = []
+    standings = json.loads((ROOT / "benchmarks" / "results" / "peers-shapes.json").read_text())
+
+    def run(command: Sequence[str], *_: Any) -> str:
+        commands.append(command)
+        Path(command[command.index("--json") + 1]).write_text(json.dumps(standings))
+        return ""
+
+    monkeypatch.setattr(campaign, "child", lambda *_: {"found": False, "problem": ""})
+    monkeypatch.setattr(campaign, "run", run)
+    subject = Subject("heads", "a checkpoint", path=bundle("heads"))
+    asked = Campaign((subject,), on_cpu, (), steps=3, rounds=2, peers=("diffusers-fp32",))
+    (row,) = measure(asked, NO_DRIVER)["bundles"]
+    assert (row["contest"] is not None, len(commands)) == (held, int(held))
+    if held:
+        assert row["contest"] == {"problem": "", "standings": standings}
+        given = " ".join(commands[0])
+        assert " latentrt.benchmarks.contest " in given
+        assert " --checkpoint a checkpoint --device cpu --size 64x64 --steps 3 --rounds 2 " in given
+        assert given.endswith(" --against diffusers-fp32")
+
+
+def test_a_contest_that_fails_is_told_with_its_problem(
+    bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "child", lambda *_: {"found": False, "problem": ""})
+    monkeypatch.setattr(campaign, "run", lambda *_: "exit status 1: error: no diffusers")
+    subject = Subject("heads", "a checkpoint", path=bundle("heads"))
+    (row,) = measure(Campaign((subject,), True, (), rounds=1), NO_DRIVER)["bundles"]
+    problem = "exit status 1: error: no diffusers"
+    assert row["contest"] == {"problem": problem, "standings": None}
+    assert row["problem"] == ""
 
 
 def test_what_was_found_is_kept_before_the_next_is_tried(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from latentrt.benchmarks.child import child, run
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.narration import say
 from latentrt.benchmarks.providers import Environment, Provider, providers
+from latentrt.benchmarks.standings import Standings
 from latentrt.benchmarks.trial import described
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.backends import BACKENDS, backend
@@ -26,6 +28,9 @@ _EXPORT: Final = (
     "import sys; from latentrt.export.export import export; "
     "export(sys.argv[1], sys.argv[2], dtype=sys.argv[3])"
 )
+
+_CONTESTED: Final = {"cpu": "float32", "cuda": "float16"}
+"""What bundles are stored in that a contest on a device is held over."""
 
 Keep = Callable[[Mapping[str, Any]], None]
 
@@ -48,6 +53,8 @@ class Campaign:
     """What is to be run; `limit` is the seconds that any one process may take.
 
     `environments` are folders of virtual environments that have backends which this one has not.
+    With `rounds`, a contest of so many is held beside other libraries: `peers` by their names, or,
+    for None, all of the device's.
     """
 
     subjects: tuple[Subject, ...]
@@ -57,6 +64,8 @@ class Campaign:
     steps: int = 20
     limit: float = 1800.0
     environments: tuple[Path, ...] = ()
+    rounds: int = 0
+    peers: tuple[str, ...] | None = None
 
 
 def _drop(found: Mapping[str, Any]) -> None:
@@ -95,6 +104,7 @@ def measure(campaign: Campaign, device: Gpu | Missing, keep: Keep = _drop) -> di
         for subject in campaign.subjects:
             row: dict[str, Any] = {"name": subject.name, "checkpoint": subject.checkpoint}
             row |= {"dtype": subject.dtype, "problem": "", "engines": [], "reference": []}
+            row["contest"] = None
             found["bundles"].append(row)
             for _ in _tries(row, subject, tried, campaign, scratch):
                 keep(found)
@@ -156,6 +166,8 @@ def _tries(
     if checkpoint:
         row["reference"] = _references(path, checkpoint, campaign, scratch)
         yield
+        row["contest"] = _contest(bundle, checkpoint, campaign, scratch)
+        yield
     else:
         say(f"{subject.name}: no PyTorch beside it: --bundle PATH=CHECKPOINT says of what it is")
 
@@ -201,6 +213,28 @@ def _references(
         _print_times(row["components"])
         rows.append(row)
     return rows
+
+
+def _contest(
+    bundle: Bundle, checkpoint: str, campaign: Campaign, scratch: Path
+) -> dict[str, Any] | None:
+    """The standings of a contest at the bundle's own size; None where none is held over it."""
+    device, manifest = "cpu" if campaign.on_cpu else "cuda", bundle.manifest
+    if not campaign.rounds or manifest.dtype != _CONTESTED[device]:
+        return None
+    say(f"{bundle.path.name} beside other libraries")
+    height, width = (manifest.vae_factor * edge for edge in manifest.sample_size)
+    out = scratch / "standings.json"
+    arguments: list[object] = ["--bundle", bundle.path, "--checkpoint", checkpoint]
+    arguments += ["--device", device, "--size", f"{width}x{height}", "--steps", campaign.steps]
+    arguments += ["--rounds", campaign.rounds, "--folder", scratch / "peers", "--json", out]
+    for name in campaign.peers or ():
+        arguments += ["--against", name]
+    command = [sys.executable, "-m", "latentrt.benchmarks.contest", *map(str, arguments)]
+    problem = run(command, campaign.limit, scratch)
+    standings = None if problem else json.loads(out.read_text())
+    say(problem or str(Standings.from_json(standings)))
+    return {"problem": problem, "standings": standings}
 
 
 def _described(device: Gpu | Missing) -> dict[str, Any]:

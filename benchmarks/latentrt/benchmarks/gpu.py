@@ -4,12 +4,13 @@
                                       [--environment FOLDER ...]
 
 Exports models/shapes in fp32 and fp16, or takes bundles that are ready, and for every provider that
-it finds builds, verifies, times and compares; then PyTorch on the same components, and PyTorch's
-CUDA numbers against the runtime's. A provider that is not there is told with what is
-missing; one that fails, with its error, and the rest goes on. Each is a process of its own, by the
-Python of the first environment that has it, since the extras of some exclude each other: this one,
-then each `--environment`. PyTorch is the one here. Without a GPU the CPU's engines run instead, so
-that the script is known to work. Exit status 0: everything that was found passed.
+it finds builds, verifies, times and compares; then PyTorch on the same components, a contest beside
+other libraries, and PyTorch's CUDA numbers against the runtime's. A provider that is not there is
+told with what is missing; one that fails, with its error, and the rest goes on. Each is a process
+of its own, by the Python of the first environment that has it, since the extras of some exclude
+each other: this one, then each `--environment`. PyTorch is the one here, as are those of the
+contest. Without a GPU the CPU's engines run instead, beside diffusers for one round, so that the
+script is known to work. Exit status 0: everything that was found passed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from latentrt.engines.cuda_device import Gpu, Missing, gpu
 RESULTS: Final = Path("benchmarks/results")
 SHAPES: Final = "models/shapes"
 SD15: Final = f"{PREFIX}sd15"
+_ROUNDS: Final = 10
 
 
 def _slug(name: str) -> str:
@@ -67,14 +69,17 @@ def main() -> None:
         say("the CPU's engines run instead, which shows that this script works and nothing else")
     else:
         say(f"{device.name} ({device.target}), CUDA {device.cuda}")
+    on_cpu = options.cpu or isinstance(device, Missing)
     campaign = Campaign(
         subjects=_subjects(options.bundle, options.sd15),
-        on_cpu=options.cpu or isinstance(device, Missing),
+        on_cpu=on_cpu,
         engines=tuple(options.engine or BACKENDS),
         repeats=options.repeats,
         steps=options.steps,
         limit=options.limit,
         environments=tuple(options.environment),
+        rounds=1 if on_cpu else _ROUNDS,
+        peers=("diffusers-fp32",) if on_cpu else None,
     )
     # What a CPU does is no result of a GPU.
     place = Path("build/gpu-none.json")
