@@ -232,9 +232,12 @@ def _contest(
         arguments += ["--against", name]
     command = [sys.executable, "-m", "latentrt.benchmarks.contest", *map(str, arguments)]
     problem = run(command, campaign.limit, scratch)
-    standings = None if problem else json.loads(out.read_text())
-    say(problem or str(Standings.from_json(standings)))
-    return {"problem": problem, "standings": standings}
+    if problem:
+        say(problem)
+        return {"problem": problem, "standings": None}
+    standings: dict[str, Any] = json.loads(out.read_text())
+    say(str(Standings.from_json(standings)))
+    return {"problem": "", "standings": standings}
 
 
 def _described(device: Gpu | Missing) -> dict[str, Any]:
