@@ -27,7 +27,7 @@ from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines import onnxruntime
+from latentrt.engines import onnxruntime, openvino
 from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.export import trace
 from latentrt.export.components import Component
@@ -40,6 +40,16 @@ Trace = Callable[[Component, Config, str], ir.Model]
 # Machines that are shared pause now and then; a slow example is no failure.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+@pytest.fixture
+def bf16_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO is said to compute in bf16, for tests of what is chosen and told.
+
+    Where the processor has none it computes in fp32.
+    """
+    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: True)
+
 
 _SD: dict[str, Any] = {
     "beta_start": 0.00085,

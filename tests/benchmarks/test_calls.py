@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.processor import PRECISIONS
 
 from latentrt.benchmarks import calls
 from latentrt.benchmarks.calls import measure
@@ -17,7 +18,7 @@ from latentrt.engines.backends import backend
 from latentrt.engines.engine import Options
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_call_is_measured_bare_and_through_the_engine(
     bundle: Callable[[str], Path], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,7 +38,7 @@ def test_a_call_is_measured_bare_and_through_the_engine(
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_bare_model_is_our_engines_own(
     bundle: Callable[[str], Path], precision: str, parts: int
 ) -> None:

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from tests.processor import needs_bf16
 
 from latentrt.benchmarks import ceilings as module
 from latentrt.benchmarks.ceilings import (
@@ -165,7 +166,12 @@ def test_a_chain_is_finite_in_sixteen_bits(dtype: str, kind: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("engine", "precision"), [("openvino", "fp32"), ("openvino", "bf16"), ("onnxruntime", "fp32")]
+    ("engine", "precision"),
+    [
+        ("openvino", "fp32"),
+        pytest.param("openvino", "bf16", marks=needs_bf16),
+        ("onnxruntime", "fp32"),
+    ],
 )
 def test_the_engines_that_run_here_take_the_product(engine: str, precision: str) -> None:
     chosen = choose(engine, Options(precision=precision), "float32")

@@ -122,6 +122,7 @@ def test_a_step_alone_may_not_be_as_far_off_as_one_of_a_run(bundle: Callable[[st
 
 # What bf16 in one component excuses in what several make together: what it has no part in, it does
 # not. Every fault is beyond fp32's tolerance and within bf16's.
+@pytest.mark.usefixtures("bf16_offered")
 @pytest.mark.parametrize(
     ("loose", "refused"),
     [

@@ -17,12 +17,14 @@ from tests.cli.outcome import Run
 
 from latentrt.benchmarks import bench, contest, peers
 from latentrt.benchmarks.contest import bearable, check, float32_bytes
-from latentrt.benchmarks.lineup import Settings, chosen
+from latentrt.benchmarks.lineup import Settings, chosen, line_up
 from latentrt.benchmarks.ratio import Ratio
 from latentrt.benchmarks.standings import Row, Standings
 from latentrt.bundle.errors import BundleError, InputError, Unavailable
 from latentrt.bundle.tensors import Layout, write_tensors
 from latentrt.cli import bench as command
+from latentrt.engines import openvino
+from latentrt.runtime import Size
 
 __all__ = ["run"]  # the fixture
 
@@ -61,6 +63,25 @@ def test_a_peer_named_twice_takes_part_once_and_the_reference_always() -> None:
     names = ["diffusers-bf16", "diffusers-fp32", "optimum-onnx-fp32", "diffusers-bf16"]
     expected = ["diffusers-fp32", "diffusers-bf16", "optimum-onnx-fp32"]
     assert [peer.name for peer in chosen(names, "cpu")] == expected
+
+
+@pytest.mark.parametrize("heeded", [True, False])
+def test_bf16_takes_part_where_the_cpu_has_it_and_where_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundles, tmp_path: Path, heeded: bool
+) -> None:
+    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: heeded)
+    fp32 = ["diffusers-fp32", "diffusers-compile-fp32", "optimum-onnx-fp32", "openvino-genai-fp32"]
+    bf16 = ["diffusers-bf16", "diffusers-compile-bf16", "openvino-genai-bf16"] if heeded else []
+    assert [peer.name for peer in chosen(None, "cpu")] == fp32 + bf16
+    named = chosen(["diffusers-bf16"], "cpu")
+    assert [peer.name for peer in named] == ["diffusers-fp32", "diffusers-bf16"]
+    assert all(peer.precision == "fp16" for peer in chosen(None, "cuda"))
+    spec = Settings(Size(64, 64)).spec(tmp_path, tmp_path)
+    found = line_up(bundle("heads"), named, spec, tmp_path, lambda _: None)
+    ours = [each.name for each in found.contestants if each not in found.peers]
+    expected = ["latentrt-onnxruntime-fp32", "latentrt-openvino-fp32", "latentrt-openvino-bf16"]
+    assert ours == expected[: 3 if heeded else 2]
+    assert found.absent == ()
 
 
 def test_a_bundle_that_peers_do_not_load_is_refused_with_its_family(

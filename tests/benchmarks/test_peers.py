@@ -10,6 +10,7 @@ import pytest
 from latentrt.benchmarks import peers
 from latentrt.benchmarks.peers import PEERS, find_peer, missing, prepare
 from latentrt.bundle.errors import EngineError, InputError
+from latentrt.engines import openvino
 
 SCRIPTS = sorted(peers.SCRIPTS.glob("*.py"))
 
@@ -34,6 +35,24 @@ def test_a_peer_in_our_environment_says_which_of_its_libraries_is_missing(
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "diffusers" else name)
     lacks = missing(find_peer("diffusers-fp32"))
     assert str(lacks) == "not installed: diffusers; pip install 'latentrt[bench]'"
+
+
+def test_openvino_genai_does_not_pass_fp32_off_as_bf16(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
+    (tmp_path / "openvino-genai").mkdir()
+    (tmp_path / "openvino-genai" / ".stamp").touch()
+    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: False)
+    lacks = missing(find_peer("openvino-genai-bf16"))
+    assert lacks is not None
+    assert lacks.problem == "this CPU has no bf16: OpenVINO would take fp32 for it"
+    assert lacks.remedy == "take openvino-genai-fp32"
+    assert missing(find_peer("openvino-genai-fp32")) is None
+    # PyTorch computes in it all the same.
+    assert missing(find_peer("diffusers-bf16")) is None
+    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: True)
+    assert missing(find_peer("openvino-genai-bf16")) is None
 
 
 def test_without_a_checkout_no_peer_can_run(

@@ -11,6 +11,7 @@ from typing import NoReturn
 import pytest
 from tests.cli.compared import told
 from tests.cli.outcome import Run
+from tests.processor import needs_bf16
 
 from latentrt.benchmarks import compare, layers, live
 from latentrt.benchmarks.layer_table import LayerTable
@@ -20,8 +21,10 @@ from latentrt.bundle.errors import BuildFailed, LatentrtError, NonFinite, Unavai
 from latentrt.engines import onnxruntime, openvino, tensorrt
 from latentrt.engines.backends import Chosen, Status
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.openvino import OpenVino
 
 
+@needs_bf16
 def test_every_engine_and_precision_is_a_row_of_one_table(
     run: Run, bundle: Callable[[str], Path]
 ) -> None:
@@ -60,18 +63,21 @@ def test_of_all_engines_one_without_an_option_asked_for_is_skipped_and_named(
     assert [line[-1] for line in lines if line[:2] == ["openvino", "fp32"]] == ["ok"]
 
 
-def refusing(precision: str, error: LatentrtError) -> Callable[[Blueprint, Options], Engine]:
+def refusing(
+    precision: str, error: LatentrtError
+) -> Callable[[OpenVino, Blueprint, Options], Engine]:
     """OpenVINO, but for one precision that raises."""
-    actual = openvino.compile
+    actual = OpenVino.compile
 
-    def compile(blueprint: Blueprint, options: Options) -> Engine:
+    def compile(backend: OpenVino, blueprint: Blueprint, options: Options) -> Engine:
         if options.precision == precision:
             raise error
-        return actual(blueprint, options)
+        return actual(backend, blueprint, options)
 
     return compile
 
 
+@pytest.mark.usefixtures("bf16_offered")
 @pytest.mark.parametrize(
     "error", [BuildFailed("unet: no such operator"), NonFinite("unet", 3)], ids=["build", "nan"]
 )
@@ -82,7 +88,7 @@ def test_of_all_engines_one_that_fails_is_a_row_with_status_3_and_the_others_go_
     tmp_path: Path,
     error: LatentrtError,
 ) -> None:
-    monkeypatch.setattr(openvino, "compile", refusing("bf16", error))
+    monkeypatch.setattr(OpenVino, "compile", refusing("bf16", error))
     path = tmp_path / "page.html"
     done = run("compare", bundle("heads"), "--engine", "all", "--html", path)
     assert done.status == 3
@@ -107,7 +113,7 @@ def test_one_engine_that_cannot_be_compiled_is_an_error_of_one_line(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = BuildFailed("unet: no such operator")
-    monkeypatch.setattr(openvino, "compile", refusing("fp32", error))
+    monkeypatch.setattr(OpenVino, "compile", refusing("fp32", error))
     done = run("compare", bundle("heads"), "--engine", "openvino", "--precision", "fp32")
     assert (done.status, "latentrt: unet: no such operator" in done.err) == (1, True)
 
@@ -149,7 +155,7 @@ def test_of_all_engines_those_that_work_here_unverified_are_left_out_and_named(
     assert done.status == 0, done.err
     assert "tensorrt fp32: not compared: unverified: nobody has run it on its hardware" in done.out
     # Where there is nothing else, too.
-    monkeypatch.setattr(openvino, "PRECISIONS", {})
+    monkeypatch.setattr(openvino, "CPU", replace(openvino.CPU, known={}))
     monkeypatch.setattr(onnxruntime, "PRECISIONS", {})
     alone = run("compare", bundle("heads"), *options)
     assert (alone.status, alone.out) == (1, "")
@@ -181,7 +187,7 @@ def test_where_no_engine_is_left_nothing_was_compared_and_the_reasons_are_given_
     def asked(*given: object) -> NoReturn:
         pytest.fail("PyTorch was asked though there is nothing to hold against it")
 
-    monkeypatch.setattr(openvino, "OPTIONS", frozenset[str]())
+    monkeypatch.setattr(openvino, "CPU", replace(openvino.CPU, OPTIONS=frozenset[str]()))
     monkeypatch.setattr(live, "answer", asked)
     path = tmp_path / "page.html"
     done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32",
@@ -192,6 +198,7 @@ def test_where_no_engine_is_left_nothing_was_compared_and_the_reasons_are_given_
     assert "onnxruntime fp32: streams: expected nothing" in line
 
 
+@pytest.mark.usefixtures("bf16_offered")
 def test_a_picture_too_far_off_is_marked_in_the_table_of_engines(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> None:
     by_name: Mapping[str, Status] = {status.name: status for status in STATUSES}
 
     def backend(name: str) -> Any:
-        return SimpleNamespace(status=lambda: by_name[name])
+        precisions = {"float32": ("bf16", "fp32"), "float16": ("fp16",)}
+        return SimpleNamespace(status=lambda: by_name[name], PRECISIONS=precisions)
 
     monkeypatch.setattr(doctor, "BACKENDS", dict.fromkeys(by_name, ""))
     monkeypatch.setattr(doctor, "backend", backend)
@@ -48,8 +49,8 @@ def test_every_engine_has_a_line_with_what_is_missing_and_the_command(
     rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.strip()}
     assert rows["quick"] == "quick - quick is not installed pip install quick"
     assert rows["odd"] == "odd 2.0 no NPU was found buy one"
-    assert rows["plain"] == "plain 1.0 CPU works"
-    assert rows["new"] == "new 3.0 GPU unverified"
+    assert rows["plain"] == "plain 1.0 CPU fp32, fp16, bf16 works"
+    assert rows["new"] == "new 3.0 GPU fp32, fp16, bf16 unverified"
 
 
 @pytest.mark.usefixtures("engines")

@@ -227,6 +227,7 @@ def test_an_option_that_a_backend_has_not_is_refused_and_not_ignored() -> None:
     assert choose("auto", Options(arena=False), "float32").name == "onnxruntime"
 
 
+@pytest.mark.usefixtures("bf16_offered")
 def test_auto_takes_openvino_before_onnxruntime_and_each_computes_in_its_own_precision() -> None:
     assert choose("auto", Options(precision="auto"), "float32").name == "openvino"
     assert choose("auto", Options(precision="bf16"), "float32").name == "openvino"

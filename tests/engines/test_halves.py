@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.processor import PRECISIONS
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, Unavailable
@@ -193,7 +194,7 @@ def test_rows_are_halved_where_there_is_a_thread_for_each(
     assert host.rows == ([1, 1] if halved else [2])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
 def test_openvino_has_a_stream_of_a_thread_for_each_half(
     shapes: Bundle, tmp_path: Path, precision: str, stored: bool

@@ -19,9 +19,10 @@ import numpy as np
 import openvino
 import pytest
 from numpy.typing import NDArray
+from tests.processor import HAS_BF16, needs_bf16
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import EngineError, Unavailable
+from latentrt.bundle.errors import EngineError, InputError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines.backends import Chosen, backend, choose
 from latentrt.engines.engine import Blueprint, Options
@@ -50,6 +51,9 @@ def golden(bundle: Bundle) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     return inputs, stored["unet/outputs/model_output"]
 
 
+HINT = "INFERENCE_PRECISION_HINT"
+
+
 class Elsewhere:
     """OpenVINO's Core on a machine with a GPU or NPU that the real one's CPU stands in for."""
 
@@ -59,7 +63,12 @@ class Elsewhere:
         self.asked: list[tuple[Any, ...]] = []
         self._real: Any = openvino.Core()
 
+    def set_property(self, device: str, settings: dict[str, Any]) -> None:
+        self._real.set_property(device, settings)
+
     def get_property(self, device: str, name: str) -> Any:
+        if device == "CPU":
+            return self._real.get_property(device, name)
         return self.ids if name == "AVAILABLE_DEVICES" else self.properties[f"{device} {name}"]
 
     def read_model(self, path: Path) -> Any:
@@ -182,11 +191,48 @@ def test_a_device_is_asked_by_name_for_fixed_shapes_in_a_named_precision(
 @pytest.mark.parametrize(
     ("dtype", "first"), [("float32", "fp32"), ("float16", "fp32"), ("bfloat16", "fp32")]
 )
+@pytest.mark.usefixtures("bf16_offered")
 def test_the_cpu_computes_in_fp32_by_itself_whatever_the_weights_are_stored_as(
     dtype: str, first: str
 ) -> None:
     assert choose("openvino", Options(precision="auto"), dtype).options.precision == first
     assert choose("openvino", Options(precision="bf16"), dtype).options.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("taken", "offered"), [("bf16", ("fp32", "bf16")), ("f32", ("fp32",)), ("f16", ("fp32",))]
+)
+def test_bf16_is_offered_where_openvino_takes_nothing_else_for_it(
+    monkeypatch: pytest.MonkeyPatch, taken: str, offered: tuple[str, ...]
+) -> None:
+    class Processor:
+        asked: Any = None
+
+        def set_property(self, device: str, settings: dict[str, Any]) -> None:
+            self.asked = (device, settings)
+
+        def get_property(self, device: str, name: str) -> Any:
+            assert self.asked == (device, {name: "bf16"}) == ("CPU", {HINT: "bf16"})
+            return getattr(openvino.Type, taken)
+
+    monkeypatch.setattr(openvino, "Core", Processor)
+    assert dict.fromkeys(("float32", "float16", "bfloat16"), offered) == CPU.PRECISIONS
+    if "bf16" in offered:
+        return
+    message = "expected one of fp32 for openvino and float32 weights on this machine, got 'bf16'"
+    for name in ("openvino", "auto"):
+        with pytest.raises(InputError, match=message):
+            choose(name, Options(precision="bf16"), "float32")
+
+
+def test_a_model_computes_in_the_precision_that_was_offered(unet: Blueprint) -> None:
+    offered = CPU.PRECISIONS["float32"]
+    taken = [
+        property_of(CPU.compile(unet, Options(precision=one)), HINT).get_type_name()
+        for one in offered
+    ]
+    assert taken == [{"fp32": "f32", "bf16": "bf16"}[one] for one in offered]
+    assert "bf16" in offered or not HAS_BF16
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
@@ -199,7 +245,7 @@ def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
     for component, record in opened.manifest.components.items():
         blueprint = Blueprint.of(opened, component, golden_sizes(opened, component) or {})
         errors: dict[str, float] = {}
-        for precision in ("fp32", "bf16"):
+        for precision in CPU.PRECISIONS[opened.manifest.dtype]:
             options = Options(precision=precision)
             folder = tmp_path / component / precision
             folder.mkdir(parents=True)
@@ -221,7 +267,8 @@ def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
         # The goldens are PyTorch's fp32 with the weights as they are stored; to compute in 16 bits
         # anywhere, or to round what goes in or comes out, is 2e-4 off or more.
         assert errors["fp32"] < TOLERANCES["fp32"].of(component), (component, errors)
-        assert 1e-3 < errors["bf16"] < TOLERANCES["bf16"].of(component), (component, errors)
+        if HAS_BF16:
+            assert 1e-3 < errors["bf16"] < TOLERANCES["bf16"].of(component), (component, errors)
 
 
 def property_of(engine: Any, name: str) -> Any:
@@ -373,6 +420,7 @@ def test_a_call_keeps_no_hold_of_its_inputs(shapes: Bundle, unet: Blueprint) -> 
     assert [reference() for reference in held] == [None] * 3
 
 
+@needs_bf16
 def test_bf16_tells_neighbouring_timesteps_apart(shapes: Bundle, unet: Blueprint) -> None:
     # bfloat16 has 8 bits: as angles, 997 and 998 would be one number.
     inputs, expected = golden(shapes)

@@ -15,6 +15,7 @@ import openvino
 import pytest
 from numpy.typing import NDArray
 from openvino import opset13 as op
+from tests.processor import PRECISIONS, needs_bf16
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.engine import Blueprint, Options
@@ -80,6 +81,7 @@ def test_it_is_the_formula_however_far_a_group_is_from_zero(
     assert relative(evaluated(model, x), group_norm(x, *parts(dims[1]), groups)) < allowed
 
 
+@needs_bf16
 def test_a_group_that_is_nearly_constant_gives_numbers() -> None:
     # In bf16 its mean is rounded by up to 0.12, and the squares of what is left by 6e-5, sixty
     # epsilons: more than there is of a variance, which may come out below zero.
@@ -95,6 +97,7 @@ def test_a_group_that_is_nearly_constant_gives_numbers() -> None:
     assert np.isfinite(evaluated(model, x.astype(np.float32), "bf16")).all()
 
 
+@needs_bf16
 @pytest.mark.parametrize("deviations", [0, 3, 10, 30])
 def test_in_bf16_it_is_as_exact_as_openvinos_own(deviations: int) -> None:
     channels, groups = 64, 32
@@ -145,7 +148,7 @@ def test_names_stay_where_they_were() -> None:
     assert names[-2] in [node.get_friendly_name() for node in model.get_ordered_ops()]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_stored_decoder_is_the_compiled_one(
     bundle: Callable[[str], Path], tmp_path: Path, precision: str
 ) -> None:

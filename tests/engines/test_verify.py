@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from tests.processor import PRECISIONS
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import VerificationFailed
@@ -106,22 +107,21 @@ def shapes(bundle: Callable[[str], Path]) -> Bundle:
 
 
 @pytest.mark.parametrize("sizes", [UNET, OTHER], ids=["goldens", "oracle"])
-@pytest.mark.parametrize(("name", "precision"), [("openvino", "fp32"), ("openvino", "bf16")])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 def test_a_planted_fault_is_refused_with_its_numbers_and_nothing_is_stored(
     shapes: Bundle,
     cache: Cache,
     tmp_path: Path,
     fault: str,
-    name: str,
     precision: str,
     sizes: Mapping[str, int],
 ) -> None:
-    faulty = Faulty(name, spoil(shapes, tmp_path, fault))
+    faulty = Faulty("openvino", spoil(shapes, tmp_path, fault))
     options = Options(precision=precision)
     with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from .* is allowed"):
-        open_verified(cache, shapes, "unet", sizes, Chosen(name, faulty, options))
-    assert [a.key["engine"] for a in cache.artefacts() if a.key["engine"] == name] == []
+        open_verified(cache, shapes, "unet", sizes, Chosen("openvino", faulty, options))
+    assert [a.key["engine"] for a in cache.artefacts() if a.key["engine"] == "openvino"] == []
 
 
 class Halves(Faulty):
@@ -202,7 +202,7 @@ def test_a_planted_fault_in_the_oracle_itself_is_refused(
     assert cache.artefacts() == []
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     ("sizes", "reference"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.processor import needs_bf16
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
@@ -30,6 +31,7 @@ PLAIN = ("openvino", "fp32")
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("bf16_offered")
 def test_a_component_has_its_own_backend_or_precision_and_the_others_do_not(
     bundle: Callable[[str], Path], given: Mapping[str, str], expected: tuple[str, str]
 ) -> None:
@@ -68,6 +70,7 @@ def test_an_option_that_no_component_is_given_is_refused(bundle: Callable[[str],
         )
 
 
+@needs_bf16
 def test_a_decoder_in_another_precision_changes_the_picture_and_not_its_latents(
     bundle: Callable[[str], Path],
 ) -> None:
@@ -93,6 +96,7 @@ def test_a_decoder_in_another_precision_changes_the_picture_and_not_its_latents(
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("bf16_offered")
 def test_what_a_component_cannot_have_is_refused_by_name(
     bundle: Callable[[str], Path], given: Mapping[str, str], problem: str
 ) -> None:
@@ -100,6 +104,7 @@ def test_what_a_component_cannot_have_is_refused_by_name(
         Pipeline.open(bundle("heads"), components=given)
 
 
+@pytest.mark.usefixtures("bf16_offered")
 def test_an_engine_that_must_not_be_built_is_named_with_its_own_backend_and_precision(
     bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from latentrt.benchmarks.peers import (
     PEERS,
     REFERENCE,
     Peer,
+    computed,
     environment,
     find_peer,
     missing,
@@ -34,7 +35,10 @@ OURS: Final = {
     "cpu": (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")),
     "cuda": (("onnxruntime-cuda", "fp16"), ("tensorrt", "fp16")),
 }
-"""Engines and precisions that take part for latentrt, by device; those of "cuda" are unverified."""
+"""Engines and precisions that take part for latentrt where the device computes in them, by device.
+
+Those of "cuda" are unverified.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,12 @@ def line_up(
     """
     reference = _entry(peers[0], spec, None)
     others = [_peer(peer, spec, folder, say) for peer in peers[1:]]
-    ours = [_ours(bundle, name, precision, spec) for name, precision in OURS[spec["device"]]]
+    device = spec["device"]
+    ours = [
+        _ours(bundle, name, precision, spec)
+        for name, precision in OURS[device]
+        if computed(precision, device)
+    ]
     every = [reference, *ours, *others]
     return Lineup(
         tuple(each for each in every if isinstance(each, Contestant)),
@@ -108,7 +117,7 @@ def line_up(
 
 
 def chosen(names: Sequence[str] | None, device: str) -> list[Peer]:
-    """The device's reference, then the peers of these names, or all of the device's.
+    """The device's reference, then the peers of these names, or all that the device computes.
 
     Nobody twice. Raises `InputError` for a device that is not known and for a name that is no
     peer's of it.
@@ -116,7 +125,8 @@ def chosen(names: Sequence[str] | None, device: str) -> list[Peer]:
     if device not in REFERENCE:
         raise InputError("device", f"one of {', '.join(REFERENCE)}", repr(device))
     every = [peer for peer in PEERS if peer.device == device]
-    found = every if names is None else [find_peer(name) for name in names]
+    able = [peer for peer in every if computed(peer.precision, device)]
+    found = able if names is None else [find_peer(name) for name in names]
     for peer in found:
         if peer.device != device:
             expected = f"one that runs on {device}: {', '.join(one.name for one in every)}"

@@ -17,6 +17,7 @@ from typing import Final
 from latentrt.benchmarks.child import run
 from latentrt.bundle.errors import EngineError, InputError
 from latentrt.bundle.publish import publishing
+from latentrt.engines.backends import backend
 from latentrt.engines.cuda_device import Missing, gpu
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -88,6 +89,15 @@ def find_peer(name: str) -> Peer:
     return found
 
 
+def computed(precision: str, device: str) -> bool:
+    """Whether a device computes in a precision; where nobody can tell, such as of a GPU, it does.
+
+    A CPU without bf16 does not: PyTorch is slower in it there than in fp32, and OpenVINO takes fp32
+    for it and says nothing.
+    """
+    return device != "cpu" or precision in backend("openvino").PRECISIONS["float32"]
+
+
 def missing(peer: Peer) -> Missing | None:
     """What a peer lacks here, and the command that installs it; None where it can run."""
     if not peer.path.is_file():
@@ -95,6 +105,9 @@ def missing(peer: Peer) -> Missing | None:
     if peer.environment and not (ENVIRONMENTS / peer.environment / STAMP).is_file():
         problem = f"the environment .venv-peers/{peer.environment} is not there"
         return Missing(problem, f"make peers ARGS={peer.environment}")
+    if peer.exporter == "openvino" and not computed(peer.precision, peer.device):
+        problem = f"this CPU has no {peer.precision}: OpenVINO would take fp32 for it"
+        return Missing(problem, "take openvino-genai-fp32")
     absent = [name for name in _OURS if not peer.environment and find_spec(name) is None]
     if absent:
         return Missing(f"not installed: {', '.join(absent)}", "pip install 'latentrt[bench]'")

@@ -101,8 +101,8 @@ def _own(read: Read) -> str:
             "",
         ),
         (
-            "what a call adds to bare OpenVINO, U-Net of models/shapes in fp32 and bf16",
-            f"{calls['fp32']:.1%}, {calls['bf16']:.1%}",
+            f"what a call adds to bare OpenVINO, U-Net of models/shapes in {' and '.join(calls)}",
+            ", ".join(f"{added:.1%}" for added in calls.values()),
             f"{read('calls.json')['aim']:.0%}",
         ),
         (

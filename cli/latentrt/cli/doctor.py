@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from latentrt.engines.backends import BACKENDS, backend
+from latentrt.engines.backends import BACKENDS, PRECISIONS, Status, backend
 from latentrt.engines.cuda_device import Missing, gpu
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
@@ -28,7 +28,7 @@ def diagnose() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "nvidia_gpu": {"found": not isinstance(device, Missing), **asdict(device)},
-        "engines": [asdict(status) for status in statuses],
+        "engines": [asdict(status) | {"precisions": _precisions(status)} for status in statuses],
         "export": {
             "usable": not missing,
             "missing": missing,
@@ -45,6 +45,12 @@ def diagnose() -> dict[str, Any]:
     }
 
 
+def _precisions(status: Status) -> list[str]:
+    """What an engine that works here computes in, in the field's order."""
+    known = backend(status.name).PRECISIONS.values() if status.usable else ()
+    return [each for each in PRECISIONS if any(each in computed for computed in known)]
+
+
 def print_diagnosis(diagnosis: dict[str, Any]) -> None:
     """As an aligned table."""
     head = f"latentrt {diagnosis['latentrt']}, Python {diagnosis['python']}"
@@ -57,16 +63,17 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
     else:
         print(f"NVIDIA GPU: {device['problem']}; {device['remedy']}")
     table = Table(box=None)
-    for heading in ("engine", "version", "devices", "", "what to do"):
+    for heading in ("engine", "version", "devices", "computes in", "", "what to do"):
         table.add_column(heading)
     for engine in diagnosis["engines"]:
         state = engine["problem"] or ("unverified" if engine["unverified"] else "works")
         devices = ", ".join(engine["devices"])
         version = engine["version"] or "-"
-        table.add_row(engine["name"], version, devices, state, engine["remedy"])
+        computed = ", ".join(engine["precisions"])
+        table.add_row(engine["name"], version, devices, computed, state, engine["remedy"])
     export = diagnosis["export"]
     state = "works" if export["usable"] else f"missing: {', '.join(export['missing'])}"
-    table.add_row("(export)", "", "", state, export["remedy"])
+    table.add_row("(export)", "", "", "", state, export["remedy"])
     Console(width=None if Console().is_terminal else 160).print(table, markup=False)
     for what in diagnosis["unverified"]:
         print(f"unverified: {what}")

@@ -51,10 +51,10 @@ class Status:
 class Backend(Protocol):
     """Says whether it works here, and compiles.
 
-    `PRECISIONS` is what it can compute in, by the dtype that a graph is in, the one that it takes
-    by itself first; `OPTIONS` are the fields of `Options` that it heeds besides the precision;
-    `TIMED` says that `load` makes the engine anew, choosing kernels by how fast they are just then,
-    so that what it gives is not what was verified.
+    `PRECISIONS` is what it can compute in on this machine, by the dtype that a graph is in, the one
+    that it takes by itself first; `OPTIONS` are the fields of `Options` that it heeds besides the
+    precision; `TIMED` says that `load` makes the engine anew, choosing kernels by how fast they are
+    just then, so that what it gives is not what was verified.
     """
 
     @property
@@ -108,7 +108,7 @@ BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
         "onnxruntime-cuda": "latentrt.engines.onnxruntime_cuda:BACKEND",
         "openvino-gpu": "latentrt.engines.openvino:GPU",
         "openvino-npu": "latentrt.engines.openvino:NPU",
-        "openvino": "latentrt.engines.openvino",
+        "openvino": "latentrt.engines.openvino:CPU",
         "onnxruntime": "latentrt.engines.onnxruntime",
     }
 )
@@ -203,7 +203,7 @@ def _problem(name: str, chosen: Backend, options: Options, dtype: str) -> InputE
     if not known:
         return InputError("engine", f"one that takes {dtype} weights", name)
     if options.precision not in ("auto", *known):
-        expected = f"one of {', '.join(known)} for {name} and {dtype} weights"
+        expected = f"one of {', '.join(known)} for {name} and {dtype} weights on this machine"
         return InputError("precision", expected, repr(options.precision))
     for field in fields(Options):
         asked: object = getattr(options, field.name)

@@ -31,6 +31,7 @@ from latentrt.engines.openvino_norms import write_out_group_norms
 from latentrt.engines.openvino_requests import HalvedRequest, Request, WholeRequest
 
 _INSTALL: Final = "pip install 'latentrt[openvino]'"
+_HINT: Final = "INFERENCE_PRECISION_HINT"
 _HINTS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _BLOB: Final = "model.blob"
 _DTYPES: Final = ("float32", "float16", "bfloat16")
@@ -82,13 +83,13 @@ class OpenVinoEngine:
 class OpenVino:
     """One kind of device that OpenVINO runs on, as a backend.
 
-    `device` is OpenVINO's name for it; `driver` the property that tells its driver's version;
-    `remedy` what to do where no such device is seen.
+    `device` is OpenVINO's name for it; `known` what such devices compute in; `driver` the property
+    that tells its driver's version; `remedy` what to do where no such device is seen.
     """
 
     name: str
     device: str
-    PRECISIONS: Mapping[str, tuple[str, ...]]
+    known: Mapping[str, tuple[str, ...]]
     OPTIONS: frozenset[str]
     driver: str = ""
     remedy: str = ""
@@ -98,6 +99,18 @@ class OpenVino:
     def on_cpu(self) -> bool:
         """Whether this is the CPU, the one device that was tried."""
         return self.device == "CPU"
+
+    @property
+    def PRECISIONS(self) -> Mapping[str, tuple[str, ...]]:  # noqa: N802
+        """What it computes in here, by the dtype of a graph.
+
+        That is without bf16 on a CPU that has none: OpenVINO would take fp32 and say nothing.
+        """
+        if not self.on_cpu or _heeds_bf16():
+            return self.known
+        return {
+            dtype: tuple(p for p in known if p != "bf16") for dtype, known in self.known.items()
+        }
 
     def status(self) -> Status:
         """Installed or not, and whether OpenVINO sees such a device; never raises."""
@@ -201,7 +214,7 @@ class OpenVino:
 
     def _settings(self, blueprint: Blueprint, options: Options) -> dict[str, Any]:
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": _HINTS[options.precision],
+            _HINT: _HINTS[options.precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
         if self.half(blueprint, options) is not None:
@@ -231,6 +244,18 @@ def _package(name: str) -> Any:
     return openvino
 
 
+def _heeds_bf16() -> bool:
+    """Whether the CPU computes in bf16 where that is asked for; so too where nobody can tell."""
+    try:
+        import openvino
+    except ImportError:
+        return True
+    # The precision of a compiled model is what this property then is.
+    core: Any = openvino.Core()
+    core.set_property("CPU", {_HINT: _HINTS["bf16"]})
+    return core.get_property("CPU", _HINT) == openvino.Type.bf16
+
+
 def _cause(error: Exception) -> str:
     """What went wrong: OpenVINO puts its own source lines and the plugin's path before it."""
     return str(error).strip().splitlines()[-1].rpartition('": ')[2]
@@ -240,13 +265,13 @@ CPU: Final = OpenVino(
     name="openvino",
     device="CPU",
     # However weights are stored, computing in fp32 adds no error of its own.
-    PRECISIONS=dict.fromkeys(_DTYPES, ("fp32", "bf16")),
+    known=dict.fromkeys(_DTYPES, ("fp32", "bf16")),
     OPTIONS=frozenset({"threads", "streams"}),
 )
 GPU: Final = OpenVino(
     name="openvino-gpu",
     device="GPU",
-    PRECISIONS={
+    known={
         "float32": ("fp32", "fp16"),
         "float16": ("fp16", "fp32"),
         "bfloat16": ("fp32", "fp16"),
@@ -258,18 +283,8 @@ GPU: Final = OpenVino(
 NPU: Final = OpenVino(
     name="openvino-npu",
     device="NPU",
-    PRECISIONS=dict.fromkeys(_DTYPES, ("fp16",)),
+    known=dict.fromkeys(_DTYPES, ("fp16",)),
     OPTIONS=frozenset(),
     driver="NPU_DRIVER_VERSION",
     remedy="install the driver of Intel's NPU (github.com/intel/linux-npu-driver)",
 )
-
-# The module itself is the CPU's backend.
-PRECISIONS: Final = CPU.PRECISIONS
-OPTIONS: Final = CPU.OPTIONS
-TIMED: Final = CPU.TIMED
-status = CPU.status
-compile = CPU.compile
-identity = CPU.identity
-build = CPU.build
-load = CPU.load
