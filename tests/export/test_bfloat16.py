@@ -24,6 +24,7 @@ from tests.export.pytorch import (
     graph_of,
     relative,
 )
+from tests.processor import HAS_BF16
 
 from latentrt.engines.widen import widen
 
@@ -99,7 +100,9 @@ def test_a_bfloat16_graph_is_as_near_to_fp32_as_bfloat16_is(half: Path, componen
     assert set(found) == set(expected)
     for name, array in expected.items():
         # Half a unit in the last place of bfloat16 is 4e-3, over some twenty layers.
-        assert 1e-4 < relative(found[name], array) < 3e-2, name
+        off = relative(found[name], array)
+        assert off < 3e-2, name
+        assert off > 1e-4 or not HAS_BF16, name  # without bf16 OpenVINO takes float32 for it
 
 
 @each_component
