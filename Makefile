@@ -17,6 +17,8 @@ GPU_ENVIRONMENTS = $(if $(shell command -v nvidia-smi),$(addprefix $(GPU_DIR)/,$
 
 BUNDLE := build/shapes
 PICTURE := build/red-circle.png
+RESULTS := benchmarks/results
+PLOT := docs/bench.png
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench tables peers gpu format clean
@@ -48,23 +50,24 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 	$(BIN)/python -m latentrt.benchmarks.tables README.md --check
 	$(BIN)/python tests/check_wheel.py
 
-bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, and write the README's numbers
-	$(BIN)/python tests/check_wheel.py benchmarks/results/install.json
-	$(BIN)/python -m latentrt.benchmarks.runtime --json benchmarks/results/runtime.json
-	$(BIN)/python -m latentrt.benchmarks.calls $(BUNDLE) --json benchmarks/results/calls.json
+bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, and write the README's numbers; RESULTS=DIR PLOT=FILE for another's
+	mkdir -p $(RESULTS)
+	$(BIN)/python tests/check_wheel.py $(RESULTS)/install.json
+	$(BIN)/python -m latentrt.benchmarks.runtime --json $(RESULTS)/runtime.json
+	$(BIN)/python -m latentrt.benchmarks.calls $(BUNDLE) --json $(RESULTS)/calls.json
 	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) \
-		--json benchmarks/results/batching-shapes.json
-	$(BIN)/python -m latentrt.benchmarks.engines --json benchmarks/results/engines.json
+		--json $(RESULTS)/batching-shapes.json
+	$(BIN)/python -m latentrt.benchmarks.engines --json $(RESULTS)/engines.json
 	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $(BUNDLE).tmp
-	mv $(BUNDLE).tmp benchmarks/results/compare-shapes.json
+	mv $(BUNDLE).tmp $(RESULTS)/compare-shapes.json
 	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 96 \
-		--plot docs/bench.png --json > $(BUNDLE).tmp
-	mv $(BUNDLE).tmp benchmarks/results/bench-shapes.json
+		--plot $(PLOT) --json > $(BUNDLE).tmp
+	mv $(BUNDLE).tmp $(RESULTS)/bench-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
 		--size 128x128 --rounds 7 --alone 10 \
-		--json benchmarks/results/peers-shapes.json
+		--json $(RESULTS)/peers-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle build/sd15 --size 512x512 --steps 4 \
-		--warmups 0 --rounds 3 --json benchmarks/results/peers-sd15.json
+		--warmups 0 --rounds 3 --json $(RESULTS)/peers-sd15.json
 	$(MAKE) tables
 
 tables: $(STAMP) ## Write the README's numbers from benchmarks/results

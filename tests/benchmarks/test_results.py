@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SCHEMAS = {"bench": "bench-*.json", "compare": "compare-*.json", "contest": "peers-*.json"}
 FILES = [
-    (schema, path.name)
+    (schema, str(path.relative_to(ROOT / RESULTS)))
     for schema, pattern in SCHEMAS.items()
-    for path in sorted((ROOT / RESULTS).glob(pattern))
+    for path in sorted((ROOT / RESULTS).rglob(pattern))
 ]
 
 
