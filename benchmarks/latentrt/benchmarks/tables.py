@@ -55,12 +55,15 @@ def reading(folder: Path) -> Read:
     return read
 
 
-def _aims(read: Read) -> str:
-    """What the project means to reach beside others, and what it did."""
-    contests = ("peers-shapes.json", "peers-sd15.json")
-    found = [Standings.from_json(read(name)) for name in contests]
-    rows = [(aim, *(str(outcome(each)) for each in found)) for aim, outcome in AIMS.items()]
-    return markdown_table(("aim", *map(_drawn, found)), rows)
+def _aims(*names: str) -> Callable[[Read], str]:
+    """What the project means to reach beside others, and what it did in these contests."""
+
+    def table(read: Read) -> str:
+        found = [Standings.from_json(read(name)) for name in names]
+        rows = [(aim, *(str(outcome(each)) for each in found)) for aim, outcome in AIMS.items()]
+        return markdown_table(("aim", *map(_drawn, found)), rows)
+
+    return table
 
 
 def _drawn(found: Standings) -> str:
@@ -204,7 +207,9 @@ TABLES: Final[Mapping[str, Callable[[Read], str]]] = {
     "bench": lambda read: bench_table(read("bench-shapes.json")),
     "peers-shapes": _contest("peers-shapes.json"),
     "peers-sd15": _contest("peers-sd15.json"),
-    "aims": _aims,
+    "aims": _aims("peers-shapes.json", "peers-sd15.json"),
+    "avx2-aims": _aims("avx2/peers-shapes.json"),
+    "avx2-peers-shapes": _contest("avx2/peers-shapes.json"),
     "adherence": _adherence,
     "install": _install,
 }
