@@ -20,6 +20,16 @@ PICTURE := build/red-circle.png
 RESULTS := benchmarks/results
 PLOT := docs/bench.png
 
+# What `make bench` has measured, kept until the last of it is: one that was broken off goes on from
+# there, unless code has changed since. In order: the contest of sd15 takes the bundle of engines.
+FINDINGS := install runtime calls batching engines compare bench peers-shapes peers-sd15
+MEASURED := build/measured/$(RESULTS)
+SD15 := build/sd15
+$(addprefix $(MEASURED)/,$(FINDINGS)): $(wildcard */latentrt/*/*.py */latentrt/*/*/*.py) | $(MEASURED)
+
+$(MEASURED):
+	mkdir -p $@ $(RESULTS)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench tables peers gpu format clean
 
@@ -50,25 +60,51 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 	$(BIN)/python -m latentrt.benchmarks.tables README.md --check
 	$(BIN)/python tests/check_wheel.py
 
-bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything that runs here, and write the README's numbers; RESULTS=DIR PLOT=FILE for another's
-	mkdir -p $(RESULTS)
+bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything, in hours, and write the README's numbers; goes on where it was broken off
+	$(MAKE) --no-print-directory -j1 $(addprefix $(MEASURED)/,$(FINDINGS))
+	$(MAKE) --no-print-directory tables
+	rm -r $(MEASURED)
+
+$(MEASURED)/install:
 	$(BIN)/python tests/check_wheel.py $(RESULTS)/install.json
+	@touch $@
+
+$(MEASURED)/runtime:
 	$(BIN)/python -m latentrt.benchmarks.runtime --json $(RESULTS)/runtime.json
+	@touch $@
+
+$(MEASURED)/calls:
 	$(BIN)/python -m latentrt.benchmarks.calls $(BUNDLE) --json $(RESULTS)/calls.json
-	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) \
-		--json $(RESULTS)/batching-shapes.json
-	$(BIN)/python -m latentrt.benchmarks.engines --json $(RESULTS)/engines.json
-	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $(BUNDLE).tmp
-	mv $(BUNDLE).tmp $(RESULTS)/compare-shapes.json
+	@touch $@
+
+$(MEASURED)/batching:
+	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) --json $(RESULTS)/batching-shapes.json
+	@touch $@
+
+$(MEASURED)/engines:
+	$(BIN)/python -m latentrt.benchmarks.engines --bundle $(SD15) --json $(RESULTS)/engines.json
+	@touch $@
+
+$(MEASURED)/compare:
+	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $@.json
+	mv $@.json $(RESULTS)/compare-shapes.json
+	@touch $@
+
+$(MEASURED)/bench:
 	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 96 \
-		--plot $(PLOT) --json > $(BUNDLE).tmp
-	mv $(BUNDLE).tmp $(RESULTS)/bench-shapes.json
+		--plot $(PLOT) --json > $@.json
+	mv $@.json $(RESULTS)/bench-shapes.json
+	@touch $@
+
+$(MEASURED)/peers-shapes:
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
-		--size 128x128 --rounds 7 --alone 10 \
-		--json $(RESULTS)/peers-shapes.json
-	$(BIN)/python -m latentrt.benchmarks.contest --bundle build/sd15 --size 512x512 --steps 4 \
+		--size 128x128 --rounds 7 --alone 10 --json $(RESULTS)/peers-shapes.json
+	@touch $@
+
+$(MEASURED)/peers-sd15:
+	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(SD15) --size 512x512 --steps 4 \
 		--warmups 0 --rounds 3 --json $(RESULTS)/peers-sd15.json
-	$(MAKE) tables
+	@touch $@
 
 tables: $(STAMP) ## Write the README's numbers from benchmarks/results
 	$(BIN)/python -m latentrt.benchmarks.tables README.md
@@ -86,7 +122,7 @@ format: $(STAMP) ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what the other targets made, except the virtual environment
-	rm -rf $(BUNDLE) $(PICTURE) dist
+	rm -rf $(BUNDLE) $(PICTURE) build/measured dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . \( -path ./.venv -o -path ./$(PEERS_DIR) -o -path ./$(GPU_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from latentrt.benchmarks.tables import RESULTS, TABLES, filled, reading
+from latentrt.benchmarks.tables import RESULTS, TABLES, filled, main, reading
 from latentrt.bundle.errors import FileError
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +50,24 @@ def test_a_table_that_nobody_makes_and_a_file_that_is_not_there_are_named(tmp_pa
         filled("<!-- speed -->\n<!-- end -->\n", reading(ROOT / RESULTS))
     with pytest.raises(FileError, match=r"install\.json"):
         filled("<!-- install -->\n<!-- end -->\n", reading(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "No such file"), ("", "no JSON: "), ('{"a": 1', "no JSON: ")]
+)
+def test_the_command_names_a_file_of_results_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, said: str
+) -> None:
+    document, file = tmp_path / "README.md", tmp_path / RESULTS / "install.json"
+    document.write_text(before := "<!-- install -->\n<!-- end -->\n")
+    if content is not None:
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    monkeypatch.setattr("sys.argv", ["tables", str(document)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert str(stopped.value).startswith(f"error: {file}: {said}")
+    assert document.read_text() == before
 
 
 def test_the_table_of_bench_has_errors_what_is_unstable_and_what_failed() -> None:

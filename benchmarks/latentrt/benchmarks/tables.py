@@ -44,13 +44,15 @@ def filled(text: str, read: Read) -> str:
 
 
 def reading(folder: Path) -> Read:
-    """Reads the files of a folder; raises `FileError` naming one that is not there."""
+    """Reads the files of a folder; raises `FileError` naming one that is missing or no JSON."""
 
     def read(name: str) -> Any:
         try:
             return json.loads((folder / name).read_bytes())
         except OSError as error:
             raise FileError(folder / name, error.strerror or str(error)) from error
+        except ValueError as error:
+            raise FileError(folder / name, f"no JSON: {error}") from error
 
     return read
 
@@ -225,8 +227,11 @@ def main() -> None:
     parser.add_argument("document", type=Path)
     parser.add_argument("--check", action="store_true", help="change nothing; status 1: it is old")
     options = parser.parse_args()
-    text = options.document.read_text()
-    new = filled(text, reading(options.document.parent / RESULTS))
+    try:
+        text = options.document.read_text()
+        new = filled(text, reading(options.document.parent / RESULTS))
+    except (OSError, FileError) as error:
+        sys.exit(f"error: {error}")
     if options.check:
         sys.exit(
             f"{options.document} is not what the results say: make tables" if new != text else 0
