@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from latentrt.benchmarks import campaign, compare, gpu, torch_noise, trial
 from latentrt.benchmarks.campaign import Campaign, Subject, measure
-from latentrt.benchmarks.child import run
+from latentrt.benchmarks.child import child, run
 from latentrt.benchmarks.torch_noise import settle
 from latentrt.benchmarks.trial import Trial, attempt
 from latentrt.engines import tensorrt, verify
@@ -30,7 +31,26 @@ NO_DRIVER = Missing("no NVIDIA driver was found", "install it")
 ROOT = Path(__file__).parents[2]
 SPREAD = {"median", "least", "greatest"}
 DIFFERENCE = {"relative", "max_abs", "cosine"}
+PARTS = ("gpu", "compare", "contest")
 COMPONENTS = ["text_encoder", "unet", "vae_decoder", "vae_encoder"]
+
+
+def checked(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was found as its file has it, which is of the schema."""
+    schemas = {name: json.loads((ROOT / f"docs/{name}.schema.json").read_text()) for name in PARTS}
+    value = json.loads(json.dumps(found))
+    compare = {**schemas["compare"]["$defs"]["comparison"], "$defs": schemas["compare"]["$defs"]}
+    rows = [row["compare"] for bundle in value["bundles"] for row in bundle["engines"]]
+    contests = [bundle["contest"] for bundle in value["bundles"]]
+    pairs = [(schemas["gpu"], value)]
+    pairs += [(compare, row) for row in rows if row is not None]
+    pairs += [
+        (schemas["contest"], one["standings"]) for one in contests if one and one["standings"]
+    ]
+    for schema, part in pairs:
+        errors = jsonschema.Draft202012Validator(schema).iter_errors(part)
+        assert [f"{each.json_path}: {each.message[:200]}" for each in errors] == []
+    return value
 
 
 def tried(bundle: Path, cache: Path, engine: str = "onnxruntime") -> dict[str, Any]:
@@ -43,8 +63,7 @@ def test_a_bundle_is_built_verified_timed_and_compared_beside_pytorch(
 ) -> None:
     subject = Subject("heads", str(checkpoint("heads")), path=bundle("heads"))
     asked = Campaign((subject,), True, ("onnxruntime",), repeats=1, steps=1)
-    found = json.loads(json.dumps(measure(asked, NO_DRIVER)))
-    assert found["schema"] == 1
+    found = checked(measure(asked, NO_DRIVER))
     assert found["mode"] == "cpu"
     assert found["machine"]["packages"]["numpy"] == np.__version__
     assert found["gpu"] == {
@@ -139,12 +158,44 @@ def test_with_a_gpu_the_engines_of_the_cpu_are_left_out_and_nothing_tried_is_no_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(campaign, "child", lambda *_: {"found": False})
-    found = measure(Campaign((), False), Gpu("NVIDIA L4", "sm89", "13.0"))
+    found = checked(measure(Campaign((), False), Gpu("NVIDIA L4", "sm89", "13.0")))
     runs = {p["name"]: p["runs"] for p in found["providers"]}
     assert not runs["onnxruntime"]
     assert not runs["openvino"]
     assert (found["gpu"]["found"], found["gpu"]["name"]) == (True, "NVIDIA L4")
     assert not found["passed"]
+
+
+def test_processes_that_end_badly_are_rows_with_their_problems(
+    bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: object, arguments: Sequence[object], scratch: Path, limit: float) -> dict[str, Any]:
+        return child("latentrt.benchmarks.nowhere", arguments, scratch, limit)
+
+    monkeypatch.setattr(campaign, "child", lambda *given: lost(*given[:4]))
+    subject = Subject("heads", "a checkpoint", path=bundle("heads"))
+    found = checked(measure(Campaign((subject,), True, ("onnxruntime",)), NO_DRIVER))
+    (of_bundle,) = found["bundles"]
+    (row,), (reference,) = of_bundle["engines"], of_bundle["reference"]
+    for each in (found["noise"], row, reference):
+        assert each["problem"].startswith("exit status 1: ")
+        assert "No module named latentrt.benchmarks.nowhere" in each["problem"]
+    assert (row["passed"], row["components"], reference["components"]) == (False, {}, {})
+    assert not found["noise"]["agrees"]
+    assert not found["passed"]
+
+
+def test_an_error_that_is_not_finite_is_null_in_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = [{"relative": float("nan")}, {"relative": float("inf")}, {"relative": 0.5}]
+    monkeypatch.setattr(gpu, "measure", lambda *_: {"passed": False, "components": {"unet": rows}})
+    path = tmp_path / "found.json"
+    monkeypatch.setattr(sys, "argv", ["gpu", "--cpu", "--json", str(path)])
+    with pytest.raises(SystemExit):
+        gpu.main()
+    (found,) = json.loads(path.read_text())["components"].values()
+    assert [row["relative"] for row in found] == [None, None, 0.5]
 
 
 def test_an_engine_that_is_not_there_is_a_row_with_its_problem(
@@ -185,15 +236,17 @@ def test_a_process_that_ends_badly_is_a_problem_in_words(tmp_path: Path) -> None
 def test_a_bundle_that_cannot_be_had_fails_and_the_next_is_tried(
     bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"found": False, "passed": True, "problem": ""}
-    monkeypatch.setattr(campaign, "child", lambda *_: row)
+    def child(module: str, *_: object) -> dict[str, Any]:
+        return {"passed": True} if module.endswith("trial") else {"found": False}
+
+    monkeypatch.setattr(campaign, "child", lambda *a: {**child(*a), "problem": ""})
     monkeypatch.setattr(campaign, "run", lambda *_: "exit status 1: /nowhere: no such folder")
     subjects = (
         Subject("none", "", path=tmp_path),
         Subject("gone", "/nowhere", "fp32"),
         Subject("heads", "", path=bundle("heads")),
     )
-    found = measure(Campaign(subjects, True, ("onnxruntime",)), NO_DRIVER)
+    found = checked(measure(Campaign(subjects, True, ("onnxruntime",)), NO_DRIVER))
     first, second, third = found["bundles"]
     assert "manifest.json" in first["problem"]
     assert second["problem"] == "exit status 1: /nowhere: no such folder"

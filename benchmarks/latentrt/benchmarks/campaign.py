@@ -98,7 +98,7 @@ def measure(campaign: Campaign, device: Gpu | Missing, keep: Keep = _drop) -> di
             "finished": False,
         }
         say("PyTorch's CUDA numbers against the runtime's")
-        found["noise"] = child("latentrt.benchmarks.torch_noise", [], scratch, campaign.limit)
+        found["noise"] = _noise(scratch, campaign.limit)
         keep(found)
         tried = [provider for provider in offered if _runs(provider, campaign)]
         for subject in campaign.subjects:
@@ -111,11 +111,17 @@ def measure(campaign: Campaign, device: Gpu | Missing, keep: Keep = _drop) -> di
     return {**found, "passed": _passed(found), "finished": True}
 
 
+def _noise(scratch: Path, limit: float) -> dict[str, Any]:
+    """Whether PyTorch's numbers are the runtime's; not, where nobody could say."""
+    row = child("latentrt.benchmarks.torch_noise", [], scratch, limit)
+    return {"found": True, "agrees": False, "problem": "", **row}
+
+
 def _passed(found: Mapping[str, Any]) -> bool:
     bundles, noise = found["bundles"], found["noise"]
     tried = [row["passed"] for bundle in bundles for row in bundle["engines"]]
     had = not any(bundle["problem"] for bundle in bundles)
-    agrees = not noise.get("found", False) or noise["agrees"]
+    agrees = not noise["found"] or noise["agrees"]
     return bool(tried) and all(tried) and had and agrees
 
 
@@ -191,10 +197,12 @@ def _tried(
     arguments += ["--steps", campaign.steps]
     limit, python = campaign.limit, environment.python
     row = child("latentrt.benchmarks.trial", arguments, scratch, limit, python)
-    row = {"engine": name, "precision": how[0], "components": {}, **row}
+    untried = {"stripped": f"--{STRIPPED}" in how, "passed": False, "components": {}}
+    untried |= {"picture": None, "compare": None}
+    row = {"engine": name, "precision": how[0], **untried, **row}
     row |= {"version": provider.status.version, "environment": environment.name}
     say(f"{path.name} {name} {' '.join(how)}: {row['problem'] or 'passed'}")
-    _print_times({**row["components"], "picture": row.get("picture") or {}})
+    _print_times({**row["components"], "picture": row["picture"] or {}})
     return row
 
 
@@ -208,7 +216,8 @@ def _references(
         arguments: list[object] = [path, "--checkpoint", checkpoint]
         arguments += ["--device", device, "--precision", precision, "--repeats", campaign.repeats]
         row = child("latentrt.benchmarks.torch_reference", arguments, scratch, campaign.limit)
-        row = {"engine": "pytorch", "precision": precision, "components": {}, **row}
+        row = {"engine": "pytorch", "precision": precision, "device": device, **row}
+        row.setdefault("components", {})
         say(f"{path.name} pytorch {device} {precision}: {row['problem'] or 'measured'}")
         _print_times(row["components"])
         rows.append(row)

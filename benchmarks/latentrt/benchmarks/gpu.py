@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from latentrt.benchmarks.campaign import PREFIX, Campaign, Subject, measure
 from latentrt.benchmarks.narration import say
@@ -45,6 +46,16 @@ def _subjects(bundles: Sequence[str], sd15: bool) -> tuple[Subject, ...]:
         return tuple(Subject(Path(p).name, checkpoint, path=Path(p)) for p, _, checkpoint in pairs)
     shapes = tuple(Subject(f"shapes-{dtype}", SHAPES, dtype) for dtype in ("fp32", "fp16"))
     return (*shapes, Subject("sd15-fp16", SD15, "fp16")) if sd15 else shapes
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: what is not finite, such as an error of NaN, is null."""
+    if isinstance(value, Mapping):
+        members = cast("Mapping[str, Any]", value)
+        return {name: _plain(member) for name, member in members.items()}
+    if isinstance(value, list):
+        return [_plain(member) for member in cast("list[Any]", value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:
@@ -89,7 +100,7 @@ def main() -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
 
     def write(found: Mapping[str, Any]) -> None:
-        write_file(place, (json.dumps(found, indent=1) + "\n").encode())
+        write_file(place, (json.dumps(_plain(found), indent=1, allow_nan=False) + "\n").encode())
 
     found = measure(campaign, device, write)
     write(found)
