@@ -99,7 +99,9 @@ def test_the_report_is_one_object_of_its_schema(
     # Two runs say nothing, whatever their interval; six repetitions of serving may.
     assert {each["runs"] for each in reports[1]["verdicts"]} == {2, 6}
     assert {each["word"] for each in reports[1]["verdicts"] if each["runs"] == 2} == {"unsure"}
-    assert reports[1]["differences"] == []
+    # A shared machine may be another by itself.
+    differences = reports[1]["differences"]
+    assert [line for line in differences if not line.startswith("the machine's own")] == []
     assert {"picture", "step", "own", "served, batch 2"} <= compared
     with Image.open(picture) as opened:
         assert opened.format == "PNG"

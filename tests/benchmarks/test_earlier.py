@@ -23,6 +23,7 @@ from latentrt.bundle.errors import FileError
 __all__ = ["run"]  # the fixture
 
 Bundles = Callable[[str], Path]
+OWN = "the machine's own"
 
 
 def report(source: str = "heads") -> dict[str, Any]:
@@ -53,6 +54,7 @@ def report(source: str = "heads") -> dict[str, Any]:
         },
         "rows": {"picture": {"stable": True}, "step": {"stable": False}, "own": {"stable": True}},
         "runs": {"picture": [[2.0]] * 7, "step": [[1.0, 1.0]] * 7, "own": [[0.5]] * 7},
+        "ceilings": {"openvino fp32": {"rate": 4e11, "bandwidth": 4e10}},
         "served": [],
         "arrivals": [],
         "errors": {"steps": 1e-6},
@@ -150,6 +152,34 @@ def test_whatever_else_decides_speed_is_said_if_it_is_not_the_same(tmp_path: Pat
         "version of openvino: 2026.4.1, now 2026.5.0",
         "version of transformers: not said, now 5.23",
     )
+
+
+@pytest.mark.parametrize(
+    ("now", "lines"),
+    [
+        ({"rate": 4e11, "bandwidth": 4e10}, ()),
+        ({"rate": 4.19e11, "bandwidth": 3.81e10}, ()),
+        (
+            {"rate": 3e11, "bandwidth": 4.4e10},
+            (
+                f"{OWN} products of openvino fp32, GFLOP/s: 400.0, now 300.0 (0.75 times)",
+                f"{OWN} copies beside openvino fp32, GB/s: 40.0, now 44.0 (1.10 times)",
+            ),
+        ),
+        ({"rate": 4e11, "bandwidth": None}, ()),
+    ],
+)
+def test_a_machine_that_is_faster_or_slower_by_itself_is_told(
+    tmp_path: Path, now: dict[str, float | None], lines: tuple[str, ...]
+) -> None:
+    earlier = Earlier.read(written(tmp_path, report()))
+    for ceilings in ({"openvino fp32": now}, {"openvino fp32": now, "onnxruntime fp32": now}):
+        given = {**report(), "ceilings": ceilings}
+        found = earlier.differences(cast("Report", SimpleNamespace(to_json=lambda g=given: g)))
+        assert found == lines
+    nothing = Earlier.read(written(tmp_path, {**report(), "ceilings": {}}))
+    given = {**report(), "ceilings": {"openvino fp32": now}}
+    assert nothing.differences(cast("Report", SimpleNamespace(to_json=lambda: given))) == ()
 
 
 def test_rows_that_had_not_settled_in_either_are_marked(tmp_path: Path) -> None:

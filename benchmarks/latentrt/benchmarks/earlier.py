@@ -19,6 +19,8 @@ from latentrt.runtime import Size
 _MACHINE: Final = ("processor", "flags", "cores", "system", "python")
 _GREW: Final = 1.1
 """How many times as large an error has to be to be told: sums in another order differ a little."""
+_UNSTEADY: Final = 0.05
+"""By how much the machine's own speed may differ before that is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,9 @@ class Earlier:
     """What `latentrt bench --json` printed: the seconds of every run, and under which conditions.
 
     `task` is what was drawn, the same in whatever may be compared; `conditions` is everything else
-    that decides how fast; `amounts` are how many requests there were of what was asked for;
-    `unstable` names the rows that had not settled. `errors` and `psnr` are as the JSON has them.
+    that decides how fast; `ceilings` are what the machine itself reached, by words for them;
+    `amounts` are how many requests there were of what was asked for; `unstable` names the rows that
+    had not settled. `errors` and `psnr` are as the JSON has them.
     """
 
     path: Path
@@ -35,6 +38,7 @@ class Earlier:
     arrivals: Sequence[Curve]
     task: Mapping[str, str]
     conditions: Mapping[str, str]
+    ceilings: Mapping[str, float]
     amounts: Mapping[str, str]
     unstable: Collection[str]
     errors: Mapping[str, float | None]
@@ -60,6 +64,7 @@ class Earlier:
                 arrivals=[Curve.from_json(curve) for curve in value["arrivals"]],
                 task=_task(value["subject"]),
                 conditions=_conditions(value),
+                ceilings=_ceilings(value),
                 amounts=_amounts(value),
                 unstable={name for name, row in value["rows"].items() if not row["stable"]},
                 errors={name: _number(error) for name, error in value["errors"].items()},
@@ -98,16 +103,24 @@ class Earlier:
     def differences(self, report: Report) -> tuple[str, ...]:
         """What decides speed and was another then, a line each."""
         told = report.to_json()
-        now, amounts = _conditions(told), _amounts(told)
-        return tuple(
+        now, amounts, reached = _conditions(told), _amounts(told), _ceilings(told)
+        changed = tuple(
             f"{what}: {self.conditions.get(what, 'not said')}, now {now.get(what, 'not said')}"
             for what in dict.fromkeys((*now, *self.conditions))
             if now.get(what) != self.conditions.get(what)
-        ) + tuple(
+        )
+        others = tuple(
             f"{what}: {self.amounts[what]}, now {amount}"
             for what, amount in amounts.items()
             if what in self.amounts and amount != self.amounts[what]
         )
+        pace = tuple(
+            f"{what}: {self.ceilings[what] / 1e9:.1f}, now {rate / 1e9:.1f}"
+            f" ({rate / self.ceilings[what]:.2f} times)"
+            for what, rate in reached.items()
+            if what in self.ceilings and abs(rate / self.ceilings[what] - 1) > _UNSTEADY
+        )
+        return *changed, *others, *pace
 
 
 def _seconds(runs: Any) -> tuple[tuple[float, ...], ...]:
@@ -150,6 +163,17 @@ def _conditions(report: Any) -> dict[str, str]:
         "prompt": subject["request"]["prompt"],
         **{name: _words(machine[name]) for name in _MACHINE},
         **{f"version of {name}": number for name, number in machine["packages"].items()},
+    }
+
+
+def _ceilings(report: Any) -> dict[str, float]:
+    """What the machine itself reached, by what that is told as."""
+    kinds = {"rate": "products of {}, GFLOP/s", "bandwidth": "copies beside {}, GB/s"}
+    return {
+        f"the machine's own {words.format(key)}": float(ceiling[kind])
+        for key, ceiling in report["ceilings"].items()
+        for kind, words in kinds.items()
+        if ceiling[kind] is not None
     }
 
 
