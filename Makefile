@@ -98,7 +98,7 @@ $(MEASURED)/bench:
 
 $(MEASURED)/peers-shapes:
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
-		--size 128x128 --rounds 7 --alone 10 --json $(RESULTS)/peers-shapes.json
+		--size 128x128 --rounds 9 --alone 10 --json $(RESULTS)/peers-shapes.json
 	@touch $@
 
 $(MEASURED)/peers-sd15:

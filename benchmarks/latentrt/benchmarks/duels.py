@@ -11,7 +11,7 @@ from pathlib import Path
 
 from latentrt.benchmarks.narration import Say
 from latentrt.benchmarks.peer_process import Contestant
-from latentrt.benchmarks.ratio import RESAMPLED
+from latentrt.benchmarks.ratio import ENOUGH
 from latentrt.benchmarks.standings import Duel, Standings
 from latentrt.benchmarks.turns import in_turns
 from latentrt.bundle.errors import EngineError
@@ -49,7 +49,7 @@ def _duel(
     held = in_turns(
         by_name[peer],
         [by_name[engine]],
-        rounds=max(standings.rounds, RESAMPLED),
+        rounds=max(standings.rounds, ENOUGH),
         warmups=standings.warmups,
         at_once=2,
         scratch=scratch,

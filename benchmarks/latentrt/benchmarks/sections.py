@@ -42,7 +42,7 @@ def compared(verdicts: Iterable[Verdict], name: str) -> Section:
     """Then beside now: how many times as fast it is than in the report of that name."""
     return Section(
         f"against {name}, times as fast",
-        ("", "ratio", "95 % of resamples", ""),
+        ("", "ratio", "95 %", ""),
         tuple(
             (each.row, f"{each.ratio:.3f}", f"{each.low:.3f} to {each.high:.3f}", each.remarks)
             for each in verdicts

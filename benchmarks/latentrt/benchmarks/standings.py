@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from latentrt.benchmarks.ratio import RESAMPLED, Ratio
+from latentrt.benchmarks.ratio import ENOUGH, Ratio
 from latentrt.engines.verify import TOLERANCES
 
 SCHEMA: Final = "latentrt-contest-2"
@@ -184,7 +184,7 @@ class Standings:
     @property
     def interval(self) -> str:
         """What the ends of a ratio are."""
-        return "95 %" if self.rounds >= RESAMPLED else "range"
+        return "95 %" if self.rounds >= ENOUGH else "range"
 
     def best(self, row: Row) -> Best | None:
         """How one of our engines did beside the fastest peer of its precision; None for a peer.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.benchmarks.goodput import Curve
+from latentrt.benchmarks.ratio import ENOUGH
 
 _RESAMPLES: Final = 10_000
 _AT_ONCE: Final = 500
@@ -22,10 +23,6 @@ for many runs, and parts that are shorter are too much alike to say how far off 
 """
 _STUDENT: Final = (2.776, 2.571, 2.447, 2.365, 2.306)
 """Student's t of 5 blocks and more, which 2.5 % of all cases are above."""
-ENOUGH: Final = 6
-"""Runs from which on an interval says something: of six, least and greatest have the median between
-them in 97 % of all cases (1 - 2 / 2**6); of five, in less than 95 %.
-"""
 SMALLEST: Final = 0.02
 """Changes that are surely below this are called the same."""
 
