@@ -98,12 +98,14 @@ $(MEASURED)/bench:
 
 $(MEASURED)/peers-shapes:
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
-		--size 128x128 --rounds 9 --alone 10 --json $(RESULTS)/peers-shapes.json
+		--size 128x128 --rounds 9 --alone 10 --json $@.json
+	mv $@.json $(RESULTS)/peers-shapes.json
 	@touch $@
 
 $(MEASURED)/peers-sd15:
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(SD15) --size 512x512 --steps 4 \
-		--warmups 0 --rounds 3 --json $(RESULTS)/peers-sd15.json
+		--warmups 0 --rounds 3 --json $@.json
+	mv $@.json $(RESULTS)/peers-sd15.json
 	@touch $@
 
 tables: $(STAMP) ## Write the README's numbers from benchmarks/results

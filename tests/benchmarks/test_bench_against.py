@@ -59,6 +59,26 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return given
 
 
+def test_the_standings_of_an_interrupted_contest_are_in_the_report(
+    run: Run, bundle: Bundles, measured: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def against(*given: Any, **_: object) -> Standings:
+        row = Row("r", "fp32", seconds=(1.0,), ratio=Ratio(1.0, 1.0, 1.0), start=1.0)
+        gone = Row("b", "fp32", problem="it was interrupted")
+        settings = given[2].to_json()
+        groups = ((row.name, "b"),)
+        rows = (row, gone)
+        return Standings("r", rows, groups, 1, 0, settings, "", {}, {}, interrupted=True)
+
+    monkeypatch.setattr(command, "against", against)
+    done = run("bench", bundle("heads"), "--against", "all", "--json")
+    assert done.status == 130
+    found = json.loads(done.out)
+    assert found["interrupted"]
+    assert "in turns with others: interrupted" in " ".join(found["notes"])
+    assert [row["problem"] for row in found["against"]["rows"]] == ["", "it was interrupted"]
+
+
 def test_the_device_of_the_engines_is_checked_and_contested_and_called_unverified(
     run: Run, bundle: Bundles, measured: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -136,6 +137,32 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert line.startswith("error: ")
     assert message in line
     assert "\n" not in line
+
+
+def test_the_command_writes_the_standings_of_an_interrupted_contest_and_its_status_says_so(
+    bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row("r", "fp32", seconds=(1.0,), ratio=Ratio(1.0, 1.0, 1.0), start=1.0)
+    whole = Standings("r", (row,), (("r",),), 1, 0, {}, "", {}, {})
+    file = tmp_path / "found.json"
+    words = ["--bundle", str(bundle("heads")), "--size", "64x64", "--json", str(file)]
+    monkeypatch.setattr(sys, "argv", ["contest", *words])
+    monkeypatch.setattr(contest, "against", lambda *_, **__: whole)
+    contest.main()
+    monkeypatch.setattr(contest, "against", lambda *_, **__: replace(whole, interrupted=True))
+    with pytest.raises(SystemExit) as caught:
+        contest.main()
+    assert caught.value.code == 130
+    assert json.loads(file.read_text())["interrupted"]
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    file.unlink()
+    monkeypatch.setattr(contest, "against", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        contest.main()
+    assert (caught.value.code, file.exists()) == (130, False)
 
 
 def test_bench_says_that_others_cannot_be_had_before_it_measures(

@@ -37,9 +37,10 @@ def test_whom_memory_kept_from_the_best_peer_meets_it_for_six_rounds(
     ours = fake("latentrt-x", [9.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0])
     peer = fake("b", [7.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0])
     held = duels(found, [fake("a", []), ours, peer, fake("c", [])], tmp_path, lambda _: None)
-    assert held == (Duel("latentrt-x", "b", (1, 2, 1, 2, 1, 2), (3,) * 6),)
+    assert held.duels == (Duel("latentrt-x", "b", (1, 2, 1, 2, 1, 2), (3,) * 6),)
+    assert held == replace(found, duels=held.duels)
     # 3 and 1.5 times as fast, in turn.
-    best = replace(found, duels=held).best(OURS)
+    best = held.best(OURS)
     assert best is not None
     assert (best.peer, best.median) == ("b", 2.25)
     assert {line.split()[0] for line in (tmp_path / "diary").read_text().splitlines()} == {
@@ -52,7 +53,7 @@ def test_nobody_meets_again_who_was_together(
     fake: Callable[..., Contestant], tmp_path: Path
 ) -> None:
     found = standings(RAN, OURS, PEER, groups=(("a", "latentrt-x", "b"),))
-    assert duels(found, [fake("latentrt-x", []), fake("b", [])], tmp_path, lambda _: None) == ()
+    assert duels(found, [fake("latentrt-x", []), fake("b", [])], tmp_path, lambda _: None) == found
     assert not (tmp_path / "diary").exists()
 
 
@@ -66,5 +67,27 @@ def test_a_duel_of_which_one_fails_is_told_and_left_out(
 
     found = standings(RAN, OURS, PEER, groups=GROUPS)
     told: list[str] = []
-    assert duels(found, [made("latentrt-x"), made("b")], tmp_path, told.append) == ()
+    assert duels(found, [made("latentrt-x"), made("b")], tmp_path, told.append) == found
     assert any("no such model" in line for line in told)
+
+
+def test_of_interrupted_duels_those_are_kept_that_came_to_their_end(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    second = replace(OURS, name="latentrt-y")
+    groups = (("a", "latentrt-x"), ("a", "latentrt-y"), ("a", "b"))
+    found = standings(RAN, OURS, second, PEER, groups=groups)
+
+    def say(line: str) -> None:
+        if line.startswith("latentrt-y beside"):
+            raise KeyboardInterrupt
+
+    held = duels(
+        found,
+        [fake("latentrt-x", [1.0] * 6), fake("latentrt-y", []), fake("b", [1.0] * 6)],
+        tmp_path,
+        say,
+    )
+    assert [each.engine for each in held.duels] == ["latentrt-x"]
+    assert held.interrupted
+    assert "interrupted: hold it again for the rest" in str(held).splitlines()

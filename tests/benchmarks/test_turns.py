@@ -65,6 +65,55 @@ def test_a_ratio_is_of_pictures_drawn_in_one_round_and_warmups_do_not_count(
     assert reference.psnr is None
 
 
+@pytest.mark.parametrize("line", ["group 2 of 3", "  round 2 of 2"])
+def test_an_interrupt_keeps_what_groups_that_came_to_their_end_drew(
+    fake: Callable[..., Contestant], tmp_path: Path, line: str
+) -> None:
+    told: list[str] = []
+
+    def say(one: str) -> None:
+        told.append(one)
+        if one == line and "group 2 of 3" in told:
+            raise KeyboardInterrupt
+
+    reference = fake("a", [4.0, 6.0])
+    held = in_turns(
+        reference,
+        [fake(name, [2.0, 2.0]) for name in ("b", "c", "d")],
+        rounds=2,
+        warmups=0,
+        at_once=2,
+        scratch=tmp_path,
+        say=say,
+        alone=lambda one: 3.0 if one is reference else None,
+    )
+    assert held.interrupted
+    first, b, c, d = held.rows
+    assert (first.seconds, first.alone, first.problem) == ((4.0, 6.0), (3.0, 3.0), "")
+    assert (b.seconds, b.ratio, b.problem) == ((2.0, 2.0), Ratio(2.5, 2.0, 3.0), "")
+    for row in (c, d):
+        assert (row.seconds, row.ratio, row.problem) == ((), None, "it was interrupted")
+
+
+def test_an_interrupt_before_anything_is_there_to_keep_is_one(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    def say(line: str) -> None:
+        if line == "  round 1 of 3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_turns(
+            fake("a", [1.0] * 3),
+            [fake("b", [1.0] * 3)],
+            rounds=3,
+            warmups=0,
+            at_once=2,
+            scratch=tmp_path,
+            say=say,
+        )
+
+
 def test_where_memory_is_not_known_there_is_no_peak(
     fake: Callable[..., Contestant], tmp_path: Path
 ) -> None:

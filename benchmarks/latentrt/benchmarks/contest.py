@@ -46,6 +46,7 @@ _SETTLE: Final = 1.0
 # float32 so many times, and this beside them.
 _TIMES_WEIGHTS: Final = 2.6
 _BESIDE_WEIGHTS: Final = 0.7e9
+_INTERRUPTED: Final = 130
 _MODELS: Final = ("text_encoder", "unet", "vae")
 
 
@@ -68,7 +69,8 @@ def against(
     may be left out where the bundle says so itself. What peers make of it is kept in `folder`. By
     default as many are in memory `at_once` as it bears. With `alone`, each peer's own script draws
     so many pictures by itself after each of its turns. Whom memory kept from its best peer meets it
-    in a duel afterwards. Raises what `check` raises, and `EngineError` where the reference fails.
+    in a duel afterwards. An interrupt ends it with what is there, once there is something. Raises
+    what `check` raises, and `EngineError` where the reference fails.
     """
     check(
         bundle,
@@ -114,9 +116,11 @@ def against(
             machine=Machine.here().to_json(),
             load={"before": before},
             busy=_mean((others_at_work, *held.busy)),
+            interrupted=held.interrupted,
         )
-        beside = duels(standings, lineup.contestants, Path(scratch), say)
-    return replace(standings, duels=beside, load={"before": before, "after": load()})
+        if not held.interrupted:
+            standings = duels(standings, lineup.contestants, Path(scratch), say)
+    return replace(standings, load={"before": before, "after": load()})
 
 
 def check(
@@ -178,7 +182,7 @@ def bearable(checkpoint: Path, alone: int) -> int:
 
 
 def main() -> None:
-    """Hold the contest, print the table, and write JSON where asked."""
+    """Hold the contest, print the table, and write JSON where asked; status 130: interrupted."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--checkpoint", help="what the bundle is of, unless it is random:")
@@ -205,6 +209,10 @@ def main() -> None:
             write_file(options.json, (json.dumps(standings.to_json(), indent=1) + "\n").encode())
     except LatentrtError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    if standings.interrupted:
+        sys.exit(_INTERRUPTED)
 
 
 def _held(options: argparse.Namespace) -> Standings:

@@ -7,6 +7,7 @@ than one of pictures drawn in the same round.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from latentrt.benchmarks.narration import Say
@@ -19,23 +20,28 @@ from latentrt.bundle.errors import EngineError
 
 def duels(
     standings: Standings, contestants: Sequence[Contestant], scratch: Path, say: Say
-) -> tuple[Duel, ...]:
-    """Have those draw in turns who were not in memory together, for at least six rounds.
+) -> Standings:
+    """The standings with duels: those draw in turns who were not in memory together.
 
-    A pair of which one fails this time is left out and told.
+    For at least six rounds. A pair of which one fails this time is left out and told; an interrupt
+    ends them, and the standings say so.
     """
     by_name = {each.name: each for each in contestants}
     found: list[Duel] = []
+    interrupted = False
     for row in standings.rows:
         best = standings.best(row)
         if best is None or best.low is not None:
             continue
-        say(f"{row.name} beside {best.peer}")
         try:
+            say(f"{row.name} beside {best.peer}")
             found.append(_duel(by_name, row.name, best.peer, standings, scratch, say))
         except EngineError as error:
             say(f"  {error}")
-    return tuple(found)
+        except KeyboardInterrupt:
+            interrupted = True
+            break
+    return replace(standings, duels=tuple(found), interrupted=interrupted)
 
 
 def _duel(

@@ -26,6 +26,11 @@ class Notes:
         """Add a line."""
         self._lines[line] = None
 
+    def interrupt(self, what: str) -> None:
+        """Note what was interrupted."""
+        self.interrupted = True
+        self.add(f"{what}: interrupted; what comes after it was not measured either")
+
     def part(self, what: str, measured: Callable[[], _Found], nothing: _Found) -> _Found:
         """What `measured` gives; where that goes wrong, a note, and `nothing`.
 
@@ -37,8 +42,7 @@ class Notes:
         try:
             return measured()
         except KeyboardInterrupt:
-            self.interrupted = True
-            self.add(f"{what}: interrupted; what comes after it was not measured either")
+            self.interrupt(what)
         except (LatentrtError, OSError, MemoryError) as error:
             self.add(f"{what}: {str(error) or type(error).__name__}")
         return nothing

@@ -147,7 +147,7 @@ class Standings:
     `groups` names who was in memory together and had `rounds` turns each; `load` is the machine's
     over 1, 5 and 15 minutes, before and after; `busy` the share of its cores that was at work
     before and between our turns, None where it is not known. `duels` are of those who were in no
-    group together.
+    group together. If it was `interrupted`, rows or duels are missing.
     """
 
     reference: str
@@ -161,10 +161,13 @@ class Standings:
     load: Mapping[str, Sequence[float]]
     busy: float | None = None
     duels: tuple[Duel, ...] = ()
+    interrupted: bool = False
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Standings:
-        """What `to_json` gave, of an earlier version too, which knew no `busy` and no `duels`."""
+        """What `to_json` gave, of an earlier version too, which knew no `busy`, no `duels` and no
+        `interrupted`.
+        """
         stated = {each.name: value[each.name] for each in fields(Standings) if each.name in value}
         paired = value["schema"] == SCHEMA
         rows = tuple(
@@ -242,6 +245,8 @@ class Standings:
             elif row.beside is not None and row.apart:
                 times = f"{row.beside.median:.2f} times"
                 lines.append(f"{row.name}: {times} what its script takes alone")
+        if self.interrupted:
+            lines.append("interrupted: hold it again for the rest")
         if self.disturbed:
             lines.append(f"others were at work ({self.busy:.0%} of the cores): hold it again")
         return "\n".join(lines)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -48,11 +49,13 @@ class Held:
     """Everybody's rows, the reference's first; the groups they were in; and others at work.
 
     `busy` is the share of the machine's cores that others had at work, of each round, where known.
+    If it was `interrupted`, whoever's group had not come to its end is a row that says so.
     """
 
     rows: tuple[Row, ...]
     groups: tuple[tuple[str, ...], ...]
     busy: tuple[float, ...]
+    interrupted: bool = False
 
 
 @dataclass(slots=True)
@@ -117,27 +120,34 @@ def in_turns(
     as three seconds have time for, and the median of its second half counts. `alone` is asked right
     after each that counts: in the same minute, since minutes differ by more than what is looked
     for. A contestant that fails, or gives no answer in `limit` seconds, is a row with its problem.
-    Raises `EngineError` where the reference fails.
+    An interrupt ends it; in the first group, before there is anything to keep, it is raised. Raises
+    `EngineError` where the reference fails.
     """
     first = _Seen(reference)
     seen = [_Seen(each) for each in others]
     many = max(1, at_once - 1)
     groups = [seen[i : i + many] for i in range(0, len(seen), many)] or [[]]
     at_work: list[float] = []
+    interrupted = False
     for number, group in enumerate(groups):
-        say(f"group {number + 1} of {len(groups)}")
-        with ExitStack() as stack:
-            turns = _started([first, *group], stack, scratch, limit, say)
-            for number in range(warmups + rounds):
-                time.sleep(_PAUSE)
-                others_at_work = busy(_LOOK)
-                at_work.extend(() if others_at_work is None else (others_at_work,))
-                counts = number >= warmups
-                _round(turns, number, alone if counts else _not_asked, say, counts=counts)
-                say(f"  round {number + 1} of {warmups + rounds}")
-            _compare(turns)
+        whole = len(first.laps)
+        try:
+            say(f"group {number + 1} of {len(groups)}")
+            with ExitStack() as stack:
+                turns = _started([first, *group], stack, scratch, limit, say)
+                at_work += _rounds(turns, warmups, rounds, alone, say)
+        except KeyboardInterrupt:
+            if not number:
+                raise
+            interrupted = True
+            del first.laps[whole:], first.ratios[whole:], first.alone[whole:]
+            for each in chain.from_iterable(groups[number:]):
+                each.problem = "it was interrupted"
+            say("interrupted: what groups before this one drew is kept")
+            break
     names = tuple((reference.name, *(each.contestant.name for each in group)) for group in groups)
-    return Held((first.row(), *(each.row() for each in seen)), names, tuple(at_work))
+    rows = (first.row(), *(each.row() for each in seen))
+    return Held(rows, names, tuple(at_work), interrupted)
 
 
 _Turns = list[tuple[_Seen, PeerProcess]]
@@ -159,6 +169,20 @@ def _started(
         turns.append((each, process))
         say(f"  {each.contestant.name}: ready in {each.ready.start:.1f} s")
     return turns
+
+
+def _rounds(turns: _Turns, warmups: int, rounds: int, alone: Alone, say: Say) -> list[float]:
+    """All turns of a group, and its pictures; the shares that others had at work."""
+    at_work: list[float] = []
+    for number in range(warmups + rounds):
+        time.sleep(_PAUSE)
+        others_at_work = busy(_LOOK)
+        at_work.extend(() if others_at_work is None else (others_at_work,))
+        counts = number >= warmups
+        _round(turns, number, alone if counts else _not_asked, say, counts=counts)
+        say(f"  round {number + 1} of {warmups + rounds}")
+    _compare(turns)
+    return at_work
 
 
 def _round(turns: _Turns, number: int, alone: Alone, say: Say, *, counts: bool) -> None:

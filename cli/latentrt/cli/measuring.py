@@ -250,6 +250,8 @@ def bench(
     if against:
         held = partial(contest, report, bundle, checkpoint, others, rounds, device)
         standings = notes.part("no contest", held, None)
+        if standings is not None and standings.interrupted:
+            notes.interrupt("in turns with others")
     report = replace(report, notes=notes.lines, interrupted=notes.interrupted)
     if as_json:
         told = {
