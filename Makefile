@@ -20,15 +20,18 @@ PICTURE := build/red-circle.png
 RESULTS := benchmarks/results
 PLOT := docs/bench.png
 
-# What `make bench` has measured, kept until the last of it is: one that was broken off goes on from
-# there, unless code has changed since. In order: the contest of sd15 takes the bundle of engines.
-FINDINGS := install runtime calls batching engines compare bench peers-shapes peers-sd15
-MEASURED := build/measured/$(RESULTS)
+# What `make bench` has measured is kept until the last of it is, and one that was broken off goes on
+# from there, unless what decides it has changed since. In order: the contest of sd15 takes the bundle
+# of engines.
+MEASURED := build/measured/$(subst /,_,$(subst ..,__,$(RESULTS)))
+FINDINGS := $(addprefix $(MEASURED)/,$(addsuffix .json,install runtime calls batching-shapes engines \
+	compare-shapes bench-shapes peers-shapes peers-sd15))
 SD15 := build/sd15
-$(addprefix $(MEASURED)/,$(FINDINGS)): $(wildcard */latentrt/*/*.py */latentrt/*/*/*.py) | $(MEASURED)
-
-$(MEASURED):
-	mkdir -p $@ $(RESULTS)
+# A finding is as old as its beginning: what is edited while it is measured comes after it.
+BEGIN = @mkdir -p $(@D) && touch $@.begun
+KEEP = @touch -r $@.begun $@.part && mv $@.part $@
+$(FINDINGS): $(wildcard */latentrt/*/*.py */latentrt/*/*/*.py benchmarks/peers/*.py \
+	benchmarks/peers/*.txt) tests/check_wheel.py pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-slow check bench tables peers gpu format clean
@@ -60,53 +63,61 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 	$(BIN)/python -m latentrt.benchmarks.tables README.md --check
 	$(BIN)/python tests/check_wheel.py
 
-bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything, in hours, and write the README's numbers; goes on where it was broken off
-	$(MAKE) --no-print-directory -j1 $(addprefix $(MEASURED)/,$(FINDINGS))
+bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything (hours; one broken off goes on) and fill in the README; RESULTS=DIR PLOT=FILE
+	$(MAKE) --no-print-directory -j1 $(FINDINGS)
+	mkdir -p $(RESULTS)
+	cp $(FINDINGS) $(RESULTS)
+	cp $(MEASURED)/bench-shapes.png $(PLOT)
 	$(MAKE) --no-print-directory tables
 	rm -r $(MEASURED)
 
-$(MEASURED)/install:
-	$(BIN)/python tests/check_wheel.py $(RESULTS)/install.json
-	@touch $@
+$(MEASURED)/install.json:
+	$(BEGIN)
+	$(BIN)/python tests/check_wheel.py $@.part
+	$(KEEP)
 
-$(MEASURED)/runtime:
-	$(BIN)/python -m latentrt.benchmarks.runtime --json $(RESULTS)/runtime.json
-	@touch $@
+$(MEASURED)/runtime.json:
+	$(BEGIN)
+	$(BIN)/python -m latentrt.benchmarks.runtime --json $@.part
+	$(KEEP)
 
-$(MEASURED)/calls:
-	$(BIN)/python -m latentrt.benchmarks.calls $(BUNDLE) --json $(RESULTS)/calls.json
-	@touch $@
+$(MEASURED)/calls.json:
+	$(BEGIN)
+	$(BIN)/python -m latentrt.benchmarks.calls $(BUNDLE) --json $@.part
+	$(KEEP)
 
-$(MEASURED)/batching:
-	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) --json $(RESULTS)/batching-shapes.json
-	@touch $@
+$(MEASURED)/batching-shapes.json:
+	$(BEGIN)
+	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) --json $@.part
+	$(KEEP)
 
-$(MEASURED)/engines:
-	$(BIN)/python -m latentrt.benchmarks.engines --bundle $(SD15) --json $(RESULTS)/engines.json
-	@touch $@
+$(MEASURED)/engines.json:
+	$(BEGIN)
+	$(BIN)/python -m latentrt.benchmarks.engines --bundle $(SD15) --json $@.part
+	$(KEEP)
 
-$(MEASURED)/compare:
-	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $@.json
-	mv $@.json $(RESULTS)/compare-shapes.json
-	@touch $@
+$(MEASURED)/compare-shapes.json:
+	$(BEGIN)
+	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $@.part
+	$(KEEP)
 
-$(MEASURED)/bench:
+$(MEASURED)/bench-shapes.json:
+	$(BEGIN)
 	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 96 \
-		--plot $(PLOT) --json > $@.json
-	mv $@.json $(RESULTS)/bench-shapes.json
-	@touch $@
+		--plot $(@:.json=.png) --json > $@.part
+	$(KEEP)
 
-$(MEASURED)/peers-shapes:
+$(MEASURED)/peers-shapes.json:
+	$(BEGIN)
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
-		--size 128x128 --rounds 9 --alone 10 --json $@.json
-	mv $@.json $(RESULTS)/peers-shapes.json
-	@touch $@
+		--size 128x128 --rounds 9 --alone 10 --json $@.part
+	$(KEEP)
 
-$(MEASURED)/peers-sd15:
+$(MEASURED)/peers-sd15.json:
+	$(BEGIN)
 	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(SD15) --size 512x512 --steps 4 \
-		--warmups 0 --rounds 3 --json $@.json
-	mv $@.json $(RESULTS)/peers-sd15.json
-	@touch $@
+		--warmups 0 --rounds 3 --json $@.part
+	$(KEEP)
 
 tables: $(STAMP) ## Write the README's numbers from benchmarks/results
 	$(BIN)/python -m latentrt.benchmarks.tables README.md

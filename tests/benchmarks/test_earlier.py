@@ -80,6 +80,8 @@ def written(folder: Path, content: dict[str, Any]) -> Path:
         ("arrivals", [{"server": "one", "limit": 1.0, "points": []}]),
         ("errors", {"unet": "small"}),
         ("rows", {"picture": 1}),
+        ("ceilings", {"openvino fp32": {"rate": 0.0, "bandwidth": None}}),
+        ("ceilings", {"openvino fp32": {"rate": 1e9}}),
         ("subject", {}),
         ("machine", []),
         ("precisions", {}),

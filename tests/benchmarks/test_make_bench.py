@@ -24,7 +24,7 @@ ORDER = [
     "tables",
 ]
 # Stands for the environment's programs: notes what it was called for, and whether another was at
-# work; fails where it is to be broken off.
+# work, writes what it is to write, and fails where it is to be broken off.
 PROGRAM = """#!/bin/sh
 for one in "$@"; do case $one in
     latentrt.benchmarks.*|tests/check_wheel.py|compare|bench) step=${one##latentrt.benchmarks.};;
@@ -33,12 +33,26 @@ esac; done
 mkdir at-work || step=$step-beside-another
 echo "$step" >> steps
 sleep 0.02
+[ "$step" != "$EDITED" ] || touch engines/latentrt/engines/engine.py
+sleep 0.02
 rmdir at-work
 [ "$step" != "$BROKEN" ] || exit 9
-while [ $# -gt 1 ] && [ "$1" != --json ]; do shift; done
-[ $# -lt 2 ] || echo "{}" > "$2"
+while [ $# -gt 1 ]; do case $1 in
+    --json|--plot|tests/check_wheel.py) echo "{}" > "$2";;
+esac; shift; done
 echo "{}"
 """
+DECIDING = (
+    "engines/latentrt/engines/engine.py",
+    "benchmarks/peers/drawing.py",
+    "tests/check_wheel.py",
+    "pyproject.toml",
+    "constraints.txt",
+)
+FILES = {
+    *("batching-shapes", "bench-shapes", "calls", "compare-shapes", "engines", "install"),
+    *("peers-shapes", "peers-sd15", "runtime"),
+}
 
 Make = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -47,22 +61,21 @@ Make = Callable[..., subprocess.CompletedProcess[str]]
 def make(tmp_path: Path) -> Make:
     """Runs `make bench` in a folder with the Makefile and programs that do nothing but note it."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    code = tmp_path / "engines" / "latentrt" / "engines" / "engine.py"
-    bundle = tmp_path / "build" / "shapes" / "manifest.json"
-    needed = [tmp_path / name for name in ("pyproject.toml", "constraints.txt", "stamp")]
-    for path in (code, *needed, bundle):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+    for name in (*DECIDING, "stamp", "build/shapes/manifest.json", "docs/bench.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     for name in ("python", "latentrt"):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(PROGRAM)
         program.chmod(0o755)
 
-    def run(*arguments: str, broken: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, broken: str = "", edited: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         (tmp_path / "steps").unlink(missing_ok=True)
         command = ["make", "bench", "BIN=bin", "STAMP=stamp", *arguments]
-        environment = {**os.environ, "BROKEN": broken}
+        environment = {**os.environ, "BROKEN": broken, "EDITED": edited}
         environment.pop("MAKEFLAGS", None)
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -82,9 +95,8 @@ def test_everything_is_measured_in_order_whatever_is_asked_at_once(
     assert done.returncode == 0, done.stderr
     assert steps(tmp_path) == ORDER
     results = tmp_path / "benchmarks" / "results"
-    names = "batching-shapes bench-shapes calls compare-shapes engines peers-shapes peers-sd15"
-    expected = {f"{name}.json" for name in (*names.split(), "runtime")}
-    assert {path.name for path in results.iterdir()} == expected
+    assert {path.name for path in results.iterdir()} == {f"{name}.json" for name in FILES}
+    assert (tmp_path / "docs" / "bench.png").read_text() == "{}\n"
 
 
 def test_what_was_measured_before_it_was_broken_off_is_not_measured_again(
@@ -94,9 +106,12 @@ def test_what_was_measured_before_it_was_broken_off_is_not_measured_again(
     assert steps(tmp_path) == ORDER[: ORDER.index("engines") + 1]
     assert make(broken="bench").returncode != 0
     assert steps(tmp_path) == ["engines", "compare", "bench"]
-    assert not (tmp_path / "benchmarks" / "results" / "bench-shapes.json").exists()
+    # Nothing is there before everything is.
+    assert not (tmp_path / "benchmarks" / "results").exists()
     assert make().returncode == 0
     assert steps(tmp_path) == ["bench", "contest", "contest", "tables"]
+    results = tmp_path / "benchmarks" / "results"
+    assert {path.name for path in results.iterdir()} == {f"{name}.json" for name in FILES}
 
 
 def test_one_that_came_to_its_end_is_followed_by_a_whole_one(make: Make, tmp_path: Path) -> None:
@@ -105,13 +120,40 @@ def test_one_that_came_to_its_end_is_followed_by_a_whole_one(make: Make, tmp_pat
         assert steps(tmp_path) == ORDER
 
 
-def test_a_change_of_code_begins_anew(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_change_of_what_decides_it_begins_anew(make: Make, tmp_path: Path, name: str) -> None:
     assert make(broken="contest").returncode != 0
-    code = tmp_path / "engines" / "latentrt" / "engines" / "engine.py"
-    later = code.stat().st_mtime + 60
-    os.utime(code, (later, later))
+    later = (tmp_path / name).stat().st_mtime + 60
+    os.utime(tmp_path / name, (later, later))
+    # What the environment is made of makes it anew first, which this one need not be.
+    os.utime(tmp_path / "stamp", (later, later))
+    os.utime(tmp_path / "build" / "shapes" / "manifest.json", (later, later))
     assert make(broken="runtime").returncode != 0
     assert steps(tmp_path) == ORDER[:2]
+
+
+def test_what_was_edited_while_something_was_measured_is_not_in_it(
+    make: Make, tmp_path: Path
+) -> None:
+    assert make(broken="batching", edited="calls").returncode != 0
+    assert make(broken="batching").returncode != 0
+    assert steps(tmp_path) == ORDER[: ORDER.index("batching") + 1]
+
+
+@pytest.mark.parametrize("place", ["../docs", "../../docs", "../shapes", "../../docs/"])
+def test_nothing_is_removed_that_was_there_before(make: Make, tmp_path: Path, place: str) -> None:
+    before = set(tmp_path.rglob("*"))
+    done = make(f"RESULTS={place}")
+    assert done.returncode == 0, done.stderr
+    assert before <= set(tmp_path.rglob("*"))
+
+
+def test_what_another_place_is_to_have_is_kept(make: Make, tmp_path: Path) -> None:
+    inner = "RESULTS=benchmarks/results/avx2"
+    assert make(inner, broken="engines").returncode != 0
+    assert make().returncode == 0
+    assert make(inner, broken="compare").returncode != 0
+    assert steps(tmp_path) == ["engines", "compare"]
 
 
 def test_another_place_of_results_begins_anew(make: Make, tmp_path: Path) -> None:

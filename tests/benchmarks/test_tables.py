@@ -70,6 +70,15 @@ def test_the_command_names_a_file_of_results_that_cannot_be_read(
     assert document.read_text() == before
 
 
+@pytest.mark.parametrize("table", ["aims", "peers-shapes"])
+def test_a_contest_that_was_interrupted_is_no_table(table: str) -> None:
+    real = reading(ROOT / RESULTS)
+    with pytest.raises(
+        FileError, match=r"peers-shapes\.json: is of a contest that was interrupted"
+    ):
+        TABLES[table](lambda name: real(name) | {"interrupted": True})
+
+
 def test_the_table_of_bench_has_errors_what_is_unstable_and_what_failed() -> None:
     real = reading(ROOT / RESULTS)
 

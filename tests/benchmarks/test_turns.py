@@ -95,6 +95,60 @@ def test_an_interrupt_keeps_what_groups_that_came_to_their_end_drew(
         assert (row.seconds, row.ratio, row.problem) == ((), None, "it was interrupted")
 
 
+def test_an_interrupt_is_not_the_problem_of_who_had_one_before(
+    fake: Callable[..., Contestant], tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def say(one: str) -> None:
+        told.append(one)
+        if one == "  round 2 of 2" and "group 2 of 2" in told:
+            raise KeyboardInterrupt
+
+    held = in_turns(
+        fake("a", [1.0] * 4),
+        [
+            fake("b", [1.0] * 2),
+            fake("c", [1.0] * 2),
+            fake("d", [], fails="first"),
+            fake("e", [1.0]),
+        ],
+        rounds=2,
+        warmups=0,
+        at_once=3,
+        scratch=tmp_path,
+        say=say,
+    )
+    problems = {row.name: row.problem for row in held.rows}
+    assert held.interrupted
+    assert "no such model" in problems["d"]
+    assert (problems["b"], problems["c"]) == ("", "")
+
+
+def test_a_group_that_came_to_its_end_is_kept_though_its_processes_are_interrupted(
+    fake: Callable[..., Contestant], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = turns.PeerProcess.__exit__
+
+    def interrupted(self: Any, *given: Any) -> None:
+        real(self, *given)
+        if self.contestant.name == "a":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(turns.PeerProcess, "__exit__", interrupted)
+    held = in_turns(
+        fake("a", [3.0]),
+        [fake("b", [1.0])],
+        rounds=1,
+        warmups=0,
+        at_once=2,
+        scratch=tmp_path,
+        say=lambda _: None,
+    )
+    assert held.interrupted
+    assert [(row.seconds, row.problem) for row in held.rows] == [((3.0,), ""), ((1.0,), "")]
+
+
 def test_an_interrupt_before_anything_is_there_to_keep_is_one(
     fake: Callable[..., Contestant], tmp_path: Path
 ) -> None:

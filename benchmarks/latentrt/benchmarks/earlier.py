@@ -169,12 +169,15 @@ def _conditions(report: Any) -> dict[str, str]:
 def _ceilings(report: Any) -> dict[str, float]:
     """What the machine itself reached, by what that is told as."""
     kinds = {"rate": "products of {}, GFLOP/s", "bandwidth": "copies beside {}, GB/s"}
-    return {
+    found = {
         f"the machine's own {words.format(key)}": float(ceiling[kind])
         for key, ceiling in report["ceilings"].items()
         for kind, words in kinds.items()
         if ceiling[kind] is not None
     }
+    if not all(rate > 0 for rate in found.values()):
+        raise ValueError("ceilings that are not above 0")
+    return found
 
 
 def _amounts(report: Any) -> dict[str, str]:

@@ -144,10 +144,11 @@ class Row:
 class Standings:
     """A contest's rows, and under which conditions they came to be.
 
-    `groups` names who was in memory together and had `rounds` turns each; `load` is the machine's
-    over 1, 5 and 15 minutes, before and after; `busy` the share of its cores that was at work
-    before and between our turns, None where it is not known. `duels` are of those who were in no
-    group together. If it was `interrupted`, rows or duels are missing.
+    `groups` names who was to be in memory together, for `rounds` turns each; `load` is the
+    machine's over 1, 5 and 15 minutes, before and after; `busy` the share of its cores that was at
+    work before and between our turns, None where it is not known. `duels` are of those who were in
+    no group together. If it was `interrupted`, some rows have that for a problem, or duels are
+    missing.
     """
 
     reference: str

@@ -61,11 +61,19 @@ def _aims(*names: str) -> Callable[[Read], str]:
     """What the project means to reach beside others, and what it did in these contests."""
 
     def table(read: Read) -> str:
-        found = [Standings.from_json(read(name)) for name in names]
+        found = [_standings(read, name) for name in names]
         rows = [(aim, *(str(outcome(each)) for each in found)) for aim, outcome in AIMS.items()]
         return markdown_table(("aim", *map(_drawn, found)), rows)
 
     return table
+
+
+def _standings(read: Read, name: str) -> Standings:
+    """A contest's; raises `FileError` for one that was interrupted."""
+    found = Standings.from_json(read(name))
+    if found.interrupted:
+        raise FileError(name, "is of a contest that was interrupted: hold it again")
+    return found
 
 
 def _drawn(found: Standings) -> str:
@@ -154,7 +162,7 @@ def _contest(name: str) -> Callable[[Read], str]:
     """A table of a contest's standings, the fastest first."""
 
     def table(read: Read) -> str:
-        found = Standings.from_json(read(name))
+        found = _standings(read, name)
         ran = [(row.ratio, row) for row in found.rows if row.ratio and not row.problem]
         ran.sort(key=lambda each: -each[0].median)
         rows = [_standing(found, row, ratio) for ratio, row in ran]

@@ -49,7 +49,7 @@ class Held:
     """Everybody's rows, the reference's first; the groups they were in; and others at work.
 
     `busy` is the share of the machine's cores that others had at work, of each round, where known.
-    If it was `interrupted`, whoever's group had not come to its end is a row that says so.
+    If it was `interrupted`, whoever's group did not come to its end is a row with a problem.
     """
 
     rows: tuple[Row, ...]
@@ -128,22 +128,23 @@ def in_turns(
     many = max(1, at_once - 1)
     groups = [seen[i : i + many] for i in range(0, len(seen), many)] or [[]]
     at_work: list[float] = []
-    interrupted = False
+    interrupted, whole = False, 0
     for number, group in enumerate(groups):
-        whole = len(first.laps)
+        drawn = len(first.laps)
         try:
             say(f"group {number + 1} of {len(groups)}")
             with ExitStack() as stack:
                 turns = _started([first, *group], stack, scratch, limit, say)
                 at_work += _rounds(turns, warmups, rounds, alone, say)
+                whole, drawn = number + 1, len(first.laps)
         except KeyboardInterrupt:
-            if not number:
+            if not whole:
                 raise
             interrupted = True
-            del first.laps[whole:], first.ratios[whole:], first.alone[whole:]
-            for each in chain.from_iterable(groups[number:]):
-                each.problem = "it was interrupted"
-            say("interrupted: what groups before this one drew is kept")
+            del first.laps[drawn:], first.ratios[drawn:], first.alone[drawn:]
+            for each in chain.from_iterable(groups[whole:]):
+                each.problem = each.problem or "it was interrupted"
+            say("interrupted: what groups drew that came to their end is kept")
             break
     names = tuple((reference.name, *(each.contestant.name for each in group)) for group in groups)
     rows = (first.row(), *(each.row() for each in seen))

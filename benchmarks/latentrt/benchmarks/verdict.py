@@ -100,7 +100,8 @@ def _verdict(
     samples = [np.asarray(runs, np.float64) for runs in (then, now)]
     medians = [_medians(sample, rng) for sample in samples]
     ratio = float(np.median(samples[0]) / np.median(samples[1]))
-    ends = _ends(medians[0] / medians[1], min(_blocks(len(sample)) for sample in samples))
+    blocks = min(len(sample) // _length(len(sample)) for sample in samples)
+    ends = _ends(medians[0] / medians[1], blocks)
     return Verdict(row, ratio, *ends, runs=min(map(len, samples)), stable=stable)
 
 
@@ -136,13 +137,8 @@ def _ends(ratios: NDArray[np.float64], blocks: int) -> tuple[float, float]:
 
 
 def _length(runs: int) -> int:
-    """Of a block, in runs that follow each other."""
+    """Of a block, in runs that follow each other: so many runs are 5 to 9 of them, or fewer."""
     return max(1, runs // _BLOCKS)
-
-
-def _blocks(runs: int) -> int:
-    """How many of them so many runs are: 5 to 9, of fewer than 5 runs each."""
-    return -(-runs // _length(runs))
 
 
 def _medians(sample: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
@@ -152,7 +148,8 @@ def _medians(sample: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
     fewer than ten runs each is a block, which is Efron's of 1979.
     """
     count = len(sample)
-    within, starts = np.arange(_length(count)), (_AT_ONCE, _blocks(count), 1)
+    length = _length(count)
+    within, starts = np.arange(length), (_AT_ONCE, -(-count // length), 1)
     medians: list[NDArray[np.float64]] = []
     for _ in range(_RESAMPLES // _AT_ONCE):
         picks = (rng.integers(0, count, starts) + within) % count
