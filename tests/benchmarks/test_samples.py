@@ -167,6 +167,30 @@ def test_a_verdict_is_no_surer_than_its_interval(low: float, high: float, word: 
     assert Verdict("step", 1.0, low, high, 6).to_json()["word"] == word
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.77, 0.95, "unsure"),
+        (0.70, 0.79, "slower"),
+        (1.05, 1.20, "unsure"),
+        (1.26, 1.40, "faster"),
+        (0.99, 1.01, "same"),
+    ],
+)
+def test_of_what_had_not_settled_only_more_than_its_spread_is_sure(
+    low: float, high: float, word: str
+) -> None:
+    assert Verdict("step", 1.0, low, high, 20, stable=False, spread=1.25).word == word
+
+
+def test_a_spread_is_how_far_a_tenth_of_the_runs_is_from_the_median() -> None:
+    # Their percentiles are 110, 150 and 190; 150 is farther from 110 than 190 from 150.
+    then, now = alone(range(100, 201)), alone([150.0] * 101)
+    for pair in ((then, now), (now, then)):
+        (found,) = verdicts({"step": pair[0]}, {"step": pair[1]}, unstable={"step"})
+        assert (found.spread, found.stable) == (pytest.approx(150 / 110), False)
+
+
 def test_the_same_runs_are_the_same() -> None:
     runs = alone(np.random.default_rng(2).normal(1.0, 0.001, 50))
     (found,) = verdicts({"picture": runs}, {"picture": runs})

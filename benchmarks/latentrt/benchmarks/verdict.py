@@ -38,7 +38,9 @@ class Verdict:
     `ratio` is then's median over now's, of goodputs now's over then's, above 1 where now is faster;
     with 95 % it lies from `low` to `high`, by the bootstrap: what is another from process to
     process or from hour to hour, and not within one benchmark, is not in that. `runs` are those of
-    the benchmark that has fewer. `stable` is whether both rows had settled. `bound` says which of
+    the benchmark that has fewer. `stable` is whether both rows had settled; `spread` is how many
+    times as far as its median a tenth of a row's runs is, to either side, of both rows the larger
+    number. `bound` says which of
     two goodputs is only a bound, `error` how much farther off a row is that is faster; else both
     are empty.
     """
@@ -49,6 +51,7 @@ class Verdict:
     high: float
     runs: int
     stable: bool = True
+    spread: float = 1.0
     bound: str = ""
     error: str = ""
 
@@ -60,15 +63,17 @@ class Verdict:
     def word(self) -> Word:
         """The same if the interval is within 2 % of 1; unsure if it has 1 in it and is wider.
 
-        Unsure too where either benchmark has fewer than `ENOUGH` runs, or a bound alone.
+        Unsure too where either benchmark has fewer than `ENOUGH` runs, or a bound alone. Of a row
+        that had not settled the interval has to be beyond its spread: within, it is by itself.
         """
         if self.runs < ENOUGH or self.bound:
             return "unsure"
         if self.low >= 1 - SMALLEST and self.high <= 1 + SMALLEST:
             return "same"
-        if self.low > 1:
+        alone = 1.0 if self.stable else self.spread
+        if self.low > alone:
             return "faster"
-        return "slower" if self.high < 1 else "unsure"
+        return "slower" if self.high < 1 / alone else "unsure"
 
     @property
     def remarks(self) -> str:
@@ -102,7 +107,8 @@ def _verdict(
     ratio = float(np.median(samples[0]) / np.median(samples[1]))
     blocks = min(len(sample) // _length(len(sample)) for sample in samples)
     ends = _ends(medians[0] / medians[1], blocks)
-    return Verdict(row, ratio, *ends, runs=min(map(len, samples)), stable=stable)
+    spread, runs = max(map(_spread, samples)), min(map(len, samples))
+    return Verdict(row, ratio, *ends, runs=runs, stable=stable, spread=spread)
 
 
 def _goodput(now: Curve, then: Curve) -> Verdict:
@@ -134,6 +140,12 @@ def _ends(ratios: NDArray[np.float64], blocks: int) -> tuple[float, float]:
         tail = 100 * NormalDist().cdf(-student * math.sqrt(blocks / (blocks - 1)))
     low, high = np.percentile(ratios, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _spread(sample: NDArray[np.float64]) -> float:
+    """How many times as long as the median the slowest tenth takes, or it as the fastest."""
+    low, middle, high = np.percentile(np.median(sample, axis=1), [10, 50, 90])
+    return float(max(high / middle, middle / low))
 
 
 def _length(runs: int) -> int:
