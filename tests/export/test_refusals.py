@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "another VAE": (
         config("model_index.json", vae=["diffusers", "AutoencoderTiny"]),
-        "it/model_index.json: vae: architecture 'AutoencoderTiny' is not supported; AutoencoderKL is",
+        "it/model_index.json: vae: architecture 'AutoencoderTiny' is not supported; Autoencoder",
     ),
     "another text encoder": (
         config("model_index.json", text_encoder=["transformers", "T5EncoderModel"]),
