@@ -42,8 +42,12 @@ class Tokenizer:
             "model_max_length": self.length,
         }
         folder.mkdir()
-        (folder / "tokenizer.json").write_text(self.library.backend_tokenizer.to_str())
-        (folder / "special_tokens.json").write_text(json.dumps(special, indent=2) + "\n")
+        (folder / "tokenizer.json").write_text(
+            self.library.backend_tokenizer.to_str(), encoding="utf-8"
+        )
+        (folder / "special_tokens.json").write_text(
+            json.dumps(special, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 def open_tokenizers(
