@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
 
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.checks import is_integer
 from latentrt.runtime.decodes import Decodes, padded
@@ -100,7 +100,7 @@ class Batcher:
         `deadline` is in seconds from now. A run that is not finished then fails with
         `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
         `InputError` for a request that does not fit, `QueueFull` if there is no room for its
-        pictures, `Cancelled` if the batcher is closed.
+        pictures, `Closed` if the batcher is closed.
         """
         until = _until(deadline)
         count = request.num_images
@@ -108,7 +108,9 @@ class Batcher:
         run: BatchedRun | None = None
         try:
             self._line.reserve(place, count)
-            run = BatchedRun(self._plan(request), self._line.leave, until)
+            with only_latentrt_errors():
+                plan = self._plan(request)
+            run = BatchedRun(plan, self._line.leave, until)
             self._line.admit(place, [WaitingPicture.of(run, image) for image in range(count)])
         except BaseException as error:  # an interrupt too must leave nothing behind
             if run is not None:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
-from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
+from latentrt.bundle.errors import Closed, InputError, ShapeNotBuilt
 from latentrt.engines.backends import BACKENDS, PRECISIONS, Chosen, backend, choose
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
@@ -70,12 +70,12 @@ class BundleEngines:
     def get(self, component: str, sizes: Mapping[str, int]) -> Engine:
         """The component's engine for these sizes, opened at first use.
 
-        Raises `Unavailable` when closed, `ShapeNotBuilt`, `BuildFailed` or `VerificationFailed`.
+        Raises `Closed` when closed, `ShapeNotBuilt`, `BuildFailed` or `VerificationFailed`.
         """
         key = component, tuple(sorted(sizes.items()))
         with self._lock:
             if self._closed:
-                raise Unavailable("the pipeline is closed")
+                raise Closed("the pipeline is closed")
             place = self._places.setdefault(key, _Place())
         # Only who wants this very engine waits for it to be compiled.
         with place.lock:
@@ -84,7 +84,7 @@ class BundleEngines:
             engine = place.engine
         if self._closed:  # while it was compiled; `close` did not see it
             engine.close()
-            raise Unavailable("the pipeline is closed")
+            raise Closed("the pipeline is closed")
         return engine
 
     def close(self) -> None:

@@ -53,12 +53,18 @@ class Guidance:
     def scale_at(self, sigma: float) -> float:
         """The scale at a noise level, 1 wherever only the prompt is to be evaluated.
 
-        Raises `InputError` if a function gives what is no scale.
+        Raises `InputError` if a function fails or gives what is no scale.
         """
         if self.interval is not None and not self.interval[0] < sigma <= self.interval[1]:
             return 1.0
-        scale = _checked_scale(self.scale(sigma)) if callable(self.scale) else self.scale
-        return max(scale, 1.0)
+        if not callable(self.scale):
+            return max(self.scale, 1.0)
+        try:
+            scale = self.scale(sigma)
+        except Exception as error:  # the function is the caller's
+            expected = f"a function that gives a number for sigma {sigma:g}"
+            raise InputError("guidance scale", expected, repr(error)) from error
+        return max(_checked_scale(scale), 1.0)
 
     @property
     def scale_text(self) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Engine, Options
@@ -147,7 +147,8 @@ class Pipeline:
 
         Raises `InputError` naming the field that does not fit this bundle, before any step.
         """
-        return DirectRun(self.plan(request))
+        with only_latentrt_errors():
+            return DirectRun(self.plan(request))
 
     def batcher(
         self,
