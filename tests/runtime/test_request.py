@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -228,4 +229,42 @@ def test_a_scale_function_is_named_in_json_and_has_to_be_given_again() -> None:
     stored = Request("a", guidance=Guidance(rising)).to_json()
     assert json.loads(json.dumps(stored))["guidance"]["scale"] == "function rising"
     with pytest.raises(InputError, match="guidance scale"):
+        Request.from_json(stored)
+
+
+LONE = {
+    "json": json.loads('"a \\ud83d b"'),
+    "command line": os.fsdecode(b"caf\xe9"),
+    "second half": "\udcff",
+}
+
+
+@pytest.mark.parametrize("place", sorted(LONE))
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "composed"])
+def test_text_that_is_not_unicode_is_refused_by_the_name_of_its_field(
+    field: str, place: str
+) -> None:
+    text = LONE[place]
+    value = [("fine", 1.0), (text, 0.5)] if field == "composed" else text
+    with pytest.raises(
+        InputError, match="^" + field + ": expected text, .* at character"
+    ) as caught:
+        Request(**{"prompt": "a", field: value})
+    assert caught.value.field == field
+    str(caught.value).encode()
+    stored = {**Request("a").to_json(), field: value}
+    with pytest.raises(InputError, match="^" + field + ": "):
+        Request.from_json(stored)
+
+
+def test_text_outside_the_basic_plane_is_text() -> None:
+    whole = json.loads('"\\ud83d\\ude42"')
+    assert (
+        Request(whole, negative_prompt="\0\u202e", composed=[(whole, 1.0)]).prompt == "\U0001f642"
+    )
+
+
+def test_a_prompt_of_json_that_is_a_number_is_refused() -> None:
+    stored = {**Request("a").to_json(), "composed": [[5, 1.0]]}
+    with pytest.raises(InputError, match=r"^composed: "):
         Request.from_json(stored)

@@ -17,6 +17,22 @@ def is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def text(field: str, value: object) -> str:
+    """A string that is text; else InputError for `field`.
+
+    A lone surrogate is half of a character, which no encoding has: JSON can hold one, and Python
+    makes them of bytes on a command line that are not UTF-8.
+    """
+    if not isinstance(value, str):
+        raise InputError(field, "a string", repr(value))
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        got = f"{value[error.start]!r} at character {error.start}"
+        raise InputError(field, "text, without bytes or characters outside Unicode", got) from None
+    return value
+
+
 def number(field: str, expected: str, value: object) -> float:
     """A number as a Python float; else InputError for `field`, as for booleans and strings."""
     if isinstance(value, SupportsFloat) and not isinstance(value, bool):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import all_finite, is_integer, number, pair
+from latentrt.runtime.checks import all_finite, is_integer, number, pair, text
 from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.sampling import Sampling
@@ -75,7 +75,7 @@ class Request:
         target_size: Size | None = None,
     ) -> None:
         put = object.__setattr__
-        put(self, "prompt", _text("prompt", prompt))
+        put(self, "prompt", text("prompt", prompt))
         put(self, "negative_prompt", negative_prompt)
         put(self, "size", _size("size", size))
         put(self, "num_images", num_images)
@@ -90,7 +90,7 @@ class Request:
         put(self, "crop", _crop(crop))
         put(self, "target_size", _size("target_size", target_size))
         if negative_prompt is not None:
-            _text("negative_prompt", negative_prompt)
+            text("negative_prompt", negative_prompt)
         if not is_integer(num_images) or not 1 <= num_images <= MAX_IMAGES:
             raise InputError("num_images", f"an integer from 1 to {MAX_IMAGES}", repr(num_images))
         if seed is not None and (not is_integer(seed) or not 0 <= seed < 2**63 - MAX_IMAGES):
@@ -149,7 +149,7 @@ class Request:
                 guidance=Guidance.from_json(value["guidance"]),
                 clip_skip=value["clip_skip"],
                 latents=latents,
-                composed=[(str(prompt), weight) for prompt, weight in value["composed"]],
+                composed=value["composed"],
                 generator=value["generator"],
                 original_size=_parsed(value["original_size"]),
                 crop=value["crop"],
@@ -165,12 +165,6 @@ def latents_sha256(latents: NDArray[np.float32]) -> str:
     """SHA-256 of latents: shape, then bytes."""
     array = np.ascontiguousarray(latents, dtype="<f4")
     return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
-
-
-def _text(field: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InputError(field, "a string", repr(value))
-    return value
 
 
 def _size(field: str, value: object) -> Size | None:
@@ -200,8 +194,8 @@ def _text_of(size: Size | None) -> str | None:
     return None if size is None else str(size)
 
 
-def _parsed(text: str | None) -> Size | None:
-    return None if text is None else Size.parse(text)
+def _parsed(size: str | None) -> Size | None:
+    return None if size is None else Size.parse(size)
 
 
 def _composed(pairs: Any) -> tuple[tuple[str, float], ...]:
@@ -214,7 +208,7 @@ def _composed(pairs: Any) -> tuple[tuple[str, float], ...]:
 def _weighted(value: object) -> tuple[str, float]:
     match pair(value):
         case (str(prompt), given) if math.isfinite(weight := number("composed", _WEIGHTED, given)):
-            return prompt, weight
+            return text("composed", prompt), weight
         case _:
             raise InputError("composed", _WEIGHTED, repr(value))
 
