@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.manifest import GOLDEN, FileRecord, Manifest, read_manifest
 from latentrt.bundle.tensors import TensorFile
@@ -30,9 +31,9 @@ class Bundle:
         """Open a bundle, checking the size of every file and the hash of every small one.
 
         With `verify`, the hash of every file. Raises `BundleError` naming what is missing,
-        changed or unreadable.
+        changed or unreadable, `InputError` for what is no path.
         """
-        folder = Path(path)
+        folder = as_path("bundle", path)
         manifest = read_manifest(folder)
         bundle = Bundle(folder.resolve(), manifest)
         for name, record in manifest.files.items():

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
 from latentrt.engines.cache import Build, Cache
@@ -54,6 +55,10 @@ class Pipeline:
         Without `guarded`, engines are compiled for this pipeline alone and not verified: for
         measuring how far off an engine is that would be refused.
         """
+        if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("options", "Options", shown(options))
         self.bundle = bundle
         self.options = options
         self._engines = BundleEngines(
@@ -95,7 +100,8 @@ class Pipeline:
         `BundleError`, `Unavailable` or `InputError`.
         """
         if build not in ("missing", "never"):
-            raise InputError("build", "missing or never", repr(build))
+            raise InputError("build", "missing or never", shown(build))
+        folder = None if cache is None else as_path("cache", cache)
         options = Options(
             precision=precision,
             threads=threads,
@@ -105,7 +111,7 @@ class Pipeline:
             stripped=stripped,
         )
         return Pipeline(
-            Bundle.open(path), engine, options, components, build=build, cache=Cache(cache)
+            Bundle.open(path), engine, options, components, build=build, cache=Cache(folder)
         )
 
     @property
@@ -165,8 +171,7 @@ class Pipeline:
         gives the same picture bit for bit whatever it shares calls with. `queue` is how many
         pictures may be on their way before `submit` raises `QueueFull`.
         """
-        if max_batch < 1:
-            raise InputError("max_batch", "at least 1", max_batch)
+        max_batch = integer("max_batch", "an integer of at least 1", max_batch, 1)
         powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
         sizes = (*powers, max_batch) if batch_sizes is None else batch_sizes
         return Batcher(self, batch_sizes=sizes, decode_sizes=decode_sizes, queue=queue)
@@ -185,7 +190,9 @@ class Pipeline:
         fit this bundle.
         """
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("request", "a Request, such as Request('a red circle')", repr(request))
+            raise InputError(
+                "request", "a Request, such as Request('a red circle')", shown(request)
+            )
         request = self._resolved(request)
         self._conditioner.check(request)
         schedule = self._schedule(request.sampling)
@@ -223,6 +230,8 @@ class Pipeline:
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
         manifest = self.bundle.manifest
+        if np.ndim(latents) != 4:
+            raise InputError("latents", "an array [n, c, h, w]", shown(latents))
         count, _, height, width = latents.shape
         sizes = {"batch": count, "height": height, "width": width}
         decoder = self.engine("vae_decoder", sizes)
@@ -233,6 +242,9 @@ class Pipeline:
 
     def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
         """The component's engine for these sizes, opened at first use."""
+        if component not in self._engines.chosen:
+            expected = f"one of {', '.join(self._engines.chosen)}"
+            raise InputError("component", expected, shown(component))
         return self._engines.get(component, sizes)
 
     def _resolved(self, request: Request) -> Request:
