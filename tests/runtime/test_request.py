@@ -372,5 +372,5 @@ def test_any_value_of_any_field_is_taken_or_named(place: tuple[Any, str], value:
 
 def test_a_size_that_is_no_text_is_named() -> None:
     for value in (None, 3, b"8x8", "8x8x8", "8\u0660x8"):
-        with pytest.raises(InputError, match="^size"):
+        with pytest.raises(InputError, match=r"^size"):
             Size.parse(value)  # pyright: ignore[reportArgumentType]
