@@ -25,6 +25,7 @@ from latentrt.runtime.bundle_engines import BundleEngines
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
 from latentrt.runtime.plan import Plan
+from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
 from latentrt.runtime.run import DirectRun, Run
@@ -65,6 +66,7 @@ class Pipeline:
             bundle, engine, options, components, build=build, cache=cache, guarded=guarded
         )
         self._conditioner = Conditioner(bundle)
+        self._model_hash = bundle.manifest.model_hash
         config = bundle.scheduler_config()
         if bundle.manifest.forces_scheduler:
             config = as_stable_diffusion(config)
@@ -199,6 +201,15 @@ class Pipeline:
         if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
             visited = sum(e.stage == 0 for e in schedule.evaluations)
             request = request.with_values(sampling=replace(request.sampling, steps=visited))
+        drawn = Provenance(
+            model=self.bundle.manifest.source,
+            model_hash=self._model_hash,
+            sampler=schedule.sampler,
+            schedule=schedule.spacing or "",
+        )
+        before = request.provenance
+        notes = () if before is None else before.notes(drawn, request.sampling)
+        request = request.with_values(provenance=drawn)
         shape = self._latent_shape(request)
         sizes = {"height": shape[1], "width": shape[2]}
         length = self._conditioner.length
@@ -217,6 +228,7 @@ class Pipeline:
             latent_shape=shape,
             model=self.bundle.manifest.source,
             seconds=(0.0, encoded - opened),
+            notes=notes,
         )
         # Asked for in any case: a scale function that fails does so before any step.
         own = sorted(plan.row_counts)

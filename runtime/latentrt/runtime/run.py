@@ -159,8 +159,8 @@ def assemble(
         latents=np.stack([each.latent for each in finished if each.latent is not None]),
         noise=np.stack([each.start for each in finished]),
         request=plan.request,
-        sampler=plan.schedule.sampler,
+        schedule=plan.schedule,
         model=plan.model,
         seconds=seconds,
-        notes=plan.conditioning.notes,
+        notes=(*plan.notes, *plan.conditioning.notes),
     )

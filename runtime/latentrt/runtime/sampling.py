@@ -9,6 +9,7 @@ from typing import Any
 from latentrt.bundle.checks import flag, integer
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import finite_numbers, json_object, number, text
+from latentrt.runtime.schedules.builder import resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Sampling:
     """Which sampler, over which noise levels, in how many steps.
 
     `sampler` is a short name ("euler") or a diffusers class name, None the checkpoint's own;
-    `schedule` overrides the spacing of its noise levels ("karras", "trailing", ...), `rho` is the
+    `schedule` overrides the spacing of its noise levels ("karras", "trailing", ...). A web UI's
+    names ("DPM++ 2M Karras", "SGM Uniform") become the names here. `rho` is the
     exponent of karras and polyexponential levels. `timesteps`, or `sigmas` with the level to end on
     as the last, say outright what is visited: `steps` is then not read. `eta`, from 0 to 1, is the
     share of fresh noise, None the sampler's own; `brownian` draws the noise of an SDE sampler from
@@ -38,6 +40,9 @@ class Sampling:
             value: object = getattr(self, field)
             if value is not None and text(field, value) == "":
                 raise InputError(field, "a name, or None for the checkpoint's own", "''")
+        sampler, schedule = resolved(self.sampler, self.schedule)
+        put(self, "sampler", sampler)
+        put(self, "schedule", schedule)
         put(self, "steps", integer("steps", "an integer of at least 1", self.steps, 1))
         for field, high in (("eta", 1.0), ("rho", math.inf)):
             value = getattr(self, field)
