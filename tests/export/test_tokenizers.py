@@ -219,7 +219,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda folder: file("vocab.json", {**read_json(folder / "vocab.json"), "red</w>": 5})(
             folder
         ),
-        "cannot be stored: is malformed: ",
+        "two tokens have the id 5",
     ),
     "a vocabulary in Latin-1": (file("vocab.json", b'{"caf\xe9": 0}'), "unreadable: "),
     "merges with a mark of their encoding": (

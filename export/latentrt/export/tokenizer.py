@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,10 @@ def _check_end(where: str, encoder: Part) -> None:
 
 
 def _check_ids(where: str, vocabulary: Mapping[str, int], encoder: Part) -> None:
-    """Every id that the tokenizer can give has to be a row of the text encoder's table."""
+    """Every id that the tokenizer can give has to be one token's, and a row of the table."""
+    shared = [id_ for id_, count in Counter(vocabulary.values()).items() if count > 1]
+    if shared:
+        raise CheckpointError(where, f"two tokens have the id {shared[0]}")
     rows: int = encoder.config["vocab_size"]
     token = max(vocabulary, key=vocabulary.__getitem__, default="")
     largest = vocabulary.get(token, 0)
