@@ -143,7 +143,7 @@ class Checkpoint:
         raise CheckpointError(where / f"{stem}.safetensors", "is missing")
 
     def tokenizer(self, folder: str = "tokenizer") -> dict[str, bytes]:
-        """The files of a tokenizer by name, as they are."""
+        """The files of a tokenizer by name, as they are: all that its own loader may read."""
         where = self.path / folder
         names = (
             "tokenizer.json",
@@ -151,8 +151,14 @@ class Checkpoint:
             "merges.txt",
             "tokenizer_config.json",
             "special_tokens_map.json",
+            "added_tokens.json",
+            # Those that a tokenizer_config.json lists for single versions of transformers.
+            *(p.name for p in sorted(where.glob("tokenizer.*.json"))),
         )
-        found = {n: (where / n).read_bytes() for n in names if (where / n).is_file()}
+        try:
+            found = {n: (where / n).read_bytes() for n in names if (where / n).is_file()}
+        except OSError as error:
+            raise CheckpointError(where, f"cannot be read: {error}") from error
         if "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= set(found):
             raise CheckpointError(where, "has neither tokenizer.json nor vocab.json and merges.txt")
         return found
