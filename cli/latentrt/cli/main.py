@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -29,6 +31,7 @@ for _command in (export, generate, samplers, inspect, build, cache, compare, ben
 
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
+    _stop_in_order()
     try:
         status: Any = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -52,6 +55,19 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _stop_in_order() -> None:
+    # As an exception on SIGTERM and SIGHUP, so that what is half made is removed on the way out.
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Whoever ignores a signal, as nohup does, has it ignored.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
 
 
 def _fail(message: str, status: int) -> NoReturn:
