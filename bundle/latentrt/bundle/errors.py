@@ -19,6 +19,7 @@ __all__ = [
     "ShapeNotBuilt",
     "Stopped",
     "Unavailable",
+    "Unwritable",
     "VerificationFailed",
     "WeightsError",
 ]
@@ -36,6 +37,10 @@ class InputError(LatentrtError, ValueError):
         self.field = field
         self.expected = expected
         self.got = got
+
+
+class Unwritable(InputError):
+    """A place that cannot be written: no room, no permission, or not what it should be."""
 
 
 class FileError(LatentrtError):
