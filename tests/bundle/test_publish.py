@@ -485,11 +485,10 @@ def test_a_full_disk_inside_the_block_names_the_destination(place: Path, error: 
 
 def test_a_file_of_the_block_that_cannot_be_written_names_the_destination(place: Path) -> None:
     with (
-        pytest.raises(Unwritable, match=rf"{place}/it \(Is a directory\)"),
+        pytest.raises(Unwritable, match=rf"{place}/it \(No such file or directory\)"),
         publishing(place / "it") as folder,
     ):
-        folder.joinpath("below").mkdir()
-        folder.joinpath("below").write_text("x")
+        (folder / "missing" / "file").write_text("x")
 
 
 def test_a_file_elsewhere_that_the_block_cannot_read_is_named_itself(place: Path) -> None:
