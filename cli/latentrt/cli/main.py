@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ for _command in (export, generate, samplers, inspect, build, cache, compare, ben
 
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
+    _show_warnings()
     try:
         status: Any = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -52,6 +54,14 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _show_warnings() -> None:
+    """Have what the library warns of printed as errors are."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("latentrt: %(message)s"))
+    logging.getLogger("latentrt").addHandler(handler)
 
 
 def _fail(message: str, status: int) -> NoReturn:
