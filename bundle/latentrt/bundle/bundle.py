@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.files import open_file, read_object
 from latentrt.bundle.manifest import GOLDEN, FileRecord, Manifest, read_manifest
@@ -30,10 +31,10 @@ class Bundle:
         """Open a bundle, checking the size of every file and the hash of every small one.
 
         Its files may be links to anywhere, as in the cache of a model hub. With `verify`, the hash
-        of every file is checked. Raises `BundleError` naming what is missing,
-        changed or unreadable.
+        of every file is checked. Raises `BundleError` naming what is missing, changed or
+        unreadable, `InputError` for what is no path.
         """
-        folder = Path(path)
+        folder = as_path("bundle", path)
         manifest = read_manifest(folder)
         bundle = Bundle(folder.resolve(), manifest)
         for name, record in manifest.files.items():

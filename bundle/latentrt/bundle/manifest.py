@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -75,6 +77,18 @@ class Manifest:
     def forces_scheduler(self) -> bool:
         """Whether the reference sets `steps_offset` and `clip_sample` whatever the config says."""
         return self.family == STABLE_DIFFUSION
+
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of what decides the pictures: graphs, weights, tokenizers, scheduler and numbers.
+
+        Names, goldens and versions are left out.
+        """
+        value = self.to_json()
+        for key in ("schema", "source", "inferred", "versions", "components", "storage"):
+            del value[key]
+        value["files"] = {k: f.sha256 for k, f in self.files.items() if k != GOLDEN}
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """As the JSON object that `from_json` reads."""

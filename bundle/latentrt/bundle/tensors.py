@@ -44,6 +44,18 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
     }
 )
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
+_READ_ONLY: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
+    {
+        "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+        "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+        "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+        "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    }
+)
+"""Dtypes of files that others wrote; nothing is written in them."""
+_READABLE: Final = {**DTYPES, **_READ_ONLY}
+FLOAT8: Final = tuple(dtype.name for dtype in _READ_ONLY.values())
+"""Names of the dtypes of eight bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,7 @@ def _read_header(
 
 def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     try:
-        dtype, shape = DTYPES[value["dtype"]], tuple(index(n) for n in value["shape"])
+        dtype, shape = _READABLE[value["dtype"]], tuple(index(n) for n in value["shape"])
         begin, end = (index(n) + base for n in value["data_offsets"])
     except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(path, f"tensor {name!r} has a malformed entry: {value}") from error

@@ -21,7 +21,7 @@ Latent = NDArray[np.float32]
 class Plan:
     """Everything a run needs, resolved: `request` has a seed and a size.
 
-    `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
+    `notes` say what a caller should know. `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
     has them into pixels [n, 3, H, W] in [-1, 1]; `seconds` is what compiling and encoding the
     prompts took.
     """
@@ -34,6 +34,7 @@ class Plan:
     latent_shape: tuple[int, int, int]
     model: str
     seconds: tuple[float, float]
+    notes: tuple[str, ...] = ()
 
     def scale_at(self, sigma: float) -> float:
         """The guidance scale at a noise level: 1 where the prompts alone decide."""
