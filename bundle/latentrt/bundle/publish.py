@@ -19,7 +19,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from latentrt.bundle.cache_folder import VARIABLE, cache_folder
+from latentrt.bundle.cache_folder import cache_folder, unwritable
 from latentrt.bundle.errors import BundleError, FileError, InputError, LatentrtError, Unwritable
 
 _PARTIAL: Final = ".partial-"
@@ -155,9 +155,7 @@ def _exclusive(destination: Path, locks: Path) -> Generator[None]:
     except Timeout as error:
         raise BundleError(destination, "is being written by another process") from error
     except OSError as error:
-        expected = f"a folder that can be written (${VARIABLE})"
-        got = f"{locks.parent} ({error.strerror or error})"
-        raise Unwritable("cache", expected, got) from error
+        raise unwritable(locks.parent, error.strerror or error) from error
     try:
         yield
     finally:
