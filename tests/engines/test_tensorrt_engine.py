@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, EngineError, InputError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Closed, EngineError, InputError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Bytes
 from latentrt.engines.engine import Blueprint, Engine
@@ -368,7 +368,7 @@ def test_closing_frees_everything_and_ends_calls(engine: Engine, gpu: Gpu) -> No
     assert not gpu.memory
     assert not gpu.pinned
     assert not gpu.streams
-    with pytest.raises(Unavailable, match="unet: the engine is closed"):
+    with pytest.raises(Closed, match="unet: the engine is closed"):
         engine(arrays(0))
 
 

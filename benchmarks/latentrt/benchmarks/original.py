@@ -111,7 +111,7 @@ def _of_bundle(bundle: Bundle, other: Bundle) -> Original:
     family = next(f for f in FAMILIES if f.name == bundle.manifest.family)
     dtype = np.dtype(bundle.manifest.dtype)
     own = other.path == bundle.path
-    tokenizers = {n: PromptTokenizer(other, tokenizer_of(n)) for n in family.text_encoders}
+    tokenizers = {n: PromptTokenizer.of(other, tokenizer_of(n)) for n in family.text_encoders}
     return Original(
         name="the bundle's own weights" if own else other.path.name,
         own=own,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from types import FrameType
@@ -31,6 +32,7 @@ for _command in (export, generate, samplers, inspect, build, cache, compare, ben
 
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
+    _show_warnings()
     _stop_in_order()
     try:
         status: Any = app(standalone_mode=False)
@@ -55,6 +57,14 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _show_warnings() -> None:
+    """Have what the library warns of printed as errors are."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("latentrt: %(message)s"))
+    logging.getLogger("latentrt").addHandler(handler)
 
 
 def _stop_in_order() -> None:

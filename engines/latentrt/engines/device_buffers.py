@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import EngineError, Unavailable
+from latentrt.bundle.errors import Closed, EngineError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Bytes, Memory, Stream
 from latentrt.engines.engine import Arrays
@@ -137,10 +137,10 @@ class Pool(Generic[Item]):
 
     @contextlib.contextmanager
     def one(self) -> Generator[Item]:
-        """One that nobody uses, for the length of the block; raises `Unavailable` when closed."""
+        """One that nobody uses, for the length of the block; raises `Closed` when closed."""
         with self._lock:
             if self._make is None:
-                raise Unavailable(f"{self._component}: the engine is closed")
+                raise Closed(f"{self._component}: the engine is closed")
             # The last one given back: a caller alone finds its own inputs on the GPU.
             item = self._idle.pop() if self._idle else self._make()
         try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING
 
-from latentrt.bundle.errors import Cancelled
+from latentrt.bundle.errors import Cancelled, as_latentrt
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
 from latentrt.runtime.run import Run, assemble, pictures
@@ -111,7 +111,8 @@ class BatchedRun(Run):
 
     def fail(self, error: BaseException) -> None:
         """End with an error, unless it has ended already."""
-        self._settle(lambda: self.future.set_exception(error))
+        told = as_latentrt(error)
+        self._settle(lambda: self.future.set_exception(told))
 
     def preview(self, latent: Latent) -> Image.Image:
         """One latent as a picture."""

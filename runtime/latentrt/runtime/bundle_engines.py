@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+from typing import cast
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
-from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
+from latentrt.bundle.checks import shown
+from latentrt.bundle.errors import Closed, InputError, ShapeNotBuilt
 from latentrt.engines.backends import BACKENDS, PRECISIONS, Chosen, backend, choose
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
@@ -70,12 +73,12 @@ class BundleEngines:
     def get(self, component: str, sizes: Mapping[str, int]) -> Engine:
         """The component's engine for these sizes, opened at first use.
 
-        Raises `Unavailable` when closed, `ShapeNotBuilt`, `BuildFailed` or `VerificationFailed`.
+        Raises `Closed` when closed, `ShapeNotBuilt`, `BuildFailed` or `VerificationFailed`.
         """
         key = component, tuple(sorted(sizes.items()))
         with self._lock:
             if self._closed:
-                raise Unavailable("the pipeline is closed")
+                raise Closed("the pipeline is closed")
             place = self._places.setdefault(key, _Place())
         # Only who wants this very engine waits for it to be compiled.
         with place.lock:
@@ -84,7 +87,7 @@ class BundleEngines:
             engine = place.engine
         if self._closed:  # while it was compiled; `close` did not see it
             engine.close()
-            raise Unavailable("the pipeline is closed")
+            raise Closed("the pipeline is closed")
         return engine
 
     def close(self) -> None:
@@ -124,8 +127,9 @@ class BundleEngines:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
         words += _spelt(chosen.options)
-        if self._cache.path == cache_folder():
-            return shlex.join(words)
+        with contextlib.suppress(InputError):  # no home folder
+            if self._cache.path == cache_folder():
+                return shlex.join(words)
         return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
 
 
@@ -141,10 +145,11 @@ def choices(
     backend that does not work here.
     """
     manifest = bundle.manifest
+    _check_names(engine, components)
     unknown = sorted(set(components) - set(manifest.components))
     if unknown:
         expected = f"names among {', '.join(manifest.components)}"
-        raise InputError("components", expected, repr(unknown[0]))
+        raise InputError("components", expected, shown(unknown[0]))
     # Asking a backend whether it works here may take a while, and most components have the same.
     wanted = {name: components.get(name, "") for name in manifest.components}
     found = {own: _choose(own, engine, options, manifest.dtype) for own in wanted.values()}
@@ -154,6 +159,19 @@ def choices(
         if option.name != "precision" and asked not in given:
             raise InputError(option.name, "nothing: no component's engine has it", asked)
     return {name: found[own] for name, own in wanted.items()}
+
+
+def _check_names(engine: object, components: object) -> None:
+    """Raise `InputError` for what is no name of a backend, or no mapping of names to names."""
+    if not isinstance(engine, str):
+        raise InputError("engine", "a backend's name, or auto", shown(engine))
+    if not isinstance(components, Mapping):
+        expected = "a mapping, such as {'vae_decoder': 'fp32'}"
+        raise InputError("components", expected, shown(components))
+    for names in cast("Mapping[object, object]", components).items():
+        if not all(isinstance(name, str) for name in names):
+            expected = "names of components, each with an engine or a precision"
+            raise InputError("components", expected, "{!s}: {!s}".format(*map(shown, names)))
 
 
 def _choose(own: str, engine: str, options: Options, dtype: str) -> Chosen:

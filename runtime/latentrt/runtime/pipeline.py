@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.checks import as_path, integer, shown
+from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Engine, Options
@@ -24,6 +25,7 @@ from latentrt.runtime.bundle_engines import BundleEngines
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
 from latentrt.runtime.plan import Plan
+from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
 from latentrt.runtime.run import DirectRun, Run
@@ -54,12 +56,17 @@ class Pipeline:
         Without `guarded`, engines are compiled for this pipeline alone and not verified: for
         measuring how far off an engine is that would be refused.
         """
+        if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("options", "Options", shown(options))
         self.bundle = bundle
         self.options = options
         self._engines = BundleEngines(
             bundle, engine, options, components, build=build, cache=cache, guarded=guarded
         )
         self._conditioner = Conditioner(bundle)
+        self._model_hash = bundle.manifest.model_hash
         config = bundle.scheduler_config()
         if bundle.manifest.forces_scheduler:
             config = as_stable_diffusion(config)
@@ -95,7 +102,8 @@ class Pipeline:
         `BundleError`, `Unavailable` or `InputError`.
         """
         if build not in ("missing", "never"):
-            raise InputError("build", "missing or never", repr(build))
+            raise InputError("build", "missing or never", shown(build))
+        folder = None if cache is None else as_path("cache", cache)
         options = Options(
             precision=precision,
             threads=threads,
@@ -105,7 +113,7 @@ class Pipeline:
             stripped=stripped,
         )
         return Pipeline(
-            Bundle.open(path), engine, options, components, build=build, cache=Cache(cache)
+            Bundle.open(path), engine, options, components, build=build, cache=Cache(folder)
         )
 
     @property
@@ -147,7 +155,8 @@ class Pipeline:
 
         Raises `InputError` naming the field that does not fit this bundle, before any step.
         """
-        return DirectRun(self.plan(request))
+        with only_latentrt_errors():
+            return DirectRun(self.plan(request))
 
     def batcher(
         self,
@@ -164,8 +173,7 @@ class Pipeline:
         gives the same picture bit for bit whatever it shares calls with. `queue` is how many
         pictures may be on their way before `submit` raises `QueueFull`.
         """
-        if max_batch < 1:
-            raise InputError("max_batch", "at least 1", max_batch)
+        max_batch = integer("max_batch", "an integer of at least 1", max_batch, 1)
         powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
         sizes = (*powers, max_batch) if batch_sizes is None else batch_sizes
         return Batcher(self, batch_sizes=sizes, decode_sizes=decode_sizes, queue=queue)
@@ -184,13 +192,24 @@ class Pipeline:
         fit this bundle.
         """
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("request", "a Request, such as Request('a red circle')", repr(request))
+            raise InputError(
+                "request", "a Request, such as Request('a red circle')", shown(request)
+            )
         request = self._resolved(request)
         self._conditioner.check(request)
         schedule = self._schedule(request.sampling)
         if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
             visited = sum(e.stage == 0 for e in schedule.evaluations)
             request = request.with_values(sampling=replace(request.sampling, steps=visited))
+        drawn = Provenance(
+            model=self.bundle.manifest.source,
+            model_hash=self._model_hash,
+            sampler=schedule.sampler,
+            schedule=schedule.spacing or "",
+        )
+        before = request.provenance
+        notes = () if before is None else before.notes(drawn, request.sampling)
+        request = request.with_values(provenance=drawn)
         shape = self._latent_shape(request)
         sizes = {"height": shape[1], "width": shape[2]}
         length = self._conditioner.length
@@ -209,6 +228,7 @@ class Pipeline:
             latent_shape=shape,
             model=self.bundle.manifest.source,
             seconds=(0.0, encoded - opened),
+            notes=notes,
         )
         # Asked for in any case: a scale function that fails does so before any step.
         own = sorted(plan.row_counts)
@@ -222,6 +242,8 @@ class Pipeline:
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
         manifest = self.bundle.manifest
+        if np.ndim(latents) != 4:
+            raise InputError("latents", "an array [n, c, h, w]", shown(latents))
         count, _, height, width = latents.shape
         sizes = {"batch": count, "height": height, "width": width}
         decoder = self.engine("vae_decoder", sizes)
@@ -232,6 +254,9 @@ class Pipeline:
 
     def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
         """The component's engine for these sizes, opened at first use."""
+        if component not in self._engines.chosen:
+            expected = f"one of {', '.join(self._engines.chosen)}"
+            raise InputError("component", expected, shown(component))
         return self._engines.get(component, sizes)
 
     def _resolved(self, request: Request) -> Request:

@@ -23,7 +23,7 @@ class Plan:
 
     `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
     has them into pixels [n, 3, H, W] in [-1, 1]; `seconds` is what compiling and encoding the
-    prompts took.
+    prompts took; `notes` say what a caller should know.
     """
 
     request: Request
@@ -34,6 +34,7 @@ class Plan:
     latent_shape: tuple[int, int, int]
     model: str
     seconds: tuple[float, float]
+    notes: tuple[str, ...] = ()
 
     def scale_at(self, sigma: float) -> float:
         """The guidance scale at a noise level: 1 where the prompts alone decide."""

@@ -202,7 +202,7 @@ class Checkpoint:
         return Tensors(opened, folder, files.notes(self.variant))
 
     def tokenizer(self, folder: str = "tokenizer") -> dict[str, bytes]:
-        """The files of a tokenizer by name, as they are."""
+        """The files of a tokenizer by name, as they are: all that its own loader may read."""
         where = self.path / folder
         names = {
             "tokenizer.json": JSON,
@@ -210,6 +210,9 @@ class Checkpoint:
             "merges.txt": TEXT,
             "tokenizer_config.json": JSON,
             "special_tokens_map.json": JSON,
+            "added_tokens.json": JSON,
+            # Those that a tokenizer_config.json lists for single versions of transformers.
+            **{path.name: JSON for path in sorted(where.glob("tokenizer.*.json"))},
         }
         found = {
             name: read_bytes(where / name, expected)

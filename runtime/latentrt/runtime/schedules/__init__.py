@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from latentrt.runtime.schedules.adopted import Adopted, adopt_config
 from latentrt.runtime.schedules.builder import SCHEDULES, build_schedule, schedules_of
-from latentrt.runtime.schedules.catalogue import CATALOGUE, SamplerName, find_sampler
+from latentrt.runtime.schedules.catalogue import (
+    CATALOGUE,
+    SamplerName,
+    find_sampler,
+    resolve_sampler,
+    resolve_schedule,
+    web_names,
+)
 from latentrt.runtime.schedules.config import as_stable_diffusion, unused_keys
 from latentrt.runtime.schedules.schedule import Clipping, Evaluation, Option, Schedule
 
@@ -21,6 +28,9 @@ __all__ = [
     "as_stable_diffusion",
     "build_schedule",
     "find_sampler",
+    "resolve_sampler",
+    "resolve_schedule",
     "schedules_of",
     "unused_keys",
+    "web_names",
 ]

@@ -8,7 +8,12 @@ from typing import Final
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.schedules.betas import train_timesteps
-from latentrt.runtime.schedules.catalogue import CATALOGUE, find_sampler
+from latentrt.runtime.schedules.catalogue import (
+    CATALOGUE,
+    find_sampler,
+    resolve_sampler,
+    resolve_schedule,
+)
 from latentrt.runtime.schedules.classes import CLASS_DEFAULTS, EDM_CLASSES
 from latentrt.runtime.schedules.config import SchedulerConfig, read_config
 from latentrt.runtime.schedules.ddim import ddim_schedule
@@ -29,11 +34,12 @@ from latentrt.runtime.schedules.lcm import lcm_schedule
 from latentrt.runtime.schedules.lms import lms_schedule
 from latentrt.runtime.schedules.pndm import pndm_schedule
 from latentrt.runtime.schedules.schedule import Schedule
+from latentrt.runtime.schedules.spacing import levels_asked
 from latentrt.runtime.schedules.tcd import tcd_schedule
 from latentrt.runtime.schedules.unipc import unipc_schedule
 from latentrt.runtime.schedules.wanted import LEVELS, Wanted
 
-__all__ = ["SCHEDULES", "build_schedule", "schedules_of"]
+__all__ = ["SCHEDULES", "build_schedule", "resolved", "schedules_of"]
 
 _BUILDERS: Final[Mapping[str, Callable[[SchedulerConfig, Wanted], Schedule]]] = {
     "DDIMScheduler": ddim_schedule,
@@ -82,10 +88,11 @@ def build_schedule(
 ) -> Schedule:
     """The schedule of a run of `steps` steps under a diffusers scheduler config.
 
-    `sampler` is a short name or a diffusers class name; None takes the class that the config names.
-    The keys that the sampler's class has carry over from the config, whatever class it was written
-    for. `schedule` overrides the config's spacing: levels spaced for their own sake ("karras", with
-    its exponent `rho`, ...), or "leading", "linspace" or "trailing" timesteps. `timesteps`, or
+    `sampler` is a short name, a diffusers class name or a web UI's name, in any case; None takes
+    the class that the config names. A web UI's name may name the schedule too. The keys that the
+    sampler's class has carry over from the config, whatever class it was written for. `schedule`
+    overrides the config's spacing: levels spaced for their own sake ("karras", with its exponent
+    `rho`, ...), or "leading", "linspace" or "trailing" timesteps. `timesteps`, or
     `sigmas` with the level to end on as the last, say outright what is visited, whatever `steps`.
     `eta`, from 0 to 1, is the share of fresh noise of a sampler that has one. `brownian` says that
     the noise will be a Brownian path's, which only some samplers can follow. `xl` chooses SDXL's
@@ -94,6 +101,7 @@ def build_schedule(
     Raises InputError, naming the key or argument, for everything that is not honoured here; `steps`
     is an integer from 1 to the config's `num_train_timesteps`.
     """
+    sampler, schedule = resolved(sampler, schedule)
     read = read_config(config, sampler)
     wanted = Wanted(steps, eta=eta, rho=rho, timesteps=timesteps, sigmas=sigmas, xl=xl)
     if timesteps is not None or sigmas is not None:
@@ -102,9 +110,41 @@ def build_schedule(
         read, wanted = _respaced(read, wanted, schedule)
     _check(wanted, train_timesteps(read))
     made = _BUILDERS[read.class_name](read, wanted)
+    made = replace(made, spacing=_spacing(read, wanted))
     if brownian:
         _check_path(made)
     return made
+
+
+def resolved(sampler: str | None, schedule: str | None) -> tuple[str | None, str | None]:
+    """The names here of a sampler and of a schedule, which the sampler's name may name too.
+
+    Raises InputError for a sampler that does not exist, and for two schedules that differ.
+    """
+    if schedule is not None:
+        schedule = resolve_schedule(schedule)
+    if sampler is None:
+        return None, schedule
+    found, named = resolve_sampler(sampler)
+    if schedule is not None and named is not None and schedule != named:
+        raise InputError("schedule", f"{named} with sampler {sampler}, or none", repr(schedule))
+    return found, named if schedule is None else schedule
+
+
+def _spacing(config: SchedulerConfig, wanted: Wanted) -> str | None:
+    """The name of the schedule that a run goes by; None for the class's own timesteps."""
+    if wanted.timesteps is not None or wanted.sigmas is not None:
+        return None
+    if wanted.levels is not None or config.class_name in EDM_CLASSES:
+        return wanted.levels or str(config.values["sigma_schedule"])
+    asked = levels_asked(config, wanted)
+    if config.flag("use_lu_lambdas") and asked != "karras":
+        return None
+    if asked is not None or config.values.get("interpolation_type") == "log_linear":
+        return asked
+    key = "timestep_spacing"
+    spacing = config.values.get(key)
+    return None if spacing == CLASS_DEFAULTS[config.class_name].get(key) else str(spacing)
 
 
 def _number_of(

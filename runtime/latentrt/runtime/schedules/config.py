@@ -135,7 +135,7 @@ def _sampler(config: Mapping[str, object], sampler: str | None) -> SamplerName:
     source = _source(config)
     if sampler is None and source is None:
         raise _bad("_class_name", "a scheduler class, as no sampler was asked for", None)
-    name = find_sampler(sampler or str(source))
+    name = find_sampler(str(source) if sampler is None else sampler)
     if source is not None and (source in EDM_CLASSES) != (name.class_name in EDM_CLASSES):
         expected = f"{'an' if source in EDM_CLASSES else 'no'} EDM sampler for a {source}"
         raise InputError("sampler", expected, repr(sampler))
