@@ -26,6 +26,9 @@ PROJECTION: Final = "text_projection.weight"
 _LARGEST: Final = 2
 """An `eos_token_id` from before transformers knew it: the end is where the largest id is."""
 
+_IDS: Final = 1 << 24
+"""More than any tokenizer has, and than any text encoder has positions."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
@@ -128,8 +131,8 @@ def _place(encoding: Encoding, token: int) -> tuple[int, int]:
 
 def _integer(folder: Path, values: Mapping[str, object], key: str, least: int) -> int:
     value = values.get(key)
-    if not is_integer(value) or not least <= value < 2**31:
-        problem = f"{key} is {value!r}, expected an integer of at least {least}"
+    if not is_integer(value) or not least <= value < _IDS:
+        problem = f"{key} is {value!r}, expected an integer from {least} to {_IDS - 1}"
         raise BundleError(folder, f"is malformed: {problem}")
     return value
 
