@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
 from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt
@@ -26,12 +27,15 @@ from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.key import differing, digest, engine_key
 from latentrt.engines.known_files import KnownFiles
+from latentrt.engines.log import LOG, described
 from latentrt.engines.seal import Seal, check_private
 
 PENDING: Final = "pending"
 """In a record: why the engine has not been verified. It is when it is first loaded."""
 
 Build = Literal["missing", "never"]
+
+_Given = TypeVar("_Given")
 
 
 class Guard(Protocol):
@@ -95,7 +99,7 @@ class Cache:
             artefact, refused = self._find(place, guard)
             if artefact is not None:
                 try:
-                    return self._load(artefact, chosen, blueprint, guard)
+                    return self._load(artefact, chosen, blueprint, guard, progress)
                 except (OSError, BuildFailed):
                     if self._find(place, guard)[0] is not None:
                         raise
@@ -107,6 +111,8 @@ class Cache:
                 artefact, refused = self._find(place, guard)
                 if artefact is None:  # else it was built while we waited
                     reason = refused or self.explain(key)
+                    what = described(blueprint.component, blueprint.sizes)
+                    LOG.info("%s: not in the cache: %s", what, reason)
                     engine, verification = self._make(
                         place, key, chosen, blueprint, guard, progress
                     )
@@ -205,12 +211,19 @@ class Cache:
         guard: Guard | None,
         progress: Progress | None,
     ) -> tuple[Engine, Record]:
-        check = None if guard is None else guard.prepare()
+        work = _Work(chosen, blueprint, progress)
+        check = None if guard is None else work.done("preparing the reference", guard.prepare)
         with publishing(place, force=True, locks=self._locks) as partial:
-            _build(partial, chosen, blueprint, progress)
-            engine = chosen.backend.load(blueprint, chosen.options, partial / FILES)
+            work.done("compiling", lambda: _build(partial, chosen, blueprint, progress))
+            load = partial / FILES
+            engine = work.done(
+                "loading", lambda: chosen.backend.load(blueprint, chosen.options, load)
+            )
             try:
-                verification = {} if check is None else dict(check(engine))
+                verification: Record = {}
+                if check is not None:
+                    verification = dict(work.done("verifying", lambda: check(engine)))
+                    work.tell_errors(verification)
                 write_record(partial, key, verification, self._seal)
             except BaseException:
                 engine.close()
@@ -218,19 +231,28 @@ class Cache:
         return engine, verification
 
     def _load(
-        self, artefact: Artefact, chosen: Chosen, blueprint: Blueprint, guard: Guard | None
+        self,
+        artefact: Artefact,
+        chosen: Chosen,
+        blueprint: Blueprint,
+        guard: Guard | None,
+        progress: Progress | None,
     ) -> Opened:
+        work = _Work(chosen, blueprint, progress)
         artefact.touch()
         # What is made or put in just now is checked as a new engine is.
         unsure = chosen.backend.TIMED or chosen.options.stripped
         check = None
         if guard is not None and (unsure or not guard.holds(artefact.verification)):
-            check = guard.prepare()
-        engine = chosen.backend.load(blueprint, chosen.options, artefact.path / FILES)
+            check = work.done("preparing the reference", guard.prepare)
+        engine = work.done(
+            "loading", lambda: chosen.backend.load(blueprint, chosen.options, artefact.path / FILES)
+        )
         if check is None:
             return Opened(engine, True, "", artefact.verification)
         try:
-            verification = check(engine)
+            verification = work.done("verifying", lambda: check(engine))
+            work.tell_errors(verification)
             self._keep(artefact, verification)
         except BaseException:
             engine.close()
@@ -261,6 +283,36 @@ class Cache:
 
         with FileLock(self._locks / f"{name}.lock", timeout=timeout):
             yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done to have an engine, as it is told to the log and to who waits."""
+
+    chosen: Chosen
+    blueprint: Blueprint
+    progress: Progress | None
+
+    def done(self, phase: str, work: Callable[[], _Given]) -> _Given:
+        """Do it, and say what it is and how long it took."""
+        if self.progress is not None:
+            self.progress(phase, 0, 1)
+        begun = time.perf_counter()
+        self._say(phase)
+        given = work()
+        self._say(f"{phase} took {time.perf_counter() - begun:.1f} s")
+        return given
+
+    def tell_errors(self, verification: Record) -> None:
+        """Say how far the engine was from its reference."""
+        reference = verification.get("reference", "nothing")
+        for name, error in verification.get("errors", {}).items():
+            self._say(f"{name} is {error['relative']:.1e} from {reference}")
+
+    def _say(self, what: str) -> None:
+        chosen, blueprint = self.chosen, self.blueprint
+        name = described(blueprint.component, blueprint.sizes)
+        LOG.info("%s on %s %s: %s", name, chosen.name, chosen.options.precision, what)
 
 
 def _build(partial: Path, chosen: Chosen, blueprint: Blueprint, progress: Progress | None) -> None:

@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from latentrt.bundle.errors import InputError
+from latentrt.engines.process import Home
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.checks import is_integer
-from latentrt.runtime.decodes import Decodes, padded
+from latentrt.runtime.decodes import Decodes, Padded
 from latentrt.runtime.line import Line
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.request import Request
@@ -66,6 +67,7 @@ class Batcher:
         decode_sizes: Sequence[int] = (1,),
         queue: int = 256,
     ) -> None:
+        self._home = Home("batcher")
         self._planner = planner
         self._sizes = _sizes("batch_sizes", batch_sizes)
         self._decode_sizes = _sizes("decode_sizes", decode_sizes)
@@ -100,8 +102,10 @@ class Batcher:
         `deadline` is in seconds from now. A run that is not finished then fails with
         `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
         `InputError` for a request that does not fit, `QueueFull` if there is no room for its
-        pictures, `Cancelled` if the batcher is closed.
+        pictures, `Cancelled` if the batcher is closed, `Unavailable` in a process that did not open
+        it.
         """
+        self._home.check()
         until = _until(deadline)
         count = request.num_images
         place = object()
@@ -121,6 +125,7 @@ class Batcher:
     @property
     def load(self) -> Load:
         """How busy it is."""
+        self._home.check()
         pictures, rows, latents = self._line.lengths
         calls = self._turns.calls
         return Load(
@@ -134,7 +139,12 @@ class Batcher:
         )
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take nothing more in, finish (or cancel) what is on its way, and end the threads."""
+        """Take nothing more in, finish (or cancel) what is on its way, and end the threads.
+
+        In a forked process, which has none of them, it does nothing.
+        """
+        if not self._home.here:
+            return
         runs = self._line.close()
         atexit.unregister(self.close)
         if cancel:
@@ -147,7 +157,7 @@ class Batcher:
     def _plan(self, request: Request) -> Plan:
         plan = self._planner.plan(request, batches=self._sizes, decodes=self._decode_sizes)
         # A preview too is decoded at a size that is compiled.
-        return replace(plan, decode=padded(plan.decode, self._decode_sizes))
+        return replace(plan, decode=Padded(plan.decode, self._decode_sizes))
 
     def _serve(self, work: Callable[[], None]) -> None:
         """A thread's life. What ends it before its time ends every run: none may wait for ever."""

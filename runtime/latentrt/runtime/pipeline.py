@@ -17,10 +17,15 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
+from latentrt.engines.backends import DEVICE_KINDS, Progress, backend
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Engine, Options
+from latentrt.engines.memory import available_memory
+from latentrt.engines.process import Home
+from latentrt.engines.verify import ORACLE
 from latentrt.runtime.batcher import Batcher
-from latentrt.runtime.bundle_engines import BundleEngines
+from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
+from latentrt.runtime.checks import is_integer
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
 from latentrt.runtime.plan import Plan
@@ -30,6 +35,7 @@ from latentrt.runtime.run import DirectRun, Run
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
+from latentrt.runtime.size_limit import SizeLimit
 
 _SCHEDULES: Final = 64
 """How many schedules a pipeline remembers."""
@@ -48,16 +54,41 @@ class Pipeline:
         build: Build = "missing",
         cache: Cache | None = None,
         guarded: bool = True,
+        max_pixels: int | None = None,
+        max_engines: int | None = None,
     ) -> None:
         """Over a bundle that is open already; other arguments as in `open`.
 
         Without `guarded`, engines are compiled for this pipeline alone and not verified: for
         measuring how far off an engine is that would be refused.
         """
+        for field, value in (("max_pixels", max_pixels), ("max_engines", max_engines)):
+            if value is not None and (not is_integer(value) or value < 1):
+                raise InputError(field, "an integer of at least 1", repr(value))
+        self._home = Home("pipeline")
         self.bundle = bundle
         self.options = options
+        memory = available_memory()
         self._engines = BundleEngines(
-            bundle, engine, options, components, build=build, cache=cache, guarded=guarded
+            bundle,
+            engine,
+            options,
+            components,
+            build=build,
+            cache=cache,
+            guarded=guarded,
+            max_engines=max_engines,
+            memory=memory,
+        )
+        names = set(self.engines.values())
+        on_cpu = all(DEVICE_KINDS[name] == "cpu" for name in names)
+        self._limit = SizeLimit(
+            bundle.manifest,
+            max_pixels,
+            memory=memory if on_cpu else None,
+            # As the engine, or as the reference that a new engine is compared with.
+            whole_attention=ORACLE in names
+            or (guarded and build == "missing" and backend(ORACLE).status().usable),
         )
         self._conditioner = Conditioner(bundle)
         config = bundle.scheduler_config()
@@ -81,6 +112,8 @@ class Pipeline:
         components: Mapping[str, str] = MappingProxyType({}),
         build: Build = "missing",
         cache: Path | str | None = None,
+        max_pixels: int | None = None,
+        max_engines: int | None = None,
     ) -> Pipeline:
         """Open a bundle.
 
@@ -91,8 +124,14 @@ class Pipeline:
         `stripped` are as in `latentrt.engines.engine.Options`, and what a component's own backend
         has not of them, it is not given. Engines come from the folder `cache` (None: the user's
         own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
-        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it. Raises
+        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it.
+        `max_pixels` is how many pixels, width times height, a picture may have; by default 16 times
+        those of the checkpoint's own size, and what the machine's memory bears. `max_engines` is
+        how many engines are kept while nobody uses them, the last used first; by default 12, with
+        weights of at most half of the memory that is available when the pipeline is opened. Raises
         `BundleError`, `Unavailable` or `InputError`.
+
+        A pipeline is used by the process that opened it: open it after a fork.
         """
         if build not in ("missing", "never"):
             raise InputError("build", "missing or never", repr(build))
@@ -105,7 +144,14 @@ class Pipeline:
             stripped=stripped,
         )
         return Pipeline(
-            Bundle.open(path), engine, options, components, build=build, cache=Cache(cache)
+            Bundle.open(path),
+            engine,
+            options,
+            components,
+            build=build,
+            cache=Cache(cache),
+            max_pixels=max_pixels,
+            max_engines=max_engines,
         )
 
     @property
@@ -135,19 +181,24 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        """Free every engine; runs still going fail at their next step."""
+        """Free every engine; runs still going fail at their next step.
+
+        In a forked process, which has none of their threads, it does nothing.
+        """
         self._engines.close()
 
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""
         return self.run(request).result()
 
-    def run(self, request: Request) -> Run:
+    def run(self, request: Request, *, progress: Progress | None = None) -> Run:
         """Begin a request: check it, compile the engines that are missing, encode its prompts.
 
-        Raises `InputError` naming the field that does not fit this bundle, before any step.
+        `progress` is told which engine is being opened, compiled or verified: what is done to
+        which, how many engines are ready, and how many there will be. Raises `InputError` naming
+        the field that does not fit this bundle, before any step.
         """
-        return DirectRun(self.plan(request))
+        return DirectRun(self.plan(request, progress=progress))
 
     def batcher(
         self,
@@ -176,16 +227,19 @@ class Pipeline:
         *,
         batches: Sequence[int] | None = None,
         decodes: Sequence[int] = (1,),
+        progress: Progress | None = None,
     ) -> Plan:
         """A request with everything resolved, encoded and compiled.
 
         The U-Net is compiled for `batches`, or for the numbers of rows that the request has by
-        itself, the VAE decoder for `decodes`. Raises `InputError` naming the field that does not
-        fit this bundle.
+        itself, the VAE decoder for `decodes`; `progress` is as in `run`. Raises `InputError` naming
+        the field that does not fit this bundle.
         """
+        self._home.check()
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("request", "a Request, such as Request('a red circle')", repr(request))
         request = self._resolved(request)
+        self._check_size(request, batches, decodes)
         self._conditioner.check(request)
         schedule = self._schedule(request.sampling)
         if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
@@ -196,7 +250,9 @@ class Pipeline:
         length = self._conditioner.length
         begun = time.perf_counter()
         encoders = [name for name in self.engines if name.startswith("text_encoder")]
-        text = {name: self.engine(name, {"batch": 1, "sequence": length}) for name in encoders}
+        opening = _Opening(self._engines, progress, len(encoders) + len(decodes))
+        opening.more(1 if batches is None else len(batches))
+        text = {name: opening(name, {"batch": 1, "sequence": length}) for name in encoders}
         opened = time.perf_counter()
         conditioning = self._conditioner(request, text.__getitem__)
         encoded = time.perf_counter()
@@ -204,7 +260,7 @@ class Pipeline:
             request=request,
             schedule=schedule,
             conditioning=conditioning,
-            unet=lambda rows: self.engine("unet", {"batch": rows, "sequence": length, **sizes}),
+            unet=RowEngines.of(self._engines, "unet", {"sequence": length, **sizes}),
             decode=self.decode,
             latent_shape=shape,
             model=self.bundle.manifest.source,
@@ -212,12 +268,15 @@ class Pipeline:
         )
         # Asked for in any case: a scale function that fails does so before any step.
         own = sorted(plan.row_counts)
+        if batches is None:
+            opening.more(len(own) - 1)
         for rows in own if batches is None else batches:
-            plan.unet(rows)
+            opening("unet", {"batch": rows, "sequence": length, **sizes})
         for count in decodes:
-            self.engine("vae_decoder", {"batch": count, **sizes})
+            opening("vae_decoder", {"batch": count, **sizes})
         compiling = (opened - begun) + (time.perf_counter() - encoded)
-        return replace(plan, seconds=(compiling, encoded - opened))
+        seconds = (compiling, encoded - opened)
+        return replace(plan, seconds=seconds, engines=tuple(opening.engines))
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
@@ -248,6 +307,14 @@ class Pipeline:
         seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
         return request.with_values(size=size, seed=seed)
 
+    def _check_size(
+        self, request: Request, batches: Sequence[int] | None, decodes: Sequence[int]
+    ) -> None:
+        assert request.size is not None
+        own = 2 + len(request.composed) if request.guidance.active else 1
+        rows = own if batches is None else max(batches)
+        self._limit.check(request.size, rows=rows, decodes=max(decodes), images=request.num_images)
+
     def _latent_shape(self, request: Request) -> tuple[int, int, int]:
         manifest = self.bundle.manifest
         assert request.size is not None
@@ -259,6 +326,35 @@ class Pipeline:
             expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
             raise InputError("latents", expected, request.latents.shape)
         return shape
+
+
+class _Opening:
+    """Opens the engines of a plan one after the other, and tells how far that is."""
+
+    def __init__(self, engines: BundleEngines, progress: Progress | None, total: int) -> None:
+        self._engines = engines
+        self._progress = progress
+        self._total = total
+        self.engines: list[Engine] = []
+
+    def more(self, count: int) -> None:
+        """There are so many more than was known."""
+        self._total += count
+
+    def __call__(self, component: str, sizes: Mapping[str, int]) -> Engine:
+        """One engine; it is held, and so not freed, for as long as this is."""
+        done = len(self.engines)
+
+        def tell(phase: str, step: int, steps: int) -> None:
+            if self._progress is not None:
+                part = f" {step}/{steps}" if steps > 1 else ""
+                self._progress(f"{phase}{part}: {component}", done, self._total)
+
+        engine = self._engines.get(component, sizes, tell)
+        self.engines.append(engine)
+        if self._progress is not None:
+            self._progress(component, len(self.engines), self._total)
+        return engine
 
 
 def _schedule(config: Mapping[str, object], xl: bool, sampling: Sampling) -> Schedule:
