@@ -25,7 +25,6 @@ def ready(spec: Spec) -> Peer:
     import torch
     from optimum.onnxruntime import ORTStableDiffusionPipeline
 
-    onnxruntime.disable_telemetry_events()  # else it reports to its maker
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     if spec.threads is not None:

@@ -20,14 +20,19 @@ from latentrt.engines.process import keep_in_children
 
 VARIABLE: Final = "LATENTRT_TELEMETRY"
 _OPENVINO_REPORTS: Final = "openvino_telemetry"
+_ONNXRUNTIME_SWITCH: Final = "ORT_DISABLE_TELEMETRY"
 _IMPORTING: Final = threading.Lock()
 
 
 def onnxruntime() -> Any:
     """The package; raises `ImportError`."""
+    allowed = telemetry()
+    if not allowed:
+        # Read once, when the library is loaded: no identifier is written and no thread started.
+        os.environ.setdefault(_ONNXRUNTIME_SWITCH, "1")
     package = importlib.import_module("onnxruntime")
-    if not telemetry():
-        # Absent where a build has no telemetry at all.
+    if not allowed:
+        # What stops most events of builds that do not know the variable, or were loaded before.
         getattr(package, "disable_telemetry_events", lambda: None)()
     keep_in_children(package)
     return package
