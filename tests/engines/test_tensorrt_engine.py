@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, EngineError, InputError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Closed, EngineError, InputError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Bytes
 from latentrt.engines.device_buffers import CALLS
@@ -380,7 +380,7 @@ def test_calls_that_wait_for_a_context_end_when_the_engine_is_closed(
     def call() -> None:
         try:
             engine(arrays(0))
-        except Unavailable as error:
+        except Closed as error:
             ended.append(error)
         else:
             ended.append(None)
@@ -416,7 +416,7 @@ def test_closing_frees_everything_and_ends_calls(engine: Engine, gpu: Gpu) -> No
     assert not gpu.memory
     assert not gpu.pinned
     assert not gpu.streams
-    with pytest.raises(Unavailable, match="unet: the engine is closed"):
+    with pytest.raises(Closed, match="unet: the engine is closed"):
         engine(arrays(0))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tests.runtime.toy_model import Model, request
 
-from latentrt.bundle.errors import LatentrtError, Unavailable
+from latentrt.bundle.errors import Closed, LatentrtError
 from latentrt.runtime import Batcher, Guidance, Pipeline, Request, Result, Sampling, Size
 
 FORKING = """
@@ -113,9 +113,9 @@ def test_a_pipeline_and_what_it_made_cannot_be_pickled(bundle: Callable[[str], P
         step = next(iter(run))
         engine = pipe.engine("vae_decoder", {"batch": 1, "height": 8, "width": 8})
         for each in (pipe, run, step, pipe.plan(ordered), engine, pipe.decode):
-            with pytest.raises(Unavailable, match="in the process that uses it"):
+            with pytest.raises(Closed, match="in the process that uses it"):
                 pickle.dumps(each)
-        with pytest.raises(Unavailable, match="in the process that uses it"):
+        with pytest.raises(Closed, match="in the process that uses it"):
             copy.deepcopy(pipe)
 
 

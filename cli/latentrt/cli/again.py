@@ -71,6 +71,9 @@ def again(source: Path, asked: Request, given: Set[str]) -> Request:
             raise FileError(source, f"holds a request without {part}")
     if "latents" in given and value.get("latents") not in (None, wanted["latents"]):
         print("latentrt: note: other latents than the picture was made from", file=sys.stderr)
+    if asked.sampling.schedule is not None:
+        # The name of a sampler may name a schedule too.
+        given = {*given, "schedule"}
     ended = _ended(value["sampling"], asked.sampling, given)
     value["sampling"] |= {key: kept for key, kept in asdict(Sampling()).items() if key in ended}
     for option, (*parts, key) in _PLACES.items():

@@ -15,6 +15,7 @@ def list_samplers() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
+            "web": entry.web,
             "class": entry.class_name,
             "decides": dict(entry.decides),
             "schedules": list(schedules_of(name)),
@@ -26,9 +27,13 @@ def list_samplers() -> list[dict[str, Any]]:
 def print_samplers(rows: list[dict[str, Any]]) -> None:
     """As an aligned table."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("sampler", "diffusers class", "schedules"):
+    for heading in ("sampler", "web UI", "diffusers class", "schedules"):
         table.add_column(heading)
     for row in rows:
-        table.add_row(row["name"], row["class"], ", ".join(row["schedules"]) or "-")
+        table.add_row(
+            row["name"], row["web"] or "-", row["class"], ", ".join(row["schedules"]) or "-"
+        )
     Console(width=None if Console().is_terminal else 160).print(table, markup=False)
-    print("A class name will do for a sampler. Without a schedule, the checkpoint's own is used.")
+    print(
+        "A class name or a web UI's name will do. Without a schedule, the checkpoint's own is used."
+    )

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import EngineError, Unavailable
+from latentrt.bundle.errors import Closed, EngineError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Bytes, Memory, Stream
 from latentrt.engines.engine import Arrays
@@ -143,7 +143,7 @@ class Pool(Generic[Item]):
 
     @contextlib.contextmanager
     def one(self) -> Generator[Item]:
-        """One that nobody uses, for the length of the block; raises `Unavailable` when closed."""
+        """One that nobody uses, for the length of the block; raises `Closed` when closed."""
         item = self._taken()
         try:
             yield item
@@ -170,7 +170,7 @@ class Pool(Generic[Item]):
             while self._make is not None and not self._idle and self._made == self._most:
                 self._changed.wait()
             if self._make is None:
-                raise Unavailable(f"{self._component}: the engine is closed")
+                raise Closed(f"{self._component}: the engine is closed")
             if self._idle:
                 # The last one given back: a caller alone finds its own inputs on the GPU.
                 return self._idle.pop()

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Closed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cores
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
@@ -105,7 +105,7 @@ class OnnxRuntimeEngine:
         check_inputs(self.component, self.inputs, inputs)
         rows = self._rows
         if rows is None:
-            raise Unavailable(f"{self.component}: the engine is closed")
+            raise Closed(f"{self.component}: the engine is closed")
         try:
             values = rows(inputs)
         except Exception as error:  # the package raises bare classes of its own, one a kind

@@ -228,6 +228,8 @@ class OpenVino:
         try:
             model = self.model(self.half(blueprint, options) or blueprint, options.precision)
             return package.Core().compile_model(model, self.device, settings)
+        except LatentrtError:
+            raise
         except Exception as error:  # the package raises RuntimeError for everything
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
 

@@ -11,7 +11,7 @@ import os
 from typing import Final, NoReturn
 from weakref import WeakSet
 
-from latentrt.bundle.errors import Unavailable
+from latentrt.bundle.errors import Closed
 
 _NATIVE: Final[WeakSet[object]] = WeakSet()
 """What a native library has threads for; a forked process never frees these."""
@@ -21,7 +21,7 @@ class Home:
     """The process that a pipeline, a batcher, a run or an engine was opened in.
 
     `what` names it in messages. Whoever has one as its first attribute cannot be pickled: that
-    raises `Unavailable`, which says what to do.
+    raises `Closed`, which says what to do.
     """
 
     def __init__(self, what: str) -> None:
@@ -34,15 +34,15 @@ class Home:
         return os.getpid() == self._process
 
     def check(self) -> None:
-        """Raise `Unavailable` in any other process."""
+        """Raise `Closed` in any other process."""
         if not self.here:
-            raise Unavailable(
+            raise Closed(
                 f"this {self._what} was opened by process {self._process} and cannot be used after "
                 f"a fork: open it in the process that uses it (this is process {os.getpid()})"
             )
 
     def __reduce__(self) -> NoReturn:
-        raise Unavailable(
+        raise Closed(
             f"a {self._what} cannot be pickled or copied: open it in the process that uses it"
         )
 

@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from latentrt.bundle.errors import Cancelled
+from latentrt.bundle.errors import Cancelled, as_latentrt
 from latentrt.engines.process import Home
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
@@ -139,7 +139,8 @@ class BatchedRun(Run):
 
     def fail(self, error: BaseException) -> None:
         """End with an error, unless it has ended already."""
-        self._settle(lambda: self.future.set_exception(error))
+        told = as_latentrt(error)
+        self._settle(lambda: self.future.set_exception(told))
 
     def preview(self, latent: Latent) -> Image.Image:
         """One latent as a picture."""

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
 
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.checks import integer, items, shown
+from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.engines.process import Home
 from latentrt.runtime.batched_run import BatchedRun
-from latentrt.runtime.checks import is_integer
+from latentrt.runtime.checks import number
 from latentrt.runtime.decodes import Decodes, Padded
 from latentrt.runtime.line import Line
 from latentrt.runtime.plan import Plan
@@ -67,13 +68,13 @@ class Batcher:
         decode_sizes: Sequence[int] = (1,),
         queue: int = 256,
     ) -> None:
+        if not hasattr(planner, "plan"):
+            raise InputError("planner", "a Pipeline", shown(planner))
         self._home = Home("batcher")
         self._planner = planner
         self._sizes = _sizes("batch_sizes", batch_sizes)
         self._decode_sizes = _sizes("decode_sizes", decode_sizes)
-        if not is_integer(queue) or queue < 1:
-            raise InputError("queue", "an integer of at least 1", queue)
-        self._line = Line(queue)
+        self._line = Line(integer("queue", "an integer of at least 1", queue, 1))
         self._turns = Turns(self._line, self._sizes)
         self._decodes = Decodes(self._line, self._decode_sizes[-1])
         self._threads = [
@@ -102,17 +103,22 @@ class Batcher:
         `deadline` is in seconds from now. A run that is not finished then fails with
         `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
         `InputError` for a request that does not fit, `QueueFull` if there is no room for its
-        pictures, `Cancelled` if the batcher is closed, `Unavailable` in a process that did not open
-        it.
+        pictures, `Closed` if the batcher is closed, or was opened by another process.
         """
         self._home.check()
+        if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                "request", "a Request, such as Request('a red circle')", shown(request)
+            )
         until = _until(deadline)
         count = request.num_images
         place = object()
         run: BatchedRun | None = None
         try:
             self._line.reserve(place, count)
-            run = BatchedRun(self._plan(request), self._line.leave, until)
+            with only_latentrt_errors():
+                plan = self._plan(request)
+            run = BatchedRun(plan, self._line.leave, until)
             self._line.admit(place, [WaitingPicture.of(run, image) for image in range(count)])
         except BaseException as error:  # an interrupt too must leave nothing behind
             if run is not None:
@@ -169,16 +175,21 @@ class Batcher:
             raise
 
 
-def _until(deadline: float | None) -> float | None:
+def _until(deadline: object) -> float | None:
     """The moment of a deadline; None for one that never comes."""
-    if deadline is None or deadline == math.inf:
+    if deadline is None:
         return None
-    if not deadline > 0:
-        raise InputError("deadline", "a number of seconds above 0", deadline)
-    return time.perf_counter() + deadline
+    expected = "a number of seconds above 0, or None"
+    seconds = number("deadline", expected, deadline, 0.0)
+    if seconds == 0.0:
+        raise InputError("deadline", expected, seconds)
+    return None if seconds == math.inf else time.perf_counter() + seconds
 
 
-def _sizes(field: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    if not sizes or not all(is_integer(n) and n >= 1 for n in sizes):
-        raise InputError(field, "integers of at least 1", sizes)
-    return tuple(sorted(set(sizes)))
+def _sizes(field: str, sizes: object) -> tuple[int, ...]:
+    """Compiled batch sizes, ascending."""
+    expected = "integers of at least 1"
+    given = items(sizes)
+    if not given:
+        raise InputError(field, expected, shown(sizes))
+    return tuple(sorted({integer(field, expected, size, 1) for size in given}))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, cast
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
-from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
+from latentrt.bundle.checks import shown
+from latentrt.bundle.errors import Closed, InputError, ShapeNotBuilt
 from latentrt.engines.backends import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
@@ -106,14 +108,14 @@ class BundleEngines:
         """The component's engine for these sizes, opened at first use, or after it was freed.
 
         It stays for as long as somebody holds it. `progress` is told of what has to be done. Raises
-        `Unavailable` when closed and in a process that did not open the pipeline, `ShapeNotBuilt`,
+        `Closed` when closed or in a process that did not open the pipeline, `ShapeNotBuilt`,
         `BuildFailed` or `VerificationFailed`.
         """
         self._home.check()
         key = component, tuple(sorted(sizes.items()))
         with self._lock:
             if self._closed:
-                raise Unavailable("the pipeline is closed")
+                raise Closed("the pipeline is closed")
             # The last used is the last of the places.
             place = self._places[key] = self._places.pop(key, None) or _Place()
         # Only who wants this very engine waits for it to be compiled.
@@ -124,7 +126,7 @@ class BundleEngines:
             place.keep(engine)
         if self._closed:  # while it was compiled; `close` did not see it
             engine.close()
-            raise Unavailable("the pipeline is closed")
+            raise Closed("the pipeline is closed")
         self._free_unused()
         return engine
 
@@ -195,8 +197,9 @@ class BundleEngines:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
         words += _spelt(chosen.options)
-        if self._cache.path == cache_folder():
-            return shlex.join(words)
+        with contextlib.suppress(InputError):  # no home folder
+            if self._cache.path == cache_folder():
+                return shlex.join(words)
         return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
 
 
@@ -233,10 +236,11 @@ def choices(
     backend that does not work here.
     """
     manifest = bundle.manifest
+    _check_names(engine, components)
     unknown = sorted(set(components) - set(manifest.components))
     if unknown:
         expected = f"names among {', '.join(manifest.components)}"
-        raise InputError("components", expected, repr(unknown[0]))
+        raise InputError("components", expected, shown(unknown[0]))
     # Asking a backend whether it works here may take a while, and most components have the same.
     wanted = {name: components.get(name, "") for name in manifest.components}
     found = {own: _choose(own, engine, options, manifest.dtype) for own in wanted.values()}
@@ -246,6 +250,19 @@ def choices(
         if option.name != "precision" and asked not in given:
             raise InputError(option.name, "nothing: no component's engine has it", asked)
     return {name: found[own] for name, own in wanted.items()}
+
+
+def _check_names(engine: object, components: object) -> None:
+    """Raise `InputError` for what is no name of a backend, or no mapping of names to names."""
+    if not isinstance(engine, str):
+        raise InputError("engine", "a backend's name, or auto", shown(engine))
+    if not isinstance(components, Mapping):
+        expected = "a mapping, such as {'vae_decoder': 'fp32'}"
+        raise InputError("components", expected, shown(components))
+    for names in cast("Mapping[object, object]", components).items():
+        if not all(isinstance(name, str) for name in names):
+            expected = "names of components, each with an engine or a precision"
+            raise InputError("components", expected, "{!s}: {!s}".format(*map(shown, names)))
 
 
 def _choose(own: str, engine: str, options: Options, dtype: str) -> Chosen:

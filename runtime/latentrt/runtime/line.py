@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from latentrt.bundle.errors import Cancelled, DeadlineExceeded, InputError, QueueFull
+from latentrt.bundle.errors import Closed, DeadlineExceeded, InputError, QueueFull
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.waiting import WaitingPicture, WaitingRow, take_alike
 
@@ -36,28 +36,28 @@ class Line:
     def reserve(self, place: object, count: int) -> None:
         """Keep places for pictures whose prompts are yet to be encoded.
 
-        Raises `InputError` for more than there are, `QueueFull` for more than are free, `Cancelled`
+        Raises `InputError` for more than there are, `QueueFull` for more than are free, `Closed`
         when closed.
         """
         if count > self._places:
             raise InputError("num_images", f"at most {self._places}, the queue", count)
         with self._changed:
             if self._closed:
-                raise Cancelled("the batcher is closed")
+                raise Closed("the batcher is closed")
             on_their_way = self._on_their_way()
             if on_their_way + count > self._places:
                 raise QueueFull(
-                    f"{on_their_way} pictures are on their way, and {count} more would be over "
-                    f"{self._places}"
+                    f"queue full: {on_their_way} of {self._places} places in use, "
+                    f"{count} more requested"
                 )
             self._reserved[place] = count
 
     def admit(self, place: object, pictures: Sequence[WaitingPicture]) -> None:
-        """Put pictures in line, in the places that were kept; raises `Cancelled` when closed."""
+        """Put pictures in line, in the places that were kept; raises `Closed` when closed."""
         rows = [row for picture in pictures for row in picture.rows()]
         with self._changed:
             if self._closed:
-                raise Cancelled("the batcher is closed")
+                raise Closed("the batcher is closed")
             self._live.update(pictures)
             self._rows.extend(rows)
             self._reserved.pop(place, None)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.checks import as_path, integer, shown
+from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
 from latentrt.engines.backends import DEVICE_KINDS, Progress, backend
 from latentrt.engines.cache import Build, Cache
@@ -25,10 +26,10 @@ from latentrt.engines.process import Home
 from latentrt.engines.verify import ORACLE
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
-from latentrt.runtime.checks import is_integer
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
 from latentrt.runtime.plan import Plan
+from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
 from latentrt.runtime.run import DirectRun, Run
@@ -62,10 +63,13 @@ class Pipeline:
         Without `guarded`, engines are compiled for this pipeline alone and not verified: for
         measuring how far off an engine is that would be refused.
         """
-        for field, value in (("max_pixels", max_pixels), ("max_engines", max_engines)):
-            if value is not None and (not is_integer(value) or value < 1):
-                raise InputError(field, "an integer of at least 1", repr(value))
         self._home = Home("pipeline")
+        if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("options", "Options", shown(options))
+        most_pixels = _limit("max_pixels", max_pixels)
+        most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
         self.options = options
         memory = available_memory()
@@ -77,20 +81,21 @@ class Pipeline:
             build=build,
             cache=cache,
             guarded=guarded,
-            max_engines=max_engines,
+            max_engines=most_engines,
             memory=memory,
         )
         names = set(self.engines.values())
         on_cpu = all(DEVICE_KINDS[name] == "cpu" for name in names)
         self._limit = SizeLimit(
             bundle.manifest,
-            max_pixels,
+            most_pixels,
             memory=memory if on_cpu else None,
             # As the engine, or as the reference that a new engine is compared with.
             whole_attention=ORACLE in names
             or (guarded and build == "missing" and backend(ORACLE).status().usable),
         )
         self._conditioner = Conditioner(bundle)
+        self._model_hash = bundle.manifest.model_hash
         config = bundle.scheduler_config()
         if bundle.manifest.forces_scheduler:
             config = as_stable_diffusion(config)
@@ -134,7 +139,8 @@ class Pipeline:
         A pipeline is used by the process that opened it: open it after a fork.
         """
         if build not in ("missing", "never"):
-            raise InputError("build", "missing or never", repr(build))
+            raise InputError("build", "missing or never", shown(build))
+        folder = None if cache is None else as_path("cache", cache)
         options = Options(
             precision=precision,
             threads=threads,
@@ -149,7 +155,7 @@ class Pipeline:
             options,
             components,
             build=build,
-            cache=Cache(cache),
+            cache=Cache(folder),
             max_pixels=max_pixels,
             max_engines=max_engines,
         )
@@ -198,7 +204,8 @@ class Pipeline:
         which, how many engines are ready, and how many there will be. Raises `InputError` naming
         the field that does not fit this bundle, before any step.
         """
-        return DirectRun(self.plan(request, progress=progress))
+        with only_latentrt_errors():
+            return DirectRun(self.plan(request, progress=progress))
 
     def batcher(
         self,
@@ -215,8 +222,7 @@ class Pipeline:
         gives the same picture bit for bit whatever it shares calls with. `queue` is how many
         pictures may be on their way before `submit` raises `QueueFull`.
         """
-        if max_batch < 1:
-            raise InputError("max_batch", "at least 1", max_batch)
+        max_batch = integer("max_batch", "an integer of at least 1", max_batch, 1)
         powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
         sizes = (*powers, max_batch) if batch_sizes is None else batch_sizes
         return Batcher(self, batch_sizes=sizes, decode_sizes=decode_sizes, queue=queue)
@@ -237,7 +243,9 @@ class Pipeline:
         """
         self._home.check()
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("request", "a Request, such as Request('a red circle')", repr(request))
+            raise InputError(
+                "request", "a Request, such as Request('a red circle')", shown(request)
+            )
         request = self._resolved(request)
         self._check_size(request, batches, decodes)
         self._conditioner.check(request)
@@ -245,6 +253,15 @@ class Pipeline:
         if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
             visited = sum(e.stage == 0 for e in schedule.evaluations)
             request = request.with_values(sampling=replace(request.sampling, steps=visited))
+        drawn = Provenance(
+            model=self.bundle.manifest.source,
+            model_hash=self._model_hash,
+            sampler=schedule.sampler,
+            schedule=schedule.spacing or "",
+        )
+        before = request.provenance
+        notes = () if before is None else before.notes(drawn, request.sampling)
+        request = request.with_values(provenance=drawn)
         shape = self._latent_shape(request)
         sizes = {"height": shape[1], "width": shape[2]}
         length = self._conditioner.length
@@ -265,6 +282,7 @@ class Pipeline:
             latent_shape=shape,
             model=self.bundle.manifest.source,
             seconds=(0.0, encoded - opened),
+            notes=notes,
         )
         # Asked for in any case: a scale function that fails does so before any step.
         own = sorted(plan.row_counts)
@@ -281,6 +299,8 @@ class Pipeline:
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
         manifest = self.bundle.manifest
+        if np.ndim(latents) != 4:
+            raise InputError("latents", "an array [n, c, h, w]", shown(latents))
         count, _, height, width = latents.shape
         sizes = {"batch": count, "height": height, "width": width}
         decoder = self.engine("vae_decoder", sizes)
@@ -291,6 +311,9 @@ class Pipeline:
 
     def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
         """The component's engine for these sizes, opened at first use."""
+        if component not in self._engines.chosen:
+            expected = f"one of {', '.join(self._engines.chosen)}"
+            raise InputError("component", expected, shown(component))
         return self._engines.get(component, sizes)
 
     def _resolved(self, request: Request) -> Request:
@@ -355,6 +378,11 @@ class _Opening:
         if self._progress is not None:
             self._progress(component, len(self.engines), self._total)
         return engine
+
+
+def _limit(field: str, value: object) -> int | None:
+    """A limit that the operator sets; None for the default."""
+    return None if value is None else integer(field, "an integer of at least 1", value, 1)
 
 
 def _schedule(config: Mapping[str, object], xl: bool, sampling: Sampling) -> Schedule:

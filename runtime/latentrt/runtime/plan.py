@@ -24,8 +24,8 @@ class Plan:
     `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
     has them into pixels [n, 3, H, W] in [-1, 1]. Two plans share calls only where their `unet`, or
     their `decode`, are equal: each must equal those of its own model alone. `seconds` is what
-    compiling and encoding the prompts took. `engines` are those that it will call: they are not
-    freed while it holds them.
+    compiling and encoding the prompts took; `notes` say what a caller should know. `engines` are
+    those that it will call: they are not freed while it holds them.
     """
 
     request: Request
@@ -36,6 +36,7 @@ class Plan:
     latent_shape: tuple[int, int, int]
     model: str
     seconds: tuple[float, float]
+    notes: tuple[str, ...] = ()
     engines: tuple[Engine, ...] = ()
 
     def scale_at(self, sigma: float) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from latentrt.bundle.errors import Cancelled, NonFinite
+from latentrt.bundle.errors import Cancelled, NonFinite, only_latentrt_errors
 from latentrt.engines.process import Home
 from latentrt.runtime.checks import all_finite
 from latentrt.runtime.image import to_picture
@@ -97,7 +97,8 @@ class DirectRun(Run):
 
     def _all_steps(self) -> Generator[Step, None, None]:
         try:
-            yield from self._pictures()
+            with only_latentrt_errors():
+                yield from self._pictures()
         except Exception as error:
             self._error = error
             raise
@@ -167,8 +168,8 @@ def assemble(
         latents=np.stack([each.latent for each in finished if each.latent is not None]),
         noise=np.stack([each.start for each in finished]),
         request=plan.request,
-        sampler=plan.schedule.sampler,
+        schedule=plan.schedule,
         model=plan.model,
         seconds=seconds,
-        notes=plan.conditioning.notes,
+        notes=(*plan.notes, *plan.conditioning.notes),
     )
