@@ -18,12 +18,11 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
-from latentrt.engines.backends import DEVICE_KINDS, Progress, backend
+from latentrt.engines.backends import Progress
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Engine, Options
 from latentrt.engines.memory import available_memory
 from latentrt.engines.process import Home
-from latentrt.engines.verify import ORACLE
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
 from latentrt.runtime.conditioning import Conditioner
@@ -84,15 +83,12 @@ class Pipeline:
             max_engines=most_engines,
             memory=memory,
         )
-        names = set(self.engines.values())
-        on_cpu = all(DEVICE_KINDS[name] == "cpu" for name in names)
-        self._limit = SizeLimit(
+        self._limit = SizeLimit.of(
             bundle.manifest,
-            most_pixels,
-            memory=memory if on_cpu else None,
-            # As the engine, or as the reference that a new engine is compared with.
-            whole_attention=ORACLE in names
-            or (guarded and build == "missing" and backend(ORACLE).status().usable),
+            set(self.engines.values()),
+            max_pixels=most_pixels,
+            memory=memory,
+            verified=guarded and build == "missing",
         )
         self._conditioner = Conditioner(bundle)
         self._model_hash = bundle.manifest.model_hash
@@ -371,12 +367,13 @@ class _Opening:
         def tell(phase: str, step: int, steps: int) -> None:
             if self._progress is not None:
                 part = f" {step}/{steps}" if steps > 1 else ""
-                self._progress(f"{phase}{part}: {component}", done, self._total)
+                which = f"{component} ({done + 1} of {self._total})"
+                self._progress(f"{phase}{part}: {which}", done, self._total)
 
         engine = self._engines.get(component, sizes, tell)
         self.engines.append(engine)
         if self._progress is not None:
-            self._progress(component, len(self.engines), self._total)
+            self._progress("", len(self.engines), self._total)
         return engine
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import Manifest
+from latentrt.engines.backends import DEVICE_KINDS, backend
+from latentrt.engines.verify import ORACLE
 from latentrt.runtime.size import Size
 
 _LARGER: Final = 16
@@ -44,6 +46,24 @@ class SizeLimit:
     memory: int | None
     whole_attention: bool
 
+    @staticmethod
+    def of(
+        manifest: Manifest,
+        engines: Collection[str],
+        *,
+        max_pixels: int | None,
+        memory: int | None,
+        verified: bool,
+    ) -> SizeLimit:
+        """For the backends of these names; `verified` says that new engines are.
+
+        The memory of other devices is not known.
+        """
+        on_cpu = all(DEVICE_KINDS[name] == "cpu" for name in engines)
+        # ONNX Runtime is what a new engine is compared with.
+        whole = ORACLE in engines or (verified and backend(ORACLE).status().usable)
+        return SizeLimit(manifest, max_pixels, memory if on_cpu else None, whole)
+
     def check(self, size: Size, *, rows: int, decodes: int = 1, images: int = 1) -> None:
         """Raise `InputError` for pictures that are too large.
 
@@ -64,7 +84,7 @@ class SizeLimit:
         if not fits(size):
             raise InputError("size", f"at most {self._largest(fits)} pixels ({self._reason})", size)
 
-    def _largest(self, fits: Any) -> Size:
+    def _largest(self, fits: Callable[[Size], bool]) -> Size:
         """The largest square that is allowed."""
         factor = self.manifest.vae_factor
         low, high = 1, 16384 // factor
