@@ -27,6 +27,7 @@ from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
+from latentrt.runtime.opening import Opening
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
@@ -263,7 +264,7 @@ class Pipeline:
         length = self._conditioner.length
         begun = time.perf_counter()
         encoders = [name for name in self.engines if name.startswith("text_encoder")]
-        opening = _Opening(self._engines, progress, len(encoders) + len(decodes))
+        opening = Opening(self.engine, progress, len(encoders) + len(decodes))
         opening.more(1 if batches is None else len(batches))
         text = {name: opening(name, {"batch": 1, "sequence": length}) for name in encoders}
         opened = time.perf_counter()
@@ -273,7 +274,7 @@ class Pipeline:
             request=request,
             schedule=schedule,
             conditioning=conditioning,
-            unet=RowEngines.of(self._engines, "unet", {"sequence": length, **sizes}),
+            unet=RowEngines.of(self.engine, "unet", {"sequence": length, **sizes}),
             decode=self.decode,
             latent_shape=shape,
             model=self.bundle.manifest.source,
@@ -305,12 +306,17 @@ class Pipeline:
         outputs = decoder({spec.name: theirs.astype(spec.dtype, copy=False)})
         return outputs["images"].astype(np.float32, copy=False)
 
-    def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        """The component's engine for these sizes, opened at first use."""
+    def engine(
+        self, component: str, sizes: Mapping[str, int], progress: Progress | None = None
+    ) -> Engine:
+        """The component's engine for these sizes, opened at first use.
+
+        It is not freed while somebody holds it; `progress` is told of what is done for it.
+        """
         if component not in self._engines.chosen:
             expected = f"one of {', '.join(self._engines.chosen)}"
             raise InputError("component", expected, shown(component))
-        return self._engines.get(component, sizes)
+        return self._engines.get(component, sizes, progress)
 
     def _resolved(self, request: Request) -> Request:
         manifest = self.bundle.manifest
@@ -345,36 +351,6 @@ class Pipeline:
             expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
             raise InputError("latents", expected, request.latents.shape)
         return shape
-
-
-class _Opening:
-    """Opens the engines of a plan one after the other, and tells how far that is."""
-
-    def __init__(self, engines: BundleEngines, progress: Progress | None, total: int) -> None:
-        self._engines = engines
-        self._progress = progress
-        self._total = total
-        self.engines: list[Engine] = []
-
-    def more(self, count: int) -> None:
-        """There are so many more than was known."""
-        self._total += count
-
-    def __call__(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        """One engine; it is held, and so not freed, for as long as this is."""
-        done = len(self.engines)
-
-        def tell(phase: str, step: int, steps: int) -> None:
-            if self._progress is not None:
-                part = f" {step}/{steps}" if steps > 1 else ""
-                which = f"{component} ({done + 1} of {self._total})"
-                self._progress(f"{phase}{part}: {which}", done, self._total)
-
-        engine = self._engines.get(component, sizes, tell)
-        self.engines.append(engine)
-        if self._progress is not None:
-            self._progress("", len(self.engines), self._total)
-        return engine
 
 
 def _limit(field: str, value: object) -> int | None:
