@@ -13,9 +13,10 @@ from typing import Protocol, Self
 
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
+from latentrt.engines.process import Home
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.checks import number
-from latentrt.runtime.decodes import Decodes, padded
+from latentrt.runtime.decodes import Decodes, Padded
 from latentrt.runtime.line import Line
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.request import Request
@@ -69,6 +70,7 @@ class Batcher:
     ) -> None:
         if not hasattr(planner, "plan"):
             raise InputError("planner", "a Pipeline", shown(planner))
+        self._home = Home("batcher")
         self._planner = planner
         self._sizes = _sizes("batch_sizes", batch_sizes)
         self._decode_sizes = _sizes("decode_sizes", decode_sizes)
@@ -101,8 +103,9 @@ class Batcher:
         `deadline` is in seconds from now. A run that is not finished then fails with
         `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
         `InputError` for a request that does not fit, `QueueFull` if there is no room for its
-        pictures, `Closed` if the batcher is closed.
+        pictures, `Closed` if the batcher is closed, or was opened by another process.
         """
+        self._home.check()
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(
                 "request", "a Request, such as Request('a red circle')", shown(request)
@@ -128,6 +131,7 @@ class Batcher:
     @property
     def load(self) -> Load:
         """How busy it is."""
+        self._home.check()
         pictures, rows, latents = self._line.lengths
         calls = self._turns.calls
         return Load(
@@ -141,7 +145,12 @@ class Batcher:
         )
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take nothing more in, finish (or cancel) what is on its way, and end the threads."""
+        """Take nothing more in, finish (or cancel) what is on its way, and end the threads.
+
+        In a forked process, which has none of them, it does nothing.
+        """
+        if not self._home.here:
+            return
         runs = self._line.close()
         atexit.unregister(self.close)
         if cancel:
@@ -154,7 +163,7 @@ class Batcher:
     def _plan(self, request: Request) -> Plan:
         plan = self._planner.plan(request, batches=self._sizes, decodes=self._decode_sizes)
         # A preview too is decoded at a size that is compiled.
-        return replace(plan, decode=padded(plan.decode, self._decode_sizes))
+        return replace(plan, decode=Padded(plan.decode, self._decode_sizes))
 
     def _serve(self, work: Callable[[], None]) -> None:
         """A thread's life. What ends it before its time ends every run: none may wait for ever."""
