@@ -41,7 +41,7 @@ def tokenizers(
 ) -> Tokenizers:
     """Ours and the library's: one that pads with its end token, two that pad with "!"."""
     configuration, folder = request.param
-    ours = PromptTokenizer(Bundle.open(bundle(configuration)), folder)
+    ours = PromptTokenizer.of(Bundle.open(bundle(configuration)), folder)
     return ours, CLIPTokenizer.from_pretrained(checkpoint(configuration) / folder)
 
 
@@ -115,7 +115,7 @@ def test_a_malformed_tokenizer_is_named(
     shutil.copytree(opened.path / "tokenizer_2", tmp_path / "tokenizer_2")
     (tmp_path / "tokenizer_2" / "special_tokens.json").write_text(damage)
     with pytest.raises(BundleError, match="tokenizer_2: is malformed"):
-        PromptTokenizer(replace(opened, path=tmp_path), "tokenizer_2")
+        PromptTokenizer.of(replace(opened, path=tmp_path), "tokenizer_2")
 
 
 # Hidden states.
@@ -148,7 +148,7 @@ def test_hidden_states_are_those_of_transformers(
     model = library_model(checkpoint(configuration), component)
     opened = Bundle.open(bundle(configuration))
     folder = component.replace("text_encoder", "tokenizer")
-    ids = PromptTokenizer(opened, folder)("a small green star").ids
+    ids = PromptTokenizer.of(opened, folder)("a small green star").ids
     encoder = TextEncoder(opened, component)
     states = encoder(ids, text_engines(opened)(component))
     with torch.inference_mode():

@@ -249,7 +249,7 @@ def main() -> None:
     o = parser.parse_args()
     options = Options(precision=o.precision, stripped=o.stripped)
     trial = Trial(o.bundle, o.engine, options, o.cache, o.repeats, o.steps)
-    o.out.write_text(json.dumps(attempt(trial)))
+    o.out.write_text(json.dumps(attempt(trial)), encoding="utf-8")
 
 
 if __name__ == "__main__":

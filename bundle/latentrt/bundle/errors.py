@@ -31,6 +31,7 @@ __all__ = [
     "ShapeNotBuilt",
     "Stopped",
     "Unavailable",
+    "Unwritable",
     "VerificationFailed",
     "WeightsError",
 ]
@@ -62,6 +63,10 @@ class InputError(LatentrtError, ValueError):
         self.expected = expected
         self.got = str(got)
         super().__init__(f"{field}: expected {expected}, got {self.got}")
+
+
+class Unwritable(InputError):
+    """A place that cannot be written: no room, no permission, or not what it should be."""
 
 
 class FileError(LatentrtError):

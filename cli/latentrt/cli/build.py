@@ -160,6 +160,8 @@ def _found(
     if target is None:
         opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
         opened.engine.close()
+        if opened.unkept is not None:
+            raise opened.unkept
         record = dict(opened.verification)
         return {"hit": opened.hit, "reason": opened.reason, "verification": record}
     blueprint = Blueprint.of(bundle, want.component, want.sizes)

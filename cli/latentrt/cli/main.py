@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -29,6 +32,8 @@ for _command in (export, generate, samplers, inspect, build, cache, compare, ben
 
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
+    _show_warnings()
+    _stop_in_order()
     try:
         status: Any = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -52,6 +57,27 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _show_warnings() -> None:
+    """Have what the library warns of printed as errors are."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("latentrt: %(message)s"))
+    logging.getLogger("latentrt").addHandler(handler)
+
+
+def _stop_in_order() -> None:
+    # As an exception on SIGTERM and SIGHUP, so that what is half made is removed on the way out.
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Whoever ignores a signal, as nohup does, has it ignored.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
 
 
 def _fail(message: str, status: int) -> NoReturn:

@@ -29,4 +29,8 @@ LevelOption = Annotated[int, typer.Option(help="TensorRT: 0 to 5, how hard to op
 StrippedOption = Annotated[
     bool, typer.Option("--stripped", help="TensorRT: plans that are stored without weights.")
 ]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(help="Weights files to read, such as fp16, of the parts that have them."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]

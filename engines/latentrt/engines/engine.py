@@ -88,6 +88,11 @@ class Blueprint:
         )
 
     @property
+    def root(self) -> Path:
+        """The folder that the graph's path to its weights starts from."""
+        return self.weights.parents[:2][-1]
+
+    @property
     def fixed_inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs with every dimension a number."""
         return tuple(s.fixed(self.sizes) for s in self.inputs)

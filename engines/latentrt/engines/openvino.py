@@ -21,7 +21,13 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, Closed, EngineError, Unavailable
+from latentrt.bundle.errors import (
+    BuildFailed,
+    Closed,
+    EngineError,
+    LatentrtError,
+    Unavailable,
+)
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cores
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
@@ -232,6 +238,8 @@ class OpenVino:
         try:
             model = self.model(self.half(blueprint, options) or blueprint, options.precision)
             return package.Core().compile_model(model, self.device, settings)
+        except LatentrtError:
+            raise
         except Exception as error:  # the package raises RuntimeError for everything
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 from collections.abc import Collection, Mapping
@@ -126,8 +127,9 @@ class BundleEngines:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
         words += _spelt(chosen.options)
-        if self._cache.path == cache_folder():
-            return shlex.join(words)
+        with contextlib.suppress(InputError):  # no home folder
+            if self._cache.path == cache_folder():
+                return shlex.join(words)
         return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
 
 
