@@ -103,6 +103,7 @@ def generate(
 
     if prompt is None and source is None:
         raise InputError("prompt", "text, or --from a picture", "neither")
+    noise = None if latents is None else load_latents(latents)
     request = Request(
         prompt or "",
         negative_prompt=negative_prompt,
@@ -127,7 +128,7 @@ def generate(
             else interval("guidance-interval", guidance_interval),
         ),
         clip_skip=clip_skip,
-        latents=None if latents is None else load_latents(latents),
+        latents=noise if source is None else None,
         composed=[weighted("compose", text) for text in compose or ()],
         generator=generator,
         original_size=None if original_size is None else Size.parse(original_size),
@@ -137,7 +138,7 @@ def generate(
     if source is not None:
         given = _given(context)
         check_place(source, output, given)
-        request = again(source, request, given)
+        request = again(source, request, given, noise)
     make(
         bundle,
         request,

@@ -6,7 +6,8 @@ import atexit
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
@@ -57,7 +58,8 @@ class Batcher:
     holds, and evaluated by the smallest batch that fits them; a picture whose rows are all answered
     takes its step and its next rows go to the end of the line. A picture is decoded by another
     thread. Closing it, or leaving its `with` block, first finishes what was submitted; after an
-    exception, it cancels that.
+    exception, it cancels that. One that is left without being closed finishes what was submitted,
+    too, and is collected.
     """
 
     def __init__(
@@ -77,14 +79,11 @@ class Batcher:
         self._line = Line(integer("queue", "an integer of at least 1", queue, 1))
         self._turns = Turns(self._line, self._sizes)
         self._decodes = Decodes(self._line, self._decode_sizes[-1])
-        self._threads = [
-            threading.Thread(target=self._serve, args=(work,), name=f"latentrt-{name}", daemon=True)
-            for name, work in (("steps", self._turns.serve), ("decodes", self._decodes.serve))
-        ]
-        # A thread inside an engine while the interpreter goes down would abort the process.
-        atexit.register(self.close, cancel=True)
-        for thread in self._threads:
-            thread.start()
+        # Its threads do not hold it, so that one that nobody has any more is collected.
+        works = {"steps": self._turns.serve, "decodes": self._decodes.serve}
+        self._service = _Service(self._home, self._line, works)
+        self._collected = weakref.finalize(self, self._service.close_later)
+        self._collected.atexit = False
 
     def __enter__(self) -> Self:
         return self
@@ -149,6 +148,32 @@ class Batcher:
 
         In a forked process, which has none of them, it does nothing.
         """
+        self._collected.detach()
+        self._service.close(cancel=cancel)
+
+    def _plan(self, request: Request) -> Plan:
+        plan = self._planner.plan(request, batches=self._sizes, decodes=self._decode_sizes)
+        # A preview too is decoded at a size that is compiled.
+        return replace(plan, decode=Padded(plan.decode, self._decode_sizes))
+
+
+class _Service:
+    """A batcher's threads, one for each work, which end when their line is at its end."""
+
+    def __init__(self, home: Home, line: Line, works: Mapping[str, Callable[[], None]]) -> None:
+        self._home = home
+        self._line = line
+        self._threads = [
+            threading.Thread(target=self._serve, args=(work,), name=f"latentrt-{name}", daemon=True)
+            for name, work in works.items()
+        ]
+        # A thread inside an engine while the interpreter goes down would abort the process.
+        atexit.register(self.close, cancel=True)
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, *, cancel: bool = False) -> None:
+        """Take nothing more in, finish (or cancel) what is on its way, and end the threads."""
         if not self._home.here:
             return
         runs = self._line.close()
@@ -160,10 +185,13 @@ class Batcher:
             for thread in self._threads:
                 thread.join()
 
-    def _plan(self, request: Request) -> Plan:
-        plan = self._planner.plan(request, batches=self._sizes, decodes=self._decode_sizes)
-        # A preview too is decoded at a size that is compiled.
-        return replace(plan, decode=Padded(plan.decode, self._decode_sizes))
+    def close_later(self) -> None:
+        """Close from where nothing may be waited for: the garbage collector may run anywhere.
+
+        The thread that it interrupts may hold a lock that a thread here waits for.
+        """
+        if self._home.here:
+            threading.Thread(target=self.close, name="latentrt-close", daemon=True).start()
 
     def _serve(self, work: Callable[[], None]) -> None:
         """A thread's life. What ends it before its time ends every run: none may wait for ever."""
