@@ -15,8 +15,8 @@ def cache_folder(path: Path | str | None = None) -> Path:
     """A path, or else $LATENTRT_CACHE, or else this user's own cache folder.
 
     It is absolute, and perhaps not there; "~" is a home folder, and spaces around what the variable
-    says are none of it. Raises `InputError` naming the variable where no home folder is known, or for a
-    path with a NUL.
+    says are none of it. Raises `InputError` naming the variable where no home folder is known, and
+    for a path with a NUL.
     """
     named = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)
     found = os.path.expanduser(named) if named else _own()
