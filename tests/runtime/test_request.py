@@ -367,7 +367,7 @@ def test_any_value_of_any_field_is_taken_or_named(place: tuple[Any, str], value:
         assert hash(made) == hash(make(**{**needed, field: value}))
     except InputError as error:
         refused = error.field
-    assert refused == "" or field.split("_")[0] in refused
+    assert refused == "" or field[:5] in refused  # sampling may be a sampler's name
 
 
 def test_a_size_that_is_no_text_is_named() -> None:

@@ -85,8 +85,9 @@ class Manifest:
         Names, goldens and versions are left out.
         """
         value = self.to_json()
-        for key in ("schema", "source", "inferred", "versions", "components", "storage"):
+        for key in ("schema", "source", "inferred", "versions", "storage"):
             del value[key]
+        value["components"] = {name: c.fingerprint for name, c in self.components.items()}
         value["files"] = {k: f.sha256 for k, f in self.files.items() if k != GOLDEN}
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

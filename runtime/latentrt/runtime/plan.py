@@ -21,9 +21,9 @@ Latent = NDArray[np.float32]
 class Plan:
     """Everything a run needs, resolved: `request` has a seed and a size.
 
-    `notes` say what a caller should know. `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
+    `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
     has them into pixels [n, 3, H, W] in [-1, 1]; `seconds` is what compiling and encoding the
-    prompts took.
+    prompts took; `notes` say what a caller should know.
     """
 
     request: Request
