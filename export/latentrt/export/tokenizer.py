@@ -21,7 +21,6 @@ from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.export.family import Family, tokenizer_of
 from latentrt.export.parts import Part
 from latentrt.export.source import Source
-from latentrt.runtime.checks import is_integer
 from latentrt.runtime.text import PromptTokenizer
 
 _ADDED: Final = 100
@@ -150,7 +149,7 @@ def _kind(source: Source, name: str) -> Any:
 def _check_end(where: str, encoder: Part) -> None:
     """The id of the end of a text: transformers pools by it, and fails if it is no integer."""
     end: object = encoder.config["eos_token_id"]
-    if not is_integer(end):
+    if not isinstance(end, int) or isinstance(end, bool):
         raise CheckpointError(where, f"eos_token_id is {end!r}, expected an integer")
 
 

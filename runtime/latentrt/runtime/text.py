@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BundleError, NonFinite
+from latentrt.bundle.checks import integer
+from latentrt.bundle.errors import BundleError, InputError, NonFinite
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.engine import Engine
-from latentrt.runtime.checks import all_finite, is_integer, text
+from latentrt.runtime.checks import all_finite, text
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -127,11 +128,10 @@ def _place(encoding: Encoding, token: int) -> tuple[int, int]:
 
 
 def _integer(folder: Path, values: Mapping[str, object], key: str, least: int) -> int:
-    value = values.get(key)
-    if not is_integer(value) or not least <= value < 2**31:
-        problem = f"{key} is {value!r}, expected an integer of at least {least}"
-        raise BundleError(folder, f"is malformed: {problem}")
-    return value
+    try:
+        return integer(key, f"an integer of at least {least}", values.get(key), least, 2**31 - 1)
+    except InputError as error:
+        raise BundleError(folder, f"is malformed: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
