@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, TypeGuard
@@ -13,14 +12,14 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite, is_integer, number, pair
-from latentrt.runtime.guidance import Guidance
+from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import Size
 
 MAX_IMAGES = 1024
 
-_WEIGHTED: Final = "pairs of a prompt and a finite weight"
+_WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -213,7 +212,9 @@ def _composed(pairs: Any) -> tuple[tuple[str, float], ...]:
 
 def _weighted(value: object) -> tuple[str, float]:
     match pair(value):
-        case (str(prompt), given) if math.isfinite(weight := number("composed", _WEIGHTED, given)):
+        case (str(prompt), given) if (
+            abs(weight := number("composed", _WEIGHTED, given)) <= MAX_SCALE
+        ):
             return prompt, weight
         case _:
             raise InputError("composed", _WEIGHTED, repr(value))
