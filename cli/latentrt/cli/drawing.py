@@ -16,6 +16,7 @@ from latentrt.cli.options import (
     EngineOption,
     JsonOption,
     LevelOption,
+    MaxPixelsOption,
     PrecisionOption,
     StreamsOption,
     StrippedOption,
@@ -90,6 +91,7 @@ def generate(
     arena: ArenaOption = True,
     level: LevelOption = 3,
     stripped: StrippedOption = False,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
@@ -153,6 +155,7 @@ def generate(
         ),
         components=assignments("component", component or ()),
         as_json=as_json,
+        max_pixels=max_pixels,
     )
 
 
