@@ -26,6 +26,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
+# ONNX Runtime would report to its maker, and so would OpenVINO, which takes a stub of its own
+# without this package.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Spec:

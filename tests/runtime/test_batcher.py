@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +148,23 @@ def test_a_program_that_forgets_to_close_ends_well() -> None:
         [sys.executable, "-c", code, root], capture_output=True, text=True, timeout=WAIT
     )
     assert (done.returncode, done.stdout) == (0, "bye\n"), done.stderr
+
+
+def test_a_batcher_that_is_left_unclosed_is_collected_and_its_threads_end() -> None:
+    before = set(threading.enumerate())
+    gate = Gate()
+    batcher = Batcher(Model(before_call=gate))
+    run = batcher.submit(request(1))
+    gate.arrived()
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 2
+    left = weakref.ref(batcher)
+    del batcher
+    gc.collect()
+    assert left() is None
+    assert all(thread.is_alive() for thread in threads)
+    gate.open()
+    assert len(run.result().images) == 1
+    for thread in threads:
+        thread.join(WAIT)
+    assert not any(thread.is_alive() for thread in threads)

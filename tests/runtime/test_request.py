@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
 import os
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +252,127 @@ def test_json_and_back_loses_nothing(
     again = Request.from_json(json.loads(json.dumps(request.to_json())))
     for field in Request.__dataclass_fields__:
         assert getattr(again, field) == getattr(request, field)
+
+
+def test_rows_of_latents_come_back_by_their_hash() -> None:
+    latents = np.random.default_rng(0).standard_normal((4, 4, 8, 8), dtype=np.float32)
+    for first in range(3):
+        rows = latents[first : first + 2]
+        stored = Request("a", num_images=2, latents=rows).to_json()
+        found = Request.from_json(stored, latents).latents
+        assert found is not None
+        assert np.array_equal(found, rows)
+    stored = Request("a", num_images=2, latents=latents[::2]).to_json()
+    with pytest.raises(InputError, match="latents"):
+        Request.from_json(stored, latents)
+
+
+def test_requests_are_equal_by_value() -> None:
+    latents = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
+
+    def make(**values: Any) -> Request:
+        given: dict[str, Any] = {"seed": 5, "sampling": "euler", "latents": latents.copy()}
+        return Request("a", **{**given, **values})
+
+    assert make() == make()
+    assert len({make(), make(), make(seed=6)}) == 2
+    assert pickle.loads(pickle.dumps(make())) == copy.deepcopy(make()) == make()
+    kept = copy.deepcopy(make()).latents
+    assert kept is not None
+    assert not kept.flags.writeable
+    assert make(provenance=Provenance("m", "1", "euler", "")) == make()
+    assert make() != "a"
+    other = latents.copy()
+    other[0, 0, 0, 0] += 1
+    changes: list[dict[str, Any]] = [
+        {"negative_prompt": ""},
+        {"size": Size(8, 8)},
+        {"seed": None},
+        {"sampling": "heun"},
+        {"guidance": 3},
+        {"clip_skip": 1},
+        {"latents": None},
+        {"latents": other},
+        {"composed": [("b", 1.0)]},
+        {"generator": "numpy"},
+        {"original_size": Size(8, 8)},
+        {"crop": (0, 1)},
+        {"target_size": Size(8, 8)},
+        {"num_images": 2, "latents": np.concatenate([latents, latents])},
+    ]
+    for values in changes:
+        assert make(**values) != make()
+
+
+def test_keys_that_are_absent_have_their_defaults() -> None:
+    assert Request.from_json({"prompt": "a"}) == Request("a")
+    found = Request.from_json({"prompt": "a", "sampling": {"steps": 3}, "guidance": {"scale": 2}})
+    assert found == Request("a", sampling=Sampling(steps=3), guidance=2)
+    for name in Request.__dataclass_fields__:
+        stored = Request("a").to_json()
+        assert list(stored) == ["schema", *Request.__dataclass_fields__]
+        del stored[name]
+        if name == "prompt":
+            with pytest.raises(InputError, match=r"^prompt: expected a string, got none"):
+                Request.from_json(stored)
+        else:
+            assert Request.from_json(stored) == Request("a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2, "mask": "x"}, r"^schema: expected at most 1; a newer version"),
+        ({"schema": 0}, r"^schema: expected an integer of at least 1, got 0"),
+        ({"schema": "1"}, r"^schema: "),
+        ({"schema": None}, r"^schema: "),
+        ({"schema": True}, r"^schema: "),
+        ({"mask": "x"}, r"^request: expected keys among prompt, .*, got 'mask'"),
+        ({"sampling": {"order": 2}}, r"^sampling: expected keys among sampler, .*, got 'order'"),
+        ({"guidance": {"cfg": 2}}, r"^guidance: expected keys among scale, .*, got 'cfg'"),
+        ({"provenance": {"gpu": 2}}, r"^provenance: expected keys among model, .*, got 'gpu'"),
+        ({"original_size": "x"}, r"^original_size: "),
+    ],
+)
+def test_a_newer_request_is_refused_by_what_it_has(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Request.from_json({**Request("a").to_json(), **changes})
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=())),
+    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(JSON)
+def test_any_json_is_a_request_or_an_input_error(value: Any) -> None:
+    with contextlib.suppress(InputError):
+        assert isinstance(Request.from_json(value), Request)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.dictionaries(
+        st.sampled_from(["schema", *Request.__dataclass_fields__]),
+        JSON
+        | st.dictionaries(
+            st.sampled_from(
+                [*Sampling.__dataclass_fields__, *Guidance.__dataclass_fields__, "model"]
+            ),
+            JSON,
+        ),
+    )
+)
+def test_any_json_of_known_keys_is_a_request_or_an_input_error(value: dict[str, Any]) -> None:
+    with contextlib.suppress(InputError):
+        assert isinstance(Request.from_json({"prompt": "a", **value}), Request)
 
 
 def test_a_request_with_latents_comes_back_only_with_those_latents() -> None:

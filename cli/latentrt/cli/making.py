@@ -20,6 +20,7 @@ from latentrt.cli.options import (
     EngineOption,
     JsonOption,
     LevelOption,
+    MaxPixelsOption,
     PrecisionOption,
     StreamsOption,
     StrippedOption,
@@ -83,6 +84,7 @@ def build(
     ] = None,
     level: LevelOption = 3,
     stripped: StrippedOption = False,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
@@ -110,6 +112,7 @@ def build(
             ),
             components=assignments("component", component or ()),
             progress=bars,
+            max_pixels=max_pixels,
         )
     if as_json:
         print(json.dumps(rows, indent=2))

@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 from latentrt.bundle.cache_folder import cache_folder, unwritable
 from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, Unwritable
@@ -26,7 +27,7 @@ from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.key import differing, digest, engine_key
 from latentrt.engines.known_files import KnownFiles
-from latentrt.engines.log import LOG
+from latentrt.engines.log import LOG, described
 from latentrt.engines.seal import Seal, check_private
 
 PENDING: Final = "pending"
@@ -34,6 +35,8 @@ PENDING: Final = "pending"
 
 Build = Literal["missing", "never"]
 Check = Callable[[Engine], Record]
+
+_Given = TypeVar("_Given")
 
 
 class Guard(Protocol):
@@ -108,10 +111,11 @@ class Cache:
         except Unwritable as error:
             if build == "never":
                 raise ShapeNotBuilt(f"{blueprint.component}: not built: {error}") from error
-            check = None if guard is None else guard.prepare()
+            work = _Work(chosen, blueprint, progress)
+            check = work.prepared(guard)
             problem = self._told(error)
-            engine = chosen.backend.compile(blueprint, chosen.options)
-            return Opened(engine, False, str(problem), _checked(engine, check), problem)
+            engine = work.compiled()
+            return Opened(engine, False, str(problem), work.checked(engine, check), problem)
 
     def _opened(
         self,
@@ -128,7 +132,7 @@ class Cache:
             artefact, refused = self._find(place, guard)
             if artefact is not None:
                 try:
-                    return self._load(artefact, chosen, blueprint, guard)
+                    return self._load(artefact, chosen, blueprint, guard, progress)
                 except (OSError, BuildFailed):
                     if self._find(place, guard)[0] is not None:
                         raise
@@ -140,6 +144,8 @@ class Cache:
                 artefact, refused = self._find(place, guard)
                 if artefact is None:  # else it was built while we waited
                     reason = refused or self.explain(key)
+                    what = described(blueprint.component, blueprint.sizes)
+                    LOG.info("%s: not in the cache: %s", what, reason)
                     engine, verification, unkept = self._make(
                         place, key, chosen, blueprint, guard, progress
                     )
@@ -240,18 +246,19 @@ class Cache:
         guard: Guard | None,
         progress: Progress | None,
     ) -> tuple[Engine, Record, Unwritable | None]:
-        check = None if guard is None else guard.prepare()
+        work = _Work(chosen, blueprint, progress)
+        check = work.prepared(guard)
         made: tuple[Engine, Record] | None = None
         try:
             with publishing(place, force=True, locks=self._locks) as partial:
-                _build(partial, chosen, blueprint, progress)
-                engine = chosen.backend.load(blueprint, chosen.options, partial / FILES)
-                made = engine, _checked(engine, check)
+                work.done("compiling", lambda: _build(partial, chosen, blueprint, progress))
+                engine = work.loaded(partial / FILES)
+                made = engine, work.checked(engine, check)
                 write_record(partial, key, made[1], self._seal)
         except Unwritable as error:
             if made is None:
-                engine = chosen.backend.compile(blueprint, chosen.options)
-                made = engine, _checked(engine, check)
+                engine = work.compiled()
+                made = engine, work.checked(engine, check)
             return *made, self._told(error)
         except BaseException:
             if made is not None:
@@ -268,19 +275,25 @@ class Cache:
         return named
 
     def _load(
-        self, artefact: Artefact, chosen: Chosen, blueprint: Blueprint, guard: Guard | None
+        self,
+        artefact: Artefact,
+        chosen: Chosen,
+        blueprint: Blueprint,
+        guard: Guard | None,
+        progress: Progress | None,
     ) -> Opened:
+        work = _Work(chosen, blueprint, progress)
         artefact.touch()
         # What is made or put in just now is checked as a new engine is.
         unsure = chosen.backend.TIMED or chosen.options.stripped
         check = None
         if guard is not None and (unsure or not guard.holds(artefact.verification)):
-            check = guard.prepare()
-        engine = chosen.backend.load(blueprint, chosen.options, artefact.path / FILES)
+            check = work.prepared(guard)
+        engine = work.loaded(artefact.path / FILES)
         if check is None:
             return Opened(engine, True, "", artefact.verification)
+        verification = work.checked(engine, check)
         try:
-            verification = check(engine)
             self._keep(artefact, verification)
         except BaseException:
             engine.close()
@@ -321,13 +334,57 @@ class Cache:
             lock.release()
 
 
-def _checked(engine: Engine, check: Check | None) -> Record:
-    """How an engine does; it is closed if that is not good enough."""
-    try:
-        return {} if check is None else dict(check(engine))
-    except BaseException:
-        engine.close()
-        raise
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done to have an engine, as it is told to the log and to who waits."""
+
+    chosen: Chosen
+    blueprint: Blueprint
+    progress: Progress | None
+
+    def done(self, phase: str, work: Callable[[], _Given]) -> _Given:
+        """Do it, and say what it is and how long it took."""
+        if self.progress is not None:
+            self.progress(phase, 0, 1)
+        begun = time.perf_counter()
+        self._say(phase)
+        given = work()
+        self._say(f"{phase} took {time.perf_counter() - begun:.1f} s")
+        return given
+
+    def prepared(self, guard: Guard | None) -> Check | None:
+        """The check of the engine to come."""
+        return None if guard is None else self.done("preparing the reference", guard.prepare)
+
+    def compiled(self) -> Engine:
+        """An engine that is not stored."""
+        return self.done(
+            "compiling", lambda: self.chosen.backend.compile(self.blueprint, self.chosen.options)
+        )
+
+    def loaded(self, folder: Path) -> Engine:
+        """A stored engine."""
+        load = self.chosen.backend.load
+        return self.done("loading", lambda: load(self.blueprint, self.chosen.options, folder))
+
+    def checked(self, engine: Engine, check: Check | None) -> Record:
+        """How an engine does; it is closed if that is not good enough."""
+        if check is None:
+            return {}
+        try:
+            verification = dict(self.done("verifying", lambda: check(engine)))
+        except BaseException:
+            engine.close()
+            raise
+        reference = verification.get("reference", "nothing")
+        for name, error in verification.get("errors", {}).items():
+            self._say(f"{name} is {error['relative']:.1e} from {reference}")
+        return verification
+
+    def _say(self, what: str) -> None:
+        chosen, blueprint = self.chosen, self.blueprint
+        name = described(blueprint.component, blueprint.sizes)
+        LOG.info("%s on %s %s: %s", name, chosen.name, chosen.options.precision, what)
 
 
 def _build(partial: Path, chosen: Chosen, blueprint: Blueprint, progress: Progress | None) -> None:

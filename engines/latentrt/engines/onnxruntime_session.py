@@ -5,9 +5,6 @@ mapped from the bundle's own file: the graph names only a file and byte ranges, 
 told which folder that name is relative to.
 """
 
-# The package has no type stubs; everything taken from it is annotated where it is used.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
+from latentrt.engines import libraries
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.external_weights import followed
 from latentrt.engines.widen import widen, widened
@@ -53,10 +51,9 @@ class Model:
 def package(name: str, remedy: str) -> Any:
     """ONNX Runtime; raises `Unavailable` for the engine of that name."""
     try:
-        import onnxruntime
+        return libraries.onnxruntime()
     except ImportError as error:
         raise Unavailable(f"engine {name}: not installed; {remedy}") from error
-    return onnxruntime
 
 
 def settings(api: Any, blueprint: Blueprint) -> Any:

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import InputError
+from latentrt.engines import libraries
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.external_weights import in_place, read_graph
 from latentrt.engines.widen import widened
@@ -65,11 +66,11 @@ def _keep_angles(model: Any) -> None:
 
 def _widen(model: Any) -> None:
     """Make a model float32 over the same weights, which keep their type and place in the file."""
-    from openvino import Type, opset13
-
+    package = libraries.openvino()
+    opset13, wide_type = package.opset13, package.Type.f32
     for parameter in model.get_parameters():
         if parameter.get_element_type().get_type_name() in _NARROW:
-            parameter.set_element_type(Type.f32)
+            parameter.set_element_type(wide_type)
     for node in model.get_ordered_ops():
         if node.get_output_element_type(0).get_type_name() not in _NARROW:
             continue

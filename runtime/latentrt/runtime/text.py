@@ -27,6 +27,9 @@ PROJECTION: Final = "text_projection.weight"
 _LARGEST: Final = 2
 """An `eos_token_id` from before transformers knew it: the end is where the largest id is."""
 
+_IDS: Final = 1 << 24
+"""More than any tokenizer has, and than any text encoder has positions."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
@@ -128,8 +131,9 @@ def _place(encoding: Encoding, token: int) -> tuple[int, int]:
 
 
 def _integer(folder: Path, values: Mapping[str, object], key: str, least: int) -> int:
+    expected = f"an integer from {least} to {_IDS - 1}"
     try:
-        return integer(key, f"an integer of at least {least}", values.get(key), least, 2**31 - 1)
+        return integer(key, expected, values.get(key), least, _IDS - 1)
     except InputError as error:
         raise BundleError(folder, f"is malformed: {error}") from None
 
