@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 
@@ -31,9 +31,19 @@ for _command in (export, generate, samplers, inspect, build, cache, compare, ben
     app.command()(_command)
 
 
+class _Warnings(logging.Handler):
+    """What the library warns of, as a line on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"latentrt: {record.getMessage()}", file=sys.stderr)
+
+
+_WARNINGS: Final = _Warnings(logging.WARNING)
+
+
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
-    _show_warnings()
+    logging.getLogger("latentrt").addHandler(_WARNINGS)
     _stop_in_order()
     try:
         status: Any = app(standalone_mode=False)
@@ -58,14 +68,6 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     if status:
         sys.exit(status)
-
-
-def _show_warnings() -> None:
-    """Have what the library warns of printed as errors are."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("latentrt: %(message)s"))
-    logging.getLogger("latentrt").addHandler(handler)
 
 
 def _stop_in_order() -> None:
