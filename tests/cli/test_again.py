@@ -184,6 +184,33 @@ def test_latents_are_those_given_and_others_than_the_pictures_are_noted(ask: Ask
     assert ask.error.startswith("latentrt: latents: expected those of the picture")
 
 
+def test_of_latents_of_several_pictures_the_row_is_taken_that_the_picture_names(ask: Ask) -> None:
+    both = np.concatenate([-LATENTS, LATENTS])
+    np.save(ask.folder / "both.npy", both)
+    again = ask(RECORDED.with_values(latents=LATENTS), "--latents", ask.folder / "both.npy")
+    assert again is not None, ask.error
+    assert again.latents is not None
+    assert np.array_equal(again.latents, LATENTS)
+    assert ask.error == ""
+    # Both of them, where the picture is asked for twice.
+    again = ask(RECORDED, "--latents", ask.folder / "both.npy", "--num-images", 2)
+    assert again is not None, ask.error
+    assert again.latents is not None
+    assert np.array_equal(again.latents, both)
+    # The picture names neither, and one picture has one.
+    assert ask(RECORDED, "--latents", ask.folder / "both.npy") is None
+    assert ask.error.startswith("latentrt: latents: expected 1 of them, one for each image, got 2")
+    assert (
+        ask(RECORDED.with_values(latents=2 * LATENTS), "--latents", ask.folder / "both.npy") is None
+    )
+    assert "latents: expected 1 of them" in ask.error
+
+
+def test_a_part_that_an_older_picture_lacks_has_its_defaults(ask: Ask) -> None:
+    again = ask({"prompt": "a"}, "--steps", 3)
+    assert again == Request("a", sampling=Sampling(steps=3))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

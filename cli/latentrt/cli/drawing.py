@@ -16,6 +16,7 @@ from latentrt.cli.options import (
     EngineOption,
     JsonOption,
     LevelOption,
+    MaxPixelsOption,
     PrecisionOption,
     StreamsOption,
     StrippedOption,
@@ -90,6 +91,7 @@ def generate(
     arena: ArenaOption = True,
     level: LevelOption = 3,
     stripped: StrippedOption = False,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
@@ -101,6 +103,7 @@ def generate(
 
     if prompt is None and source is None:
         raise InputError("prompt", "text, or --from a picture", "neither")
+    noise = None if latents is None else load_latents(latents)
     request = Request(
         prompt or "",
         negative_prompt=negative_prompt,
@@ -125,7 +128,7 @@ def generate(
             else interval("guidance-interval", guidance_interval),
         ),
         clip_skip=clip_skip,
-        latents=None if latents is None else load_latents(latents),
+        latents=noise if source is None else None,
         composed=[weighted("compose", text) for text in compose or ()],
         generator=generator,
         original_size=None if original_size is None else Size.parse(original_size),
@@ -135,7 +138,7 @@ def generate(
     if source is not None:
         given = _given(context)
         check_place(source, output, given)
-        request = again(source, request, given)
+        request = again(source, request, given, noise)
     make(
         bundle,
         request,
@@ -152,6 +155,7 @@ def generate(
         ),
         components=assignments("component", component or ()),
         as_json=as_json,
+        max_pixels=max_pixels,
     )
 
 

@@ -43,12 +43,14 @@ def make(
     options: Options,
     components: Mapping[str, str],
     as_json: bool,
+    max_pixels: int | None = None,
 ) -> None:
     """Run the request, write what it gave, and print where it is."""
     check_writable(output)
     if save_latents is not None:
         check_writable(save_latents)
-    with Pipeline(Bundle.open(bundle), engine, options, components) as pipeline:
+    opened = Bundle.open(bundle)
+    with Pipeline(opened, engine, options, components, max_pixels=max_pixels) as pipeline:
         with Bars(Console(stderr=True), quiet=as_json) as bars:
             result = _run(pipeline, request, bars)
         engines = dict(pipeline.engines)
@@ -88,8 +90,7 @@ def write_probe(path: Path) -> None:
 
 def _run(pipeline: Pipeline, request: Request, bars: Bars) -> Result:
     bars("prepare", 0, 1)
-    with pipeline.run(request) as run:
-        bars("prepare", 1, 1)
+    with pipeline.run(request, progress=bars.of("prepare")) as run:
         for step in run:
             done = step.image * step.total + step.index + 1
             note = f"step {step.index + 1}/{step.total}  sigma {step.sigma:.2f}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
-from typing import Any, NoReturn
+import threading
+from types import FrameType
+from typing import Any, Final, NoReturn
 
 import typer
 
@@ -27,8 +31,20 @@ for _command in (export, generate, samplers, inspect, build, cache, compare, ben
     app.command()(_command)
 
 
+class _Warnings(logging.Handler):
+    """What the library warns of, as a line on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"latentrt: {record.getMessage()}", file=sys.stderr)
+
+
+_WARNINGS: Final = _Warnings(logging.WARNING)
+
+
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
+    logging.getLogger("latentrt").addHandler(_WARNINGS)
+    _stop_in_order()
     try:
         status: Any = app(standalone_mode=False)
     except KeyboardInterrupt:
@@ -52,6 +68,21 @@ def main() -> None:
         _fail("interrupted", INTERRUPTED)
     if status:
         sys.exit(status)
+
+
+def _stop_in_order() -> None:
+    # As an exception on SIGTERM and SIGHUP, so that what is half made is removed on the way out.
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # which no signal reaches
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Whoever ignores a signal, as nohup does, has it ignored.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
 
 
 def _fail(message: str, status: int) -> NoReturn:

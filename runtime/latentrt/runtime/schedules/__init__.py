@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from latentrt.runtime.schedules.adopted import Adopted, adopt_config, samplers_of
-from latentrt.runtime.schedules.builder import SCHEDULES, build_schedule, schedules_of
+from latentrt.runtime.schedules.builder import SCHEDULES, build_schedule, euler_name, schedules_of
 from latentrt.runtime.schedules.catalogue import (
     CATALOGUE,
     SamplerName,
@@ -27,6 +27,7 @@ __all__ = [
     "adopt_config",
     "as_stable_diffusion",
     "build_schedule",
+    "euler_name",
     "find_sampler",
     "resolve_sampler",
     "resolve_schedule",

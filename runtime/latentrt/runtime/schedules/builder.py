@@ -39,7 +39,7 @@ from latentrt.runtime.schedules.tcd import tcd_schedule
 from latentrt.runtime.schedules.unipc import unipc_schedule
 from latentrt.runtime.schedules.wanted import LEVELS, Wanted
 
-__all__ = ["SCHEDULES", "build_schedule", "resolved", "schedules_of"]
+__all__ = ["SCHEDULES", "build_schedule", "euler_name", "resolved", "schedules_of"]
 
 _BUILDERS: Final[Mapping[str, Callable[[SchedulerConfig, Wanted], Schedule]]] = {
     "DDIMScheduler": ddim_schedule,
@@ -198,6 +198,11 @@ def schedules_of(sampler: str) -> tuple[str, ...]:
     edm = class_name in EDM_CLASSES
     levels = tuple(each for each in levels if not (edm and each == "align_your_steps"))
     return (*levels, *(_SPACED if "timestep_spacing" in keys else ()))
+
+
+def euler_name(config: Mapping[str, object]) -> str:
+    """The name of Euler's method for the model of a config: EDM models have one of their own."""
+    return "edm_euler" if config.get("_class_name") in EDM_CLASSES else "euler"
 
 
 def _respaced(
