@@ -316,6 +316,8 @@ class Pipeline:
         if component not in self._engines.chosen:
             expected = f"one of {', '.join(self._engines.chosen)}"
             raise InputError("component", expected, shown(component))
+        if not isinstance(sizes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("sizes", "a mapping, such as {'batch': 1}", shown(sizes))
         return self._engines.get(component, sizes, progress)
 
     def _resolved(self, request: Request) -> Request:
