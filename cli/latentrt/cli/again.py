@@ -62,7 +62,7 @@ def check_place(source: Path, output: Path, given: Set[str]) -> None:
 
 
 def again(
-    source: Path, asked: Request, given: Set[str], latents: NDArray[np.float32] | None
+    source: Path, asked: Request, given: Set[str], latents: NDArray[np.float32] | None = None
 ) -> Request:
     """The request of a picture of ours, with what the options `given` ask for in its place.
 

@@ -20,7 +20,7 @@ _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 def parse_bytes(text: str) -> int:
     """5GB, 500MB, 0: decimal units; raises `InputError`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMGT]?)B?", text.strip().upper())
     if match is None:
         raise InputError("limit", "a size such as 5GB or 500MB", repr(text))
     return int(float(match[1]) * _UNITS[match[2]])
@@ -69,7 +69,7 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for heading in ("component", "engine", "precision", "sizes", "bytes", "last used", ""):
         table.add_column(heading, justify="right" if heading == "bytes" else "left")
     for row in rows:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["used"]))
+        used = _date(row["used"])
         cells = [row[name] for name in ("component", "engine", "precision", "sizes")]
         note = row["problem"] or row["verification"].get(PENDING, "")
         table.add_row(*cells, _readable(row["bytes"]), used, note)
@@ -86,6 +86,13 @@ def _row(artefact: Artefact) -> dict[str, Any]:
         "verification": dict(artefact.verification),
         "problem": artefact.problem,
     }
+
+
+def _date(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):  # a clock that was far off
+        return "?"
 
 
 def _readable(size: int) -> str:

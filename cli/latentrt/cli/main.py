@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import typer
 
@@ -30,9 +31,19 @@ for _command in (export, generate, samplers, inspect, build, cache, compare, ben
     app.command()(_command)
 
 
+class _Warnings(logging.Handler):
+    """What the library warns of, as a line on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"latentrt: {record.getMessage()}", file=sys.stderr)
+
+
+_WARNINGS: Final = _Warnings(logging.WARNING)
+
+
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
-    _show_warnings()
+    logging.getLogger("latentrt").addHandler(_WARNINGS)
     _stop_in_order()
     try:
         status: Any = app(standalone_mode=False)
@@ -59,20 +70,14 @@ def main() -> None:
         sys.exit(status)
 
 
-def _show_warnings() -> None:
-    """Have what the library warns of printed as errors are."""
-    handler = logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("latentrt: %(message)s"))
-    logging.getLogger("latentrt").addHandler(handler)
-
-
 def _stop_in_order() -> None:
     # As an exception on SIGTERM and SIGHUP, so that what is half made is removed on the way out.
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         del frame
         raise SystemExit(128 + number)
 
+    if threading.current_thread() is not threading.main_thread():
+        return  # which no signal reaches
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         # Whoever ignores a signal, as nohup does, has it ignored.

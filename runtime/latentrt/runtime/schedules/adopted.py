@@ -8,10 +8,11 @@ from typing import Final
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.schedules.builder import build_schedule
+from latentrt.runtime.schedules.catalogue import CATALOGUE
 from latentrt.runtime.schedules.classes import CLASS_DEFAULTS, class_here
 from latentrt.runtime.schedules.config import ignored_keys
 
-__all__ = ["Adopted", "adopt_config"]
+__all__ = ["Adopted", "adopt_config", "samplers_of"]
 
 _INDEX: Final = "model_index.json"
 _FILE: Final = "scheduler_config.json"
@@ -49,6 +50,11 @@ def adopt_config(config: Mapping[str, object], index_class: str | None) -> Adopt
     return Adopted(adopted, notes)
 
 
+def samplers_of(config: Mapping[str, object]) -> tuple[str, ...]:
+    """The short names of the samplers that can draw from a scheduler config."""
+    return tuple(name for name in CATALOGUE if not _refusals(config, name))
+
+
 def _class(written: object, index_class: str | None) -> tuple[str, tuple[str, ...]]:
     """The class that draws, and how that was found."""
     source, named = (_FILE, written) if index_class is None else (_INDEX, index_class)
@@ -70,13 +76,20 @@ def _class(written: object, index_class: str | None) -> tuple[str, tuple[str, ..
 
 def _check(config: Mapping[str, object]) -> None:
     """Raise InputError if the config's own class cannot draw from it."""
+    errors = _refusals(config, None)
+    if errors:
+        # A refusal of the number of steps says least about the config.
+        raise next((error for error in errors if error.field != "steps"), errors[0])
+
+
+def _refusals(config: Mapping[str, object], sampler: str | None) -> list[InputError]:
+    """Why a sampler refuses each number of steps that is tried; none if it takes one."""
     errors: list[InputError] = []
     for steps in _STEPS:
         try:
-            build_schedule(config, steps=steps)
+            build_schedule(config, steps=steps, sampler=sampler)
         except InputError as error:
             errors.append(error)
         else:
-            return
-    # A refusal of the number of steps says least about the config.
-    raise next((error for error in errors if error.field != "steps"), errors[0])
+            return []
+    return errors
