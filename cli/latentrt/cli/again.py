@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from latentrt.bundle.errors import FileError, InputError
+from latentrt.bundle.errors import FileError
 from latentrt.runtime import Request, Sampling
 from latentrt.runtime.image import recorded_request
 from latentrt.runtime.schedules import schedules_of
@@ -50,12 +50,6 @@ _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
 """What of a picture's sampling holds no longer beside another value of an option.
 
 Eta and the path were chosen for a sampler, rho for a schedule; and levels come from one of four."""
-
-
-def check_place(source: Path, output: Path, given: Set[str]) -> None:
-    """Raise `InputError` where the picture would be written over by nobody's wish."""
-    if "output" not in given and source.resolve() == output.resolve():
-        raise InputError("output", f"-o, for {source} is what --from reads", "nothing")
 
 
 def again(source: Path, asked: Request, given: Set[str]) -> Request:

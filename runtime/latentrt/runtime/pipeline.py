@@ -26,7 +26,7 @@ from latentrt.runtime.latents import for_vae
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
-from latentrt.runtime.run import DirectRun, Run
+from latentrt.runtime.run import DirectRun
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
@@ -142,7 +142,7 @@ class Pipeline:
         """The pictures of a request."""
         return self.run(request).result()
 
-    def run(self, request: Request) -> Run:
+    def run(self, request: Request) -> DirectRun:
         """Begin a request: check it, compile the engines that are missing, encode its prompts.
 
         Raises `InputError` naming the field that does not fit this bundle, before any step.
