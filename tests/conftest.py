@@ -74,7 +74,7 @@ _BLOCKS = {
     "norm_num_groups": 8,
     "cross_attention_dim": 32,
 }
-_VAE: dict[str, Any] = dict(
+VAE: dict[str, Any] = dict(
     block_out_channels=(8, 16, 16, 16),
     down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
@@ -172,7 +172,7 @@ def make_checkpoint(folder: Path, configuration: str, seed: int = 0) -> Path:
     parts: dict[str, Any] = {
         "text_encoder": CLIPTextModel(_text_config(chosen["text"])),
         "tokenizer": _tokenizer(chosen.get("pad_token", "<|endoftext|>")),
-        "vae": AutoencoderKL(**_VAE, **chosen.get("vae", {})),
+        "vae": AutoencoderKL(**VAE, **chosen.get("vae", {})),
         "unet": UNet2DConditionModel(**chosen["unet"]),
     }
     pipeline: Any = chosen.get("pipeline", StableDiffusionPipeline)

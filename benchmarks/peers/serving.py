@@ -26,6 +26,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
+# ONNX Runtime would report to its maker, and so would OpenVINO, which takes a stub of its own
+# without this package.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -48,7 +53,7 @@ class Spec:
     @staticmethod
     def read(path: Path) -> Spec:
         """From JSON; keys that are nobody's here are left alone."""
-        stated = json.loads(path.read_text())
+        stated = json.loads(path.read_text(encoding="utf-8"))
         return Spec(**{name: stated[name] for name in Spec.__annotations__})
 
     def noise(self) -> Any:
@@ -105,7 +110,7 @@ def main(ready: Callable[[Spec], Peer]) -> None:
 
 def _own_output() -> TextIO:
     # Libraries print what they like, from C++ too: all of it goes to standard error.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
 
@@ -158,7 +163,11 @@ def _version(name: str) -> str:
 def _peak() -> int:
     """The most memory that the process ever had in RAM, in bytes."""
     path = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", path.read_text()) if path.is_file() else None
+    found = (
+        re.search(r"VmHWM:\s+(\d+) kB", path.read_text(encoding="utf-8"))
+        if path.is_file()
+        else None
+    )
     if found:
         return int(found[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024

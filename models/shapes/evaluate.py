@@ -36,7 +36,9 @@ def main() -> None:
         report = evaluation(pipe, args.count, steps=args.steps, guidance=args.guidance, tell=tell)
     if args.json:
         settings = {"bundle": args.bundle.name, "steps": args.steps, "guidance": args.guidance}
-        args.json.write_text(json.dumps(settings | report.record(), indent=1) + "\n")
+        args.json.write_text(
+            json.dumps(settings | report.record(), indent=1) + "\n", encoding="utf-8"
+        )
     print(report)
 
 

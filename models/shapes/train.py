@@ -324,7 +324,9 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
         "add_prefix_space": False,
         "errors": "replace",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def save(work: Path, out: Path) -> None:
@@ -351,7 +353,7 @@ def save(work: Path, out: Path) -> None:
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
     }
-    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def averaged(work: Path, vocabulary: int) -> Denoiser:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.hub import snapshot
 
 from latentrt.bundle import bundle as module
 from latentrt.bundle.bundle import Bundle, file_sha256
-from latentrt.bundle.errors import BundleError
+from latentrt.bundle.errors import BundleError, WeightsError
+from latentrt.bundle.tensors import TensorFile
 
 WEIGHTS = "weights/unet.safetensors"
 
@@ -222,21 +225,51 @@ def test_a_component_that_leads_outside_is_refused(folder: Path, path: str, fiel
     refused(folder, folder / "manifest.json", f"path {path!r} leads outside the bundle")
 
 
-@pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", WEIGHTS])
-def test_a_link_that_leads_outside_is_refused_though_the_content_is_right(
-    folder: Path, name: str
-) -> None:
+# Links to files that are right, wherever those are.
+
+
+def test_a_snapshot_of_a_hubs_cache_opens(folder: Path, tmp_path: Path) -> None:
+    snap = snapshot(folder, tmp_path / "hub")
+    opened = Bundle.open(snap, verify=True)
+    assert opened.manifest == Bundle.open(folder).manifest
+    assert opened.golden()["run/guidance_scale"].shape == (1,)
+    assert opened.scheduler_config() == Bundle.open(folder).scheduler_config()
+
+
+@pytest.mark.parametrize("name", ["tokenizer/tokenizer.json", WEIGHTS, "weights", "manifest.json"])
+def test_a_link_that_leads_outside_opens_if_the_content_is_right(folder: Path, name: str) -> None:
     outside = folder.parent / "outside"
     (folder / name).rename(outside)
-    (folder / name).symlink_to(outside)
-    refused(folder, folder / name, "leads outside the bundle")
+    (folder / name).symlink_to(outside, target_is_directory=outside.is_dir())
+    Bundle.open(folder, verify=True)
 
 
-def test_a_folder_linked_from_outside_is_refused(folder: Path) -> None:
-    (folder / "weights").rename(folder.parent / "outside")
-    (folder / "weights").symlink_to(folder.parent / "outside", target_is_directory=True)
-    with pytest.raises(BundleError, match=r"weights/\w+\.safetensors: leads outside the bundle"):
-        Bundle.open(folder)
+def test_a_link_that_leads_outside_to_something_else_is_refused(folder: Path) -> None:
+    (folder.parent / "outside").write_bytes(b"x" * (folder / "unet.onnx").stat().st_size)
+    (folder / "unet.onnx").unlink()
+    (folder / "unet.onnx").symlink_to(folder.parent / "outside")
+    refused(folder, folder / "unet.onnx", "has changed since export: its SHA-256 differs")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["manifest.json", "unet.onnx", WEIGHTS])
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+def test_a_link_to_a_pipe_or_device_is_refused_and_not_waited_for(
+    folder: Path, name: str, target: str
+) -> None:
+    os.mkfifo(folder.parent / "pipe")
+    (folder / name).unlink()
+    (folder / name).symlink_to(folder.parent / target)
+    edit_size = 0 if name == "manifest.json" else (folder / name).stat().st_size
+    if name != "manifest.json":
+        edit(folder, lambda m: m["files"][name].update(size=edit_size))
+    refused(folder, folder / name, "is not a file")
+
+
+def test_tensors_are_not_awaited_from_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match="pipe: cannot be read: is not a file"):
+        TensorFile(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("field", ["graph", "weights"])
@@ -249,6 +282,8 @@ def test_a_component_whose_file_is_not_listed_is_refused(folder: Path, field: st
 # Manifests that are not one.
 
 MALFORMED: dict[str, bytes] = {
+    "objects without end": b'{"a":' * 100_000,
+    "a number without end": b'{"schema": ' + b"9" * 5000 + b"}",
     "empty": b"",
     "not JSON": b"{",
     "not text": b"\xff\xfe\xfd",
@@ -267,12 +302,20 @@ def test_a_malformed_manifest_is_refused(folder: Path, damage: str) -> None:
     refused(folder, folder / "manifest.json", "")
 
 
-@pytest.mark.parametrize("schema", [0, 2, 4, "3", None])
-def test_another_schema_version_is_refused_with_both_versions(folder: Path, schema: object) -> None:
+@pytest.mark.parametrize(
+    ("schema", "remedy"),
+    [
+        (0, "export the checkpoint again"),
+        (2, "export the checkpoint again"),
+        (4, "upgrade latentrt"),
+    ],
+)
+def test_another_schema_version_is_refused_with_both_versions_and_what_to_do(
+    folder: Path, schema: int, remedy: str
+) -> None:
     edit(folder, lambda m: m.update(schema=schema))
-    path = folder / "manifest.json"
-    problem = f"schema {schema}; this version reads schema 3: export the checkpoint again"
-    refused(folder, path, problem)
+    problem = f"schema {schema}; this version reads schema 3: {remedy}"
+    refused(folder, folder / "manifest.json", problem)
 
 
 FIELDS = (
@@ -307,7 +350,7 @@ def test_the_fields_of_a_manifest_are_these(folder: Path) -> None:
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_manifest_without_a_field_is_refused_by_its_name(folder: Path, field: str) -> None:
     edit(folder, lambda m: m.pop(field))
-    refused(folder, folder / "manifest.json", f"is malformed: '{field}'")
+    refused(folder, folder / "manifest.json", f"is malformed: {field} is missing")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +358,8 @@ def test_a_manifest_without_a_field_is_refused_by_its_name(folder: Path, field: 
 )
 def test_a_component_without_a_field_is_refused_by_its_name(folder: Path, field: str) -> None:
     edit(folder, lambda m: m["components"]["unet"].pop(field))
-    refused(folder, folder / "manifest.json", f"is malformed: '{field}'")
+    problem = f"is malformed: components.unet.{field} is missing"
+    refused(folder, folder / "manifest.json", problem)
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -325,44 +369,147 @@ def set_spec(field: str, value: object) -> Change:
     return lambda m: m["components"]["unet"]["inputs"][0].update({field: value})
 
 
-WRONG: dict[str, Change] = {
-    "files is a list": lambda m: m.update(files=[]),
-    "files is null": lambda m: m.update(files=None),
-    "a file is a number": lambda m: m["files"].update({"unet.onnx": 5}),
-    "a size is text": lambda m: m["files"]["unet.onnx"].update(size="large"),
-    "a size is infinite": lambda m: m["files"]["unet.onnx"].update(size=float("inf")),
-    "a size is NaN": lambda m: m["files"]["unet.onnx"].update(size=float("nan")),
-    "components is a list": lambda m: m.update(components=[]),
-    "a component is text": lambda m: m["components"].update(unet="unet.onnx"),
-    "a config is text": lambda m: m["components"]["unet"].update(config="x"),
-    "inputs is a number": lambda m: m["components"]["unet"].update(inputs=3),
-    "a dimension is not a symbol": set_spec("dims", ["Batch size"]),
-    "a dimension is infinite": set_spec("dims", [float("inf")]),
-    "a dimension is a list": set_spec("dims", [[1]]),
-    "an unknown dtype": set_spec("dtype", "float31"),
-    "one sample size": lambda m: m.update(sample_size=8),
-    "three sample sizes": lambda m: m.update(sample_size=[8, 8, 8]),
-    "a factor is text": lambda m: m.update(vae_factor="eight"),
-    "a factor is infinite": lambda m: m.update(vae_factor=float("inf")),
-    "a choice is a number": lambda m: m.update(force_zeros_for_empty_prompt=1),
-    "a mean is a number": lambda m: m.update(latents_mean=0.5),
-    "a mean is of three channels": lambda m: m.update(latents_mean=[0.0] * 3),
-    "a deviation is text": lambda m: m.update(latents_std=["a", "b", "c", "d"]),
-    "storage is a number": lambda m: m.update(storage=0.1),
-    "what storing cost is text": lambda m: m["storage"].update(unet="little"),
-    "storage of no component": lambda m: m["storage"].update(refiner=0.1),
-    "islands is a list": lambda m: m.update(islands=["node"]),
-    "an island is text": lambda m: m["islands"].update(unet="node"),
-    "an island in no component": lambda m: m["islands"].update(refiner=["node"]),
-    "versions is a list": lambda m: m.update(versions=["1"]),
-    "inferred is a number": lambda m: m.update(inferred=1),
-}
+def put(path: str, value: object) -> Change:
+    """Change what is at a path such as "files/unet.onnx/size" with a bar for a slash in a name."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        *above, last = (key.replace("|", "/") for key in path.split("/"))
+        place: Any = manifest
+        for key in above:
+            place = place[int(key) if isinstance(place, list) else key]
+        place[last] = value
+
+    return change
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_manifest_with_a_field_of_another_kind_is_refused(folder: Path, wrong: str) -> None:
-    edit(folder, WRONG[wrong])
+# What is said of the field, and the change that makes it wrong.
+WRONG: list[tuple[str, Change]] = [
+    ("schema: expected a whole number", put("schema", "3")),
+    ("schema: expected a whole number", put("schema", None)),
+    ("schema: expected a whole number", put("schema", True)),
+    ("family: expected one of", put("family", "stable-cascade")),
+    ("family: expected one of", put("family", ["stable-diffusion"])),
+    ("source: expected text, got 5", put("source", 5)),
+    ("source: expected text", put("source", "\ud83d")),
+    ("dtype: expected one of float32, float16, bfloat16", put("dtype", "float64")),
+    ("latent_channels: expected a whole number from 1", put("latent_channels", 0)),
+    ("latent_channels: expected a whole number from 1", put("latent_channels", 4.0)),
+    ("latent_channels: expected a whole number from 1", put("latent_channels", 1 << 40)),
+    ("latents is (batch, 4, height, width), which is not of", put("latent_channels", 16)),
+    ("images is (batch, 3, height*8, width*8), which is not of", put("vae_factor", 4)),
+    ("vae_factor: expected a whole number from 1 to 65536, got 0", put("vae_factor", 0)),
+    ("vae_factor: expected a whole number", put("vae_factor", -8)),
+    ("vae_factor: expected a whole number", put("vae_factor", "eight")),
+    ("vae_factor: expected a whole number", put("vae_factor", float("inf"))),
+    ("vae_scaling: expected a number other than 0", put("vae_scaling", 0)),
+    ("vae_scaling: expected a finite number", put("vae_scaling", float("nan"))),
+    ("vae_scaling: expected a finite number", put("vae_scaling", 10**400)),
+    ("vae_scaling: expected a number", put("vae_scaling", True)),
+    ("vae_shift: expected a finite number", put("vae_shift", float("-inf"))),
+    ("sample_size: expected a list", put("sample_size", 8)),
+    ("sample_size: expected a height and a width", put("sample_size", [8])),
+    ("sample_size: expected a height and a width", put("sample_size", [8, 8, 8])),
+    ("sample_size[1]: expected a whole number", put("sample_size", [8, -8])),
+    ("prediction_type: expected text", put("prediction_type", None)),
+    ("prompt: expected true or false, got 1", put("force_zeros_for_empty_prompt", 1)),
+    ("latents_mean: expected a list", put("latents_mean", 0.5)),
+    ("latents_mean: expected 4 numbers", put("latents_mean", [0.0] * 3)),
+    ("latents_std[0]: expected a number", put("latents_std", ["a", "b", "c", "d"])),
+    ("latents_std[3]: expected a number other than 0", put("latents_std", [1, 1, 1, 0])),
+    ("storage: expected an object", put("storage", 0.1)),
+    ("storage.unet: expected a number", put("storage", {"unet": "little"})),
+    ("storage: expected names among", put("storage", {"refiner": 0.1})),
+    ("islands: expected an object", put("islands", ["node"])),
+    ("islands.unet: expected a list", put("islands", {"unet": "node"})),
+    ("islands.unet[0]: expected text", put("islands", {"unet": [1]})),
+    ("islands: expected names among", put("islands", {"refiner": ["node"]})),
+    ("versions: expected an object", put("versions", ["1"])),
+    ("versions.torch: expected text", put("versions/torch", 2.13)),
+    ("inferred: expected a list", put("inferred", 1)),
+    ("files: expected an object", put("files", [])),
+    ("files: expected an object", put("files", None)),
+    ("files.unet.onnx: expected an object", put("files/unet.onnx", 5)),
+    ("files.unet.onnx.size: expected a whole number", put("files/unet.onnx/size", "large")),
+    ("files.unet.onnx.size: expected a whole number", put("files/unet.onnx/size", -1)),
+    ("files.unet.onnx.size: expected a whole number", put("files/unet.onnx/size", float("inf"))),
+    ("files.unet.onnx.size: expected a whole number", put("files/unet.onnx/size", float("nan"))),
+    ("files.unet.onnx.sha256: expected 64 hex", put("files/unet.onnx/sha256", "abc")),
+    ("files.unet.onnx.sha256 is missing", put("files/unet.onnx", {"size": 1})),
+    ("path '\\ud83d': expected text", put("files/\ud83d", {"size": 0, "sha256": "0" * 64})),
+    ("components: expected an object", put("components", [])),
+    ("components.text_encoder is missing", lambda m: m["components"].pop("text_encoder")),
+    ("components.unet is missing", lambda m: m["components"].pop("unet")),
+    ("components.vae_decoder is missing", lambda m: m["components"].pop("vae_decoder")),
+    ("components.unet: expected an object", put("components/unet", "unet.onnx")),
+    (
+        "components.refiner: expected a component among",
+        lambda m: m["components"].update(refiner=m["components"]["unet"]),
+    ),
+    ("components.unet.graph: expected text", put("components/unet/graph", 1)),
+    ("components.unet.config: expected an object", put("components/unet/config", "x")),
+    ("components.unet.inputs: expected a list", put("components/unet/inputs", 3)),
+    ("components.unet.inputs: sample is missing", put("components/unet/inputs", [])),
+    ("components.unet.inputs: sample is missing", set_spec("name", "samples")),
+    (
+        "components.unet.inputs: sample occurs twice",
+        lambda m: m["components"]["unet"]["inputs"].append(m["components"]["unet"]["inputs"][0]),
+    ),
+    (
+        "components.unet.inputs: there is no input 'mask'",
+        lambda m: m["components"]["unet"]["inputs"].append(
+            {"name": "mask", "dims": ["batch", 1], "dtype": "float32"}
+        ),
+    ),
+    (
+        "components.unet.inputs: time_ids has no fixed width",
+        lambda m: m["components"]["unet"]["inputs"].append(
+            {"name": "time_ids", "dims": ["batch", "height"], "dtype": "float32"}
+        ),
+    ),
+    (
+        "components.text_encoder_2 is missing",
+        lambda m: m["components"]["unet"]["inputs"].append(
+            {"name": "text_embeds", "dims": ["batch", 24], "dtype": "float32"}
+        ),
+    ),
+    ("components.unet.outputs: model_output is missing", put("components/unet/outputs", [])),
+    ("dims[0]: expected a number or a symbol", set_spec("dims", ["Batch size"])),
+    ("dims[1]: expected a number or a symbol", set_spec("dims", ["batch", "height/0"])),
+    ("dims[0]: expected a whole number", set_spec("dims", [float("inf")])),
+    ("dims[0]: expected a whole number", set_spec("dims", [[1]])),
+    ("dims[1]: expected a whole number", set_spec("dims", ["batch", -4])),
+    ("sample has no axis 'batch' first", set_spec("dims", [])),
+    ("sample has an axis 'depth'", set_spec("dims", ["batch", 4, "depth"])),
+    ("dtype: expected one of float32, float16", set_spec("dtype", "float31")),
+    ("dtype: expected one of float32, float16", set_spec("dtype", "object")),
+    ("num_hidden_layers is missing", put("components/text_encoder/config", {"eos_token_id": 1})),
+    (
+        "config.eos_token_id: expected a whole",
+        put("components/text_encoder/config/eos_token_id", None),
+    ),
+    ("hidden_states.3 is missing", put("components/text_encoder/config/num_hidden_layers", 9)),
+]
+
+
+@pytest.mark.parametrize(("problem", "change"), WRONG, ids=[name for name, _ in WRONG])
+def test_a_manifest_with_a_wrong_field_is_refused_by_its_name(
+    folder: Path, problem: str, change: Change
+) -> None:
+    edit(folder, change)
     refused(folder, folder / "manifest.json", "is malformed: ")
+    refused(folder, folder / "manifest.json", problem)
+
+
+def test_a_key_given_twice_is_refused(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"vae_factor": 8', '"vae_factor": 8, "vae_factor": 4'))
+    refused(folder, path, "is malformed: 'vae_factor' occurs twice")
+
+
+def test_a_manifest_that_is_too_large_is_not_read(folder: Path) -> None:
+    with open(folder / "manifest.json", "r+b") as file:
+        file.truncate(65 << 20)  # without using the disk
+    refused(folder, folder / "manifest.json", "cannot be read: has 68157440 bytes")
 
 
 def test_a_manifest_that_is_a_folder_is_refused(folder: Path) -> None:
@@ -416,6 +563,20 @@ def test_only_stable_diffusions_pipeline_forces_the_scheduler(
     # `steps_offset` and `clip_sample`, in the constructor of diffusers' class of that name.
     edit(folder, lambda m: m.update(family=family))
     assert Bundle.open(folder).manifest.forces_scheduler is forces
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"null", b'"DDIM"', b"{", b"\xff", b"", b'{"a":1,"a":2}']
+)
+def test_a_scheduler_config_that_is_no_object_is_refused_by_name(
+    folder: Path, content: bytes
+) -> None:
+    name = "scheduler/scheduler_config.json"
+    (folder / name).write_bytes(content)
+    record = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit(folder, lambda m: m["files"].update({name: record}))
+    with pytest.raises(BundleError, match=r"scheduler_config\.json: is malformed"):
+        Bundle.open(folder).scheduler_config()
 
 
 def test_a_bundle_whose_scheduler_config_is_not_listed_says_so(folder: Path) -> None:

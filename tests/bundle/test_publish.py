@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.bundle.errors import BundleError, InputError
+from latentrt.bundle.errors import BundleError, FileError, InputError, Unwritable
 from latentrt.bundle.publish import publishing, write_file
 
 
@@ -180,7 +180,7 @@ def test_a_failing_rename_leaves_the_old_content(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(PermissionError, match="in use"):
+    with pytest.raises(Unwritable, match=r"it \(in use\)"):
         publish(place / "it", "new", force=True)
     assert content(place / "it") == "old"
     assert names(place) == ["it"]
@@ -196,6 +196,55 @@ def test_published_files_and_folders_follow_the_umask(place: Path) -> None:
     assert (place / "it").stat().st_mode & 0o777 == 0o750
     assert (place / "it" / "below").stat().st_mode & 0o777 == 0o750
     assert (place / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(place: Path) -> None:
+    # As with `open`: what nobody else may read stays so.
+    (place / "file").touch(0o600)
+    write_file(place / "file", b"new")
+    assert (place / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_publishing_and_writing_leave_the_umask_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is the whole process's: what another thread makes meanwhile would be open to all.
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask was set"))
+    publish(place / "it", "x", force=True)
+    write_file(place / "file", b"x")
+
+
+# Saves and publishes from eight threads under a umask of 077; prints every mode that came of it.
+UMASK = """
+import os, sys, threading
+from pathlib import Path
+from latentrt.bundle.publish import publishing, write_file
+
+os.umask(0o077)
+sys.setswitchinterval(1e-6)
+place = Path(sys.argv[1])
+
+def work(name):
+    for i in range(40):
+        write_file(place / f"{name}-{i}.png", b"x")
+    with publishing(place / name) as folder:
+        (folder / "below").mkdir()
+
+threads = [threading.Thread(target=work, args=(f"thread{n}",)) for n in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+modes = {(p.is_dir(), p.stat().st_mode & 0o777) for p in place.rglob("*")}
+print(sorted(modes), oct(os.umask(0)))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
+def test_threads_give_files_and_folders_the_mode_that_the_umask_leaves(place: Path) -> None:
+    command = [sys.executable, "-c", UMASK, place]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{[(False, 0o600), (True, 0o700)]} 0o77\n"
 
 
 # Others, dead and alive.
@@ -268,6 +317,29 @@ def test_leftovers_of_other_destinations_are_left_alone(place: Path) -> None:
     (place / ".it.replaced-abc").mkdir()
     publish(place / "it", "x")
     assert names(place) == sorted([*others, "it"])
+
+
+def test_leftovers_that_are_links_or_files_go_and_what_they_led_to_stays(place: Path) -> None:
+    publish(place / "target", "old")
+    (place / ".it.partial-a").symlink_to("target", target_is_directory=True)
+    (place / ".it.partial-b").symlink_to("nothing")
+    (place / ".it.replaced-c").write_text("x")
+    (place / ".it.replaced-d").mkdir()
+    (place / ".it.replaced-d" / "link").symlink_to(place / "target", target_is_directory=True)
+    publish(place / "it", "new")
+    assert names(place) == ["it", "target"]
+    assert content(place / "target") == "old"
+
+
+@pytest.mark.parametrize("name", ["line\nbreak", "x" * 255, "日" * 85, os.fsdecode(b"caf\xe9")])
+def test_a_killed_publisher_of_an_odd_name_leaves_nothing_once_the_next_is_done(
+    place: Path, name: str
+) -> None:
+    command = [sys.executable, "-c", PUBLISHER, os.fsencode(place / name), "0"]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert len(names(place)) == 1
+    publish(place / name, "next")
+    assert names(place) == [name]
 
 
 # Says that it is inside, then waits for a line before it publishes.
@@ -380,6 +452,61 @@ def test_a_file_where_nobody_may_write_is_named() -> None:
         write_file(Path("/proc/file"), b"x")
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "nul\0", "\ud83d"])
+def test_a_name_that_cannot_be_is_refused_before_any_work(place: Path, name: str) -> None:
+    def work() -> None:
+        pytest.fail("began to work")
+
+    with pytest.raises(Unwritable, match=r"destination: expected a p(lace|ath)"):
+        publish(place / name, "x", meanwhile=work)
+    with pytest.raises(Unwritable, match=r"destination: expected a p(lace|ath)"):
+        write_file(place / name, b"x")
+    assert names(place) == []
+
+
+def test_a_link_in_a_circle_is_refused(place: Path) -> None:
+    (place / "it").symlink_to("it")
+    with pytest.raises(InputError, match="destination: expected a"):
+        publish(place / "it", "x", force=True)
+    with pytest.raises(Unwritable, match=r"it \(Too many levels of symbolic links\)"):
+        write_file(place / "it", b"x")
+    assert names(place) == ["it"]
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+def test_a_full_disk_inside_the_block_names_the_destination(place: Path, error: int) -> None:
+    def full() -> None:
+        raise OSError(error, os.strerror(error))  # as write(2) has it: no path
+
+    with pytest.raises(Unwritable, match=rf"written, got {place}/it \({os.strerror(error)}\)"):
+        publish(place / "it", "x", meanwhile=full)
+    assert names(place) == []
+
+
+def test_a_file_of_the_block_that_cannot_be_written_names_the_destination(place: Path) -> None:
+    with (
+        pytest.raises(Unwritable, match=rf"{place}/it \(No such file or directory\)"),
+        publishing(place / "it") as folder,
+    ):
+        (folder / "missing" / "file").write_text("x")
+
+
+def test_a_file_elsewhere_that_the_block_cannot_read_is_named_itself(place: Path) -> None:
+    with (
+        pytest.raises(FileError, match=rf"{place}/weights: No such file"),
+        publishing(place / "it"),
+    ):
+        (place / "weights").read_bytes()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), TimeoutError()])
+def test_an_error_that_has_nothing_to_do_with_files_is_left_as_it_is(
+    place: Path, error: OSError
+) -> None:
+    with pytest.raises(type(error)), publishing(place / "it"):
+        raise error
+
+
 # One file.
 
 
@@ -423,3 +550,32 @@ def test_write_file_keeps_the_old_content_when_the_disk_takes_only_half(place: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (place / "file").read_bytes() == b"old"
     assert names(place) == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_write_file_replaces_neither_folder_nor_pipe_nor_device(place: Path) -> None:
+    (place / "folder").mkdir()
+    os.mkfifo(place / "pipe")
+    (place / "device").symlink_to("/dev/null")
+    for name, kind in (("folder", "a folder"), ("pipe", "a device"), ("device", "a device")):
+        with pytest.raises(Unwritable, match=f"expected a file, got .*{name}, {kind}"):
+            write_file(place / name, b"x")
+    assert names(place) == ["device", "folder", "pipe"]
+    assert (place / "pipe").is_fifo()
+
+
+def test_write_file_follows_a_link_as_open_does(place: Path) -> None:
+    (place / "below").mkdir()
+    (place / "below" / "real").write_bytes(b"old")
+    for name, target in (("link", "below/real"), ("new", "below/made")):
+        (place / name).symlink_to(target)
+        write_file(place / name, b"new")
+        assert (place / name).is_symlink()
+        assert (place / target).read_bytes() == b"new"
+    assert names(place / "below") == ["made", "real"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "日" * 85, "line\nbreak"])
+def test_write_file_takes_every_name_that_open_takes(place: Path, name: str) -> None:
+    write_file(place / name, b"x")
+    assert names(place) == [name]

@@ -184,6 +184,33 @@ def test_latents_are_those_given_and_others_than_the_pictures_are_noted(ask: Ask
     assert ask.error.startswith("latentrt: latents: expected those of the picture")
 
 
+def test_of_latents_of_several_pictures_the_row_is_taken_that_the_picture_names(ask: Ask) -> None:
+    both = np.concatenate([-LATENTS, LATENTS])
+    np.save(ask.folder / "both.npy", both)
+    again = ask(RECORDED.with_values(latents=LATENTS), "--latents", ask.folder / "both.npy")
+    assert again is not None, ask.error
+    assert again.latents is not None
+    assert np.array_equal(again.latents, LATENTS)
+    assert ask.error == ""
+    # Both of them, where the picture is asked for twice.
+    again = ask(RECORDED, "--latents", ask.folder / "both.npy", "--num-images", 2)
+    assert again is not None, ask.error
+    assert again.latents is not None
+    assert np.array_equal(again.latents, both)
+    # The picture names neither, and one picture has one.
+    assert ask(RECORDED, "--latents", ask.folder / "both.npy") is None
+    assert ask.error.startswith("latentrt: latents: expected 1 of them, one for each image, got 2")
+    assert (
+        ask(RECORDED.with_values(latents=2 * LATENTS), "--latents", ask.folder / "both.npy") is None
+    )
+    assert "latents: expected 1 of them" in ask.error
+
+
+def test_a_part_that_an_older_picture_lacks_has_its_defaults(ask: Ask) -> None:
+    again = ask({"prompt": "a"}, "--steps", 3)
+    assert again == Request("a", sampling=Sampling(steps=3))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -204,16 +231,3 @@ def test_what_does_not_go_together_is_one_line(
 def test_a_picture_whose_request_is_malformed_is_named(ask: Ask, part: str) -> None:
     assert ask({**RECORDED.to_json(), part: 3}, "--steps", 3) is None
     assert f"picture.png: holds a request without {part}" in ask.error
-
-
-def test_a_picture_is_written_over_only_where_that_was_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    ask = Ask(tmp_path, monkeypatch, capsys)
-    assert ask(RECORDED) is not None
-    (tmp_path / "picture.png").rename(tmp_path / "out.png")
-    (tmp_path / "picture.png").symlink_to("out.png")
-    assert ask(RECORDED) is None
-    assert "-o, for" in ask.error
-    assert ask(RECORDED, "-o", "out.png") is not None

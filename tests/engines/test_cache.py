@@ -193,6 +193,3 @@ def test_the_folder_is_the_argument_or_the_variable(
     monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "variable"))
     assert Cache().path == tmp_path / "variable"
     assert Cache(tmp_path / "argument").path == tmp_path / "argument"
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="LATENTRT_CACHE"):
-        Cache(tmp_path / "file").open(Chosen("adding", Adding(), Options()), BLUEPRINT)

@@ -96,3 +96,54 @@ def test_a_cache_that_others_may_write_or_whose_secret_they_may_read_is_refused(
         cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     path.chmod(kept)
     assert cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT).hit
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 31, b"x" * 33, b"x" * 10_000])
+def test_a_secret_that_is_not_whole_is_made_anew_and_never_used(
+    cache: Cache, content: bytes
+) -> None:
+    chosen = Chosen("adding", Adding(), Options())
+    cache.open(chosen, BLUEPRINT)
+    secret = cache.path / "secret"
+    secret.write_bytes(content)
+    with pytest.raises(ShapeNotBuilt, match="was not written here"):
+        cache.open(chosen, BLUEPRINT, build="never")
+    assert not cache.open(chosen, BLUEPRINT).hit
+    assert len(secret.read_bytes()) == 32
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert cache.open(chosen, BLUEPRINT).hit
+
+
+def test_a_secret_that_is_a_link_to_nothing_is_made_anew(cache: Cache) -> None:
+    chosen = Chosen("adding", Adding(), Options())
+    cache.path.mkdir()
+    (cache.path / "secret").symlink_to("nothing")
+    assert not cache.open(chosen, BLUEPRINT).hit
+    assert cache.open(chosen, BLUEPRINT).hit
+    assert len((cache.path / "secret").read_bytes()) == 32
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_a_secret_that_is_no_file_is_refused_and_not_waited_for(cache: Cache, make: Any) -> None:
+    chosen = Chosen("adding", Adding(), Options())
+    cache.open(chosen, BLUEPRINT)
+    (cache.path / "secret").unlink()
+    make(cache.path / "secret", 0o600)
+    with pytest.raises(FileError, match=r"secret: cannot be read: is not a file; remove it"):
+        cache.open(chosen, BLUEPRINT)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_in_the_cache_are_not_waited_for(cache: Cache) -> None:
+    chosen = Chosen("adding", Adding(), Options())
+    cache.open(chosen, BLUEPRINT)
+    (note,) = (cache.path / "known").iterdir()
+    for path in (note, stored(cache).path / "record"):
+        path.unlink()
+        os.mkfifo(path)
+    again = Cache(cache.path)
+    with pytest.raises(ShapeNotBuilt, match="the stored engine is refused: is not whole"):
+        again.open(chosen, BLUEPRINT, build="never")
+    assert not again.open(chosen, BLUEPRINT).hit
+    assert again.open(chosen, BLUEPRINT).hit

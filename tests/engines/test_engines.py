@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from transformers import CLIPTextModel
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Closed, InputError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines import backends
 from latentrt.engines.backends import UNVERIFIED, Backend, backend, choose
@@ -180,7 +180,7 @@ def test_a_closed_engine_says_so(bundle: Callable[[str], Path], name: str) -> No
     engine = build(bundle("heads"), "vae_decoder", SIZES["vae_decoder"][0], name)
     inputs = random_inputs(engine)
     engine.close()
-    with pytest.raises(Unavailable, match="closed"):
+    with pytest.raises(Closed, match="closed"):
         engine(inputs)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tests.processor import PRECISIONS
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import EngineError, Unavailable
+from latentrt.bundle.errors import Closed, EngineError
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import backends
@@ -351,5 +351,5 @@ def test_a_call_ends_well_though_the_engine_is_closed_meanwhile(shapes: Bundle, 
     host = Host(engine)
     host.begin = lambda number: engine.close()
     assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
-    with pytest.raises(Unavailable, match="unet: the engine is closed"):
+    with pytest.raises(Closed, match="unet: the engine is closed"):
         engine(inputs)

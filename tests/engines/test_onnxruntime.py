@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BuildFailed, EngineError, InputError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Closed, EngineError, InputError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import onnxruntime_session
 from latentrt.engines.backends import backend
@@ -326,7 +326,7 @@ def test_closing_frees_everything_and_ends_calls(engine: Engine, host: Host) -> 
     assert not host.arrays
     assert not host.pinned
     assert host.streams == 0
-    with pytest.raises(Unavailable, match="unet: the engine is closed"):
+    with pytest.raises(Closed, match="unet: the engine is closed"):
         engine(arrays(engine, 0))
 
 

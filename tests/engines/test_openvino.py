@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tests.processor import HAS_BF16, needs_bf16
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import EngineError, InputError, Unavailable
+from latentrt.bundle.errors import Closed, EngineError, InputError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines.backends import Chosen, backend, choose
 from latentrt.engines.engine import Blueprint, Options
@@ -382,7 +382,7 @@ def test_a_call_that_ends_after_the_engine_was_closed_leaves_no_request(
     off = Difference.between(engine(inputs)["model_output"], expected)
     assert off.relative < 1e-5
     assert model.requests == []
-    with pytest.raises(Unavailable, match="unet: the engine is closed"):
+    with pytest.raises(Closed, match="unet: the engine is closed"):
         engine(inputs)
 
 

@@ -6,9 +6,11 @@ That CUDA does as the stand-ins do, nobody has seen: running on a GPU is unverif
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +19,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, EngineError, InputError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Closed, EngineError, InputError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Bytes
+from latentrt.engines.device_buffers import CALLS
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.tensorrt_engine import TensorRtEngine
 
@@ -360,6 +363,51 @@ def test_calls_at_once_have_contexts_of_their_own(engine: Engine, plan: Plan, gp
         assert np.array_equal(found[seed], expected(arrays(seed)))
 
 
+def test_twenty_calls_at_once_share_a_few_contexts(engine: Engine, gpu: Gpu) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(lambda seed: engine(arrays(seed))["output"], range(20)))
+    assert gpu.counts["contexts"] <= CALLS
+    for seed in range(20):
+        assert np.array_equal(found[seed], expected(arrays(seed)))
+
+
+def test_calls_that_wait_for_a_context_end_when_the_engine_is_closed(
+    engine: Engine, plan: Plan, gpu: Gpu
+) -> None:
+    plan.gate = threading.Barrier(CALLS + 1)
+    ended: list[Exception | None] = []
+
+    def call() -> None:
+        try:
+            engine(arrays(0))
+        except Closed as error:
+            ended.append(error)
+        else:
+            ended.append(None)
+
+    threads = [threading.Thread(target=call) for _ in range(CALLS + 3)]
+    for thread in threads:
+        thread.start()
+    while plan.gate.n_waiting < CALLS:
+        time.sleep(0.001)
+    engine.close()
+    plan.gate.wait(timeout=60)
+    for thread in threads:
+        thread.join(timeout=60)
+    assert [error is None for error in ended].count(True) == CALLS
+    assert len(ended) == CALLS + 3
+    assert not gpu.memory
+
+
+def test_an_engine_that_nobody_holds_frees_its_memory(plan: Plan, gpu: Gpu) -> None:
+    made = TensorRtEngine(blueprint(), plan, gpu)
+    made(arrays(0))
+    assert gpu.memory
+    del made
+    assert not gpu.memory
+    assert not gpu.streams
+
+
 def test_closing_frees_everything_and_ends_calls(engine: Engine, gpu: Gpu) -> None:
     engine(arrays(0))
     assert len(gpu.memory) == len(gpu.pinned) == 3
@@ -368,7 +416,7 @@ def test_closing_frees_everything_and_ends_calls(engine: Engine, gpu: Gpu) -> No
     assert not gpu.memory
     assert not gpu.pinned
     assert not gpu.streams
-    with pytest.raises(Unavailable, match="unet: the engine is closed"):
+    with pytest.raises(Closed, match="unet: the engine is closed"):
         engine(arrays(0))
 
 

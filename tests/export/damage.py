@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from tests.conftest import CONFIGURATIONS
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from tests.conftest import CONFIGURATIONS, VAE
 from tests.export.conftest import Tensors, change_json, change_tensors
 from tests.export.pytorch import FILES, stored
 
@@ -42,6 +42,16 @@ def unet(configuration: str = "heads", **changes: Any) -> Change:
     def change(folder: Path) -> None:
         model = UNet2DConditionModel(**{**CONFIGURATIONS[configuration]["unet"], **changes})
         model.save_pretrained(folder / "unet")
+
+    return change
+
+
+def vae(**changes: Any) -> Change:
+    """A VAE of another configuration, its tensors with it, written by diffusers."""
+
+    def change(folder: Path) -> None:
+        model = AutoencoderKL(**{**VAE, **changes})
+        model.save_pretrained(folder / "vae")
 
     return change
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.export.conftest import change_tensors
+from tests.export.conftest import change_json, change_tensors
 from tests.export.damage import (
     Change,
     config,
@@ -18,6 +18,7 @@ from tests.export.damage import (
     tensors,
     truncate,
     unet,
+    vae,
     write,
 )
 
@@ -47,10 +48,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "missing tensors": (
         tensors("vae", lambda t: [t.pop(DECODER), t.pop("decoder.conv_out.weight")]),
         "it/vae: tensor 'decoder.conv_out.bias' is missing (and 1 more)",
-    ),
-    "an unknown tensor": (
-        tensors("unet", lambda t: t.update({"lora.up": torch.zeros(1)})),
-        "it/unet: tensor 'lora.up' is unknown",
     ),
     "a wrong shape": (
         tensors("unet", lambda t: t.update({CONV: torch.zeros(16, 4, 1, 1)})),
@@ -106,20 +103,80 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "it/model_index.json: architecture None is not supported",
     ),
     "another U-Net": (
-        config("unet/config.json", _class_name="UNet3DConditionModel"),
-        "unet/config.json: architecture 'UNet3DConditionModel' is not supported",
+        config("model_index.json", unet=["diffusers", "UNet3DConditionModel"]),
+        "it/model_index.json: unet: architecture 'UNet3DConditionModel' is not supported; "
+        "UNet2DConditionModel is",
     ),
     "another VAE": (
-        config("vae/config.json", _class_name="AutoencoderTiny"),
-        "vae/config.json: architecture 'AutoencoderTiny' is not supported; AutoencoderKL is",
+        config("model_index.json", vae=["diffusers", "AutoencoderTiny"]),
+        "it/model_index.json: vae: architecture 'AutoencoderTiny' is not supported; Autoencoder",
     ),
     "another text encoder": (
-        config("text_encoder/config.json", architectures=["T5EncoderModel"]),
-        "text_encoder/config.json: architecture 'T5EncoderModel' is not supported",
+        config("model_index.json", text_encoder=["transformers", "T5EncoderModel"]),
+        "it/model_index.json: text_encoder: architecture 'T5EncoderModel' is not supported",
     ),
-    "architectures that are no list": (
-        config("text_encoder/config.json", architectures=7),
-        "text_encoder/config.json: architecture 7 is not supported",
+    "a text encoder that projects": (
+        config("model_index.json", text_encoder=["transformers", "CLIPTextModelWithProjection"]),
+        "text_encoder: architecture 'CLIPTextModelWithProjection' is not supported; CLIPTextModel",
+    ),
+    "another tokenizer": (
+        config("model_index.json", tokenizer=["transformers", "T5Tokenizer"]),
+        "it/model_index.json: tokenizer is a T5Tokenizer; CLIPTokenizer is supported",
+    ),
+    "a U-Net of the checkpoint's own code": (
+        config("model_index.json", unet=["my_unet", "UNet2DConditionModel"]),
+        "it/model_index.json: unet is a UNet2DConditionModel of 'my_unet'; classes of diffusers",
+    ),
+    "a part that is no pair": (
+        config("model_index.json", vae="AutoencoderKL"),
+        "it/model_index.json: vae is 'AutoencoderKL', expected a library and a class",
+    ),
+    "a class that nothing lists": (
+        lambda folder: [
+            config("unet/config.json", _class_name="UNet3DConditionModel")(folder),
+            change_json(folder / "model_index.json", lambda c: c.pop("unet")),
+        ],
+        "it/unet/config.json: unet: architecture 'UNet3DConditionModel' is not supported",
+    ),
+    "a pipeline of its own code with other parts": (
+        lambda folder: [
+            config("model_index.json", _class_name=["pipeline", "MyPipeline"])(folder),
+            change_json(folder / "model_index.json", lambda c: c.pop("vae")),
+        ],
+        "it/model_index.json: architecture 'MyPipeline' is not supported",
+    ),
+    "quantized weights": (
+        config("unet/config.json", quantization_config={"quant_method": "bitsandbytes"}),
+        "it/unet/config.json: quantization_config: quantized weights are not supported",
+    ),
+    "weights with scales": (
+        tensors("unet", lambda t: t.update({"conv_in.scale_weight": torch.ones(1)})),
+        "it/unet: tensor 'conv_in.scale_weight' belongs to quantized weights",
+    ),
+    "widths that differ": (
+        unet(
+            cross_attention_dim=[32, 48],
+            down_block_types=["CrossAttnDownBlock2D"] * 2,
+            up_block_types=["CrossAttnUpBlock2D"] * 2,
+        ),
+        "it/unet: cross_attention_dim [32, 48] but text of width 32",
+    ),
+    "a sample size that is none": (
+        config("unet/config.json", sample_size=[8, "x"]),
+        "it/unet/config.json: sample_size is [8, 'x'], expected one or two whole numbers",
+    ),
+    "no scaling factor": (
+        config("vae/config.json", scaling_factor=None),
+        "it/vae: scaling_factor is None, expected a number",
+    ),
+    "a VAE of four colours": (vae(in_channels=4), "it/vae: in_channels is 4, expected 3"),
+    "a scheduler that nothing draws with": (
+        config("model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]),
+        "it/scheduler/scheduler_config.json: scheduler class in model_index.json: expected one of",
+    ),
+    "a beta schedule that is none": (
+        config("scheduler/scheduler_config.json", beta_schedule="wavy"),
+        "it/scheduler/scheduler_config.json: ",
     ),
     "a U-Net for inpainting": (
         unet(in_channels=9),
@@ -195,10 +252,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 
 REFUSED_XL: dict[str, tuple[Change, str]] = {
-    "a refiner's pipeline": (
-        config("model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline"),
-        "architecture 'StableDiffusionXLImg2ImgPipeline' is not supported",
-    ),
     "a refiner": (
         config("model_index.json", requires_aesthetics_score=True),
         "it/model_index.json: requires_aesthetics_score is true: a refiner is not supported",
@@ -233,17 +286,13 @@ REFUSED_XL: dict[str, tuple[Change, str]] = {
         "it/unet: cross_attention_dim 40 but text of width 72",
     ),
     "a second text encoder that does not project": (
-        config("text_encoder_2/config.json", architectures=["CLIPTextModel"]),
-        "it/text_encoder_2/config.json: architecture 'CLIPTextModel' is not supported; "
+        config("model_index.json", text_encoder_2=["transformers", "CLIPTextModel"]),
+        "it/model_index.json: text_encoder_2: architecture 'CLIPTextModel' is not supported; "
         "CLIPTextModelWithProjection is",
     ),
     "a missing projection": (
         tensors("text_encoder_2", lambda t: t.pop("text_projection.weight")),
         "it/text_encoder_2: tensor 'text_projection.weight' is missing",
-    ),
-    "a projection in the first text encoder": (
-        tensors("text_encoder", lambda t: t.update({"text_projection.weight": torch.zeros(1)})),
-        "it/text_encoder: tensor 'text_projection.weight' is unknown",
     ),
     "no files of the second tokenizer": (
         remove("tokenizer_2"),

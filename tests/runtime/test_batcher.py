@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.runtime.toy_model import WAIT, Gate, Model, request
 
-from latentrt.bundle.errors import Cancelled, InputError, QueueFull
+from latentrt.bundle.errors import Cancelled, Closed, InputError, QueueFull
 from latentrt.runtime import Batcher
 from latentrt.runtime.plan import Plan
 
@@ -38,7 +41,9 @@ def test_a_full_queue_is_said_at_once() -> None:
     model = Model(before_call=gate)
     with Batcher(model, queue=3) as batcher:
         runs = [batcher.submit(request(1, num_images=2))]
-        with pytest.raises(QueueFull, match="2 pictures are on their way"):
+        with pytest.raises(
+            QueueFull, match=r"^queue full: 2 of 3 places in use, 2 more requested$"
+        ):
             batcher.submit(request(2, num_images=2))
         runs.append(batcher.submit(request(3)))
         gate.open()
@@ -98,7 +103,7 @@ def test_leaving_the_block_finishes_what_was_submitted() -> None:
     with Batcher(Model()) as batcher:
         runs = [batcher.submit(request(i + 1)) for i in range(5)]
     assert all(run.future.done() and len(run.result().images) == 1 for run in runs)
-    with pytest.raises(Cancelled, match="closed"):
+    with pytest.raises(Closed, match="closed"):
         batcher.submit(request(1))
 
 
@@ -127,7 +132,7 @@ def test_closing_from_a_callback_ends_the_batcher() -> None:
     run.future.add_done_callback(lambda _: batcher.close())
     run.result()
     batcher.close()
-    with pytest.raises(Cancelled):
+    with pytest.raises(Closed):
         batcher.submit(request(2))
 
 
@@ -143,3 +148,23 @@ def test_a_program_that_forgets_to_close_ends_well() -> None:
         [sys.executable, "-c", code, root], capture_output=True, text=True, timeout=WAIT
     )
     assert (done.returncode, done.stdout) == (0, "bye\n"), done.stderr
+
+
+def test_a_batcher_that_is_left_unclosed_is_collected_and_its_threads_end() -> None:
+    before = set(threading.enumerate())
+    gate = Gate()
+    batcher = Batcher(Model(before_call=gate))
+    run = batcher.submit(request(1))
+    gate.arrived()
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 2
+    left = weakref.ref(batcher)
+    del batcher
+    gc.collect()
+    assert left() is None
+    assert all(thread.is_alive() for thread in threads)
+    gate.open()
+    assert len(run.result().images) == 1
+    for thread in threads:
+        thread.join(WAIT)
+    assert not any(thread.is_alive() for thread in threads)

@@ -10,9 +10,16 @@ import pytest
 from numpy.typing import NDArray
 from tests.runtime.toy_model import Gate, Model, equal, request
 
-from latentrt.bundle.errors import InputError, NonFinite
+from latentrt.bundle.errors import (
+    FileError,
+    InputError,
+    InternalError,
+    LatentrtError,
+    NonFinite,
+)
 from latentrt.engines.engine import Arrays
 from latentrt.runtime import Batcher, Guidance
+from latentrt.runtime.run import DirectRun
 
 
 def test_a_row_that_is_not_finite_fails_its_own_request_only() -> None:
@@ -103,3 +110,36 @@ def test_a_picture_that_is_not_finite_fails_its_own_request_only() -> None:
             runs[2].result()
         assert equal(runs[1].result(), good)
         assert len(runs[0].result().images) == 1
+
+
+def test_a_scale_function_that_raises_is_named() -> None:
+    guidance = Guidance(lambda sigma: 1 / 0)
+    with pytest.raises(InputError, match=r"^guidance scale: .*ZeroDivisionError"):
+        guidance.scale_at(3.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(KeyError("x"), InternalError), (OSError(28, "full", "a/b"), FileError)]
+)
+def test_an_exception_that_nobody_expected_is_an_error_of_ours(
+    error: Exception, kind: type[LatentrtError]
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    with Batcher(Model(before_call=fail)) as batcher:
+        with pytest.raises(kind) as caught:
+            batcher.submit(request(1)).result()
+        assert caught.value.__cause__ is error
+    run = DirectRun(Model(before_call=fail).plan(request(1)))
+    for _ in range(2):
+        with pytest.raises(kind) as caught:
+            run.result()
+        assert caught.value.__cause__ is error
+
+
+def test_a_planner_that_fails_raises_an_error_of_ours() -> None:
+    model = Model()
+    model.plan = lambda *_, **__: {}["key"]  # pyright: ignore[reportAttributeAccessIssue]
+    with Batcher(model) as batcher, pytest.raises(InternalError, match="unexpected KeyError"):
+        batcher.submit(request(1))

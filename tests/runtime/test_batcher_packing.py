@@ -5,7 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +17,9 @@ from numpy.typing import NDArray
 from tests.runtime.toy_model import WAIT, Gate, Model, equal, request
 
 from latentrt.engines.engine import Arrays
-from latentrt.runtime import Batcher, Guidance, Request, Result, Size
+from latentrt.runtime import Batcher, Guidance, Pipeline, Request, Result, Sampling, Size
+from latentrt.runtime.plan import Plan
+from latentrt.runtime.run import DirectRun
 from latentrt.runtime.schedules import CATALOGUE
 
 
@@ -168,3 +174,83 @@ def test_a_shape_on_its_way_has_the_same_arrays_at_every_call() -> None:
             run.result()
     assert [array.shape[2] for array in seen] == [1, 2] * 5
     assert len({id(array) for array in seen}) == 2
+
+
+class Several:
+    """A planner of several models: the number of a request's prompt says by which it is drawn."""
+
+    def __init__(self, *models: Model) -> None:
+        self._models = models
+
+    def plan(self, request: Request, *, batches: Sequence[int], decodes: Sequence[int]) -> Plan:
+        model = self._models[int(request.prompt) % len(self._models)]
+        return model.plan(request, batches=batches, decodes=decodes)
+
+
+class OtherModel(Model):
+    """A model of the same shapes that gives other numbers."""
+
+    def evaluate(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return {"model_output": np.float32(0.5) * super().evaluate(inputs)["model_output"]}
+
+    def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+        return -super().decode(latents)
+
+
+def test_rows_and_latents_of_two_models_of_equal_shapes_never_share_a_call() -> None:
+    requests = [request(i + 1) for i in range(6)]
+    alone = [DirectRun((OtherModel() if i % 2 else Model()).plan(requests[i])) for i in range(6)]
+    expected = [run.result() for run in alone]
+    gate = Gate()
+    models = (OtherModel(before_call=gate), Model(before_call=gate))
+    with Batcher(Several(*models), batch_sizes=(4,), decode_sizes=(4,)) as batcher:
+        runs = [batcher.submit(each) for each in requests]
+        gate.open()
+        found = [run.result() for run in runs]
+    # Prompts 1, 3, 5 are drawn by the second model, 2, 4, 6 by the first.
+    assert {abs(prompt) for call in models[1].calls for prompt in call} == {1, 3, 5}
+    assert {abs(prompt) for call in models[0].calls for prompt in call} == {2, 4, 6}
+    assert all(equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_latents_of_two_decoders_behind_one_unet_are_decoded_apart() -> None:
+    class Decoders(Model):
+        def plan(
+            self,
+            request: Request,
+            *,
+            batches: Sequence[int] = (1, 2),
+            decodes: Sequence[int] = (1,),
+        ) -> Plan:
+            plan = super().plan(request, batches=batches, decodes=decodes)
+            return replace(plan, decode=self.decode if int(request.prompt) % 2 else other.decode)
+
+    gate = Gate()
+    model, other = Decoders(before_decode=gate), OtherModel(before_decode=gate)
+    with Batcher(model, batch_sizes=(8,), decode_sizes=(4,)) as batcher:
+        runs = [batcher.submit(request(i + 1, guidance=1.0)) for i in range(4)]
+        while batcher.load.rows or batcher.load.latents < 3:
+            time.sleep(0.001)
+        gate.open()
+        found = [run.result() for run in runs]
+    for i, result in enumerate(found):
+        latents = result.latents[:, :3].repeat(8, axis=2).repeat(8, axis=3)
+        sign = 1.0 if (i + 1) % 2 else -1.0
+        pixels = sign * np.tanh(latents[0].astype(np.float64)).transpose(1, 2, 0)
+        # Half a level of rounding; float32 adds less than a thousandth of one.
+        assert (
+            np.abs(np.asarray(result.images[0], np.float64) - (pixels + 1) * 127.5).max() <= 0.501
+        )
+
+
+def test_plans_of_one_pipeline_share_calls_and_those_of_two_do_not(
+    bundle: Callable[[str], Path],
+) -> None:
+    path = bundle("heads")
+    with Pipeline.open(path, engine="onnxruntime") as one, Pipeline.open(path) as two:
+        ordered = Request("a red circle", seed=1, sampling=Sampling("euler", steps=1))
+        plans = [one.plan(ordered), one.plan(ordered), two.plan(ordered)]
+    assert plans[0].unet == plans[1].unet
+    assert plans[0].decode == plans[1].decode
+    assert plans[0].unet != plans[2].unet
+    assert plans[0].decode != plans[2].decode

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
+import os
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +19,7 @@ from hypothesis import strategies as st
 from latentrt.bundle.errors import InputError
 from latentrt.runtime import Guidance, Request, Sampling, Size
 from latentrt.runtime.noise import GENERATORS
+from latentrt.runtime.provenance import Provenance
 
 BAD: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": 3},
@@ -91,6 +96,27 @@ WRONG_KINDS: list[tuple[Callable[..., object], dict[str, Any], str]] = [
     (Request, {"prompt": "a", "guidance": "7"}, "guidance"),
     (Request, {"prompt": "a", "guidance": True}, "guidance"),
     (Request, {"prompt": "a", "guidance": Sampling()}, "guidance"),
+    (Request, {"prompt": "a", "seed": 10**5000}, "seed"),
+    (Request, {"prompt": "a", "seed": np.float64(3)}, "seed"),
+    (Request, {"prompt": "a", "seed": np.bool_(True)}, "seed"),
+    (Request, {"prompt": "a", "num_images": np.array([1, 2])}, "num_images"),
+    (Request, {"prompt": "a", "composed": {"b": 1.0}}, "composed"),
+    (Request, {"prompt": "a", "composed": [("b", np.bool_(True))]}, "composed"),
+    (Request, {"prompt": "a", "generator": ["torch"]}, "generator"),
+    (Request, {"prompt": "a", "provenance": "sd"}, "provenance"),
+    (Request("a").with_values, {"size": "8x8"}, "size"),
+    (Request("a").with_values, {"sede": 3}, "sede"),
+    (Provenance, {"model": 5}, "provenance model"),
+    (Sampling, {"sampler": ""}, "sampler"),
+    (Sampling, {"schedule": ""}, "schedule"),
+    (Sampling, {"rho": math.nan}, "rho"),
+    (Sampling, {"sigmas": b"abc"}, "sigmas"),
+    (Sampling, {"sigmas": {1.0, 0.0}}, "sigmas"),
+    (Sampling, {"sigmas": np.float32(1)}, "sigmas"),
+    (Guidance, {"scale": 3j}, "guidance scale"),
+    (Guidance, {"scale": np.complex64(3)}, "guidance scale"),
+    (Guidance, {"scale": np.array([3.0])}, "guidance scale"),
+    (Guidance, {"interval": {1.0, 2.0}}, "guidance interval"),
     (Sampling, {"sampler": 3}, "sampler"),
     (Sampling, {"schedule": ["karras"]}, "schedule"),
     (Sampling, {"steps": "20"}, "steps"),
@@ -140,6 +166,31 @@ def test_a_number_will_do_for_guidance() -> None:
 
 def test_a_samplers_name_will_do_for_sampling() -> None:
     assert Request("a", sampling="dpmpp_2m").sampling == Sampling("dpmpp_2m")
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint64])
+def test_numpys_integers_are_kept_as_pythons(kind: Any) -> None:
+    request = Request(
+        "a",
+        seed=kind(5),
+        num_images=kind(2),
+        clip_skip=kind(1),
+        size=Size(kind(64), kind(72)),
+        crop=np.array([3, 4], kind),  # pyright: ignore[reportArgumentType]
+        sampling=Sampling(steps=kind(7)),
+    )
+    plain = Request(
+        "a",
+        seed=5,
+        num_images=2,
+        clip_skip=1,
+        size=Size(64, 72),
+        crop=(3, 4),
+        sampling=Sampling(steps=7),
+    )
+    assert request == plain
+    # NumPy's integers are no JSON.
+    assert json.dumps(request.to_json()) == json.dumps(plain.to_json())
 
 
 def test_numpys_numbers_are_kept_as_pythons() -> None:
@@ -203,6 +254,127 @@ def test_json_and_back_loses_nothing(
         assert getattr(again, field) == getattr(request, field)
 
 
+def test_rows_of_latents_come_back_by_their_hash() -> None:
+    latents = np.random.default_rng(0).standard_normal((4, 4, 8, 8), dtype=np.float32)
+    for first in range(3):
+        rows = latents[first : first + 2]
+        stored = Request("a", num_images=2, latents=rows).to_json()
+        found = Request.from_json(stored, latents).latents
+        assert found is not None
+        assert np.array_equal(found, rows)
+    stored = Request("a", num_images=2, latents=latents[::2]).to_json()
+    with pytest.raises(InputError, match="latents"):
+        Request.from_json(stored, latents)
+
+
+def test_requests_are_equal_by_value() -> None:
+    latents = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
+
+    def make(**values: Any) -> Request:
+        given: dict[str, Any] = {"seed": 5, "sampling": "euler", "latents": latents.copy()}
+        return Request("a", **{**given, **values})
+
+    assert make() == make()
+    assert len({make(), make(), make(seed=6)}) == 2
+    assert pickle.loads(pickle.dumps(make())) == copy.deepcopy(make()) == make()
+    kept = copy.deepcopy(make()).latents
+    assert kept is not None
+    assert not kept.flags.writeable
+    assert make(provenance=Provenance("m", "1", "euler", "")) == make()
+    assert make() != "a"
+    other = latents.copy()
+    other[0, 0, 0, 0] += 1
+    changes: list[dict[str, Any]] = [
+        {"negative_prompt": ""},
+        {"size": Size(8, 8)},
+        {"seed": None},
+        {"sampling": "heun"},
+        {"guidance": 3},
+        {"clip_skip": 1},
+        {"latents": None},
+        {"latents": other},
+        {"composed": [("b", 1.0)]},
+        {"generator": "numpy"},
+        {"original_size": Size(8, 8)},
+        {"crop": (0, 1)},
+        {"target_size": Size(8, 8)},
+        {"num_images": 2, "latents": np.concatenate([latents, latents])},
+    ]
+    for values in changes:
+        assert make(**values) != make()
+
+
+def test_keys_that_are_absent_have_their_defaults() -> None:
+    assert Request.from_json({"prompt": "a"}) == Request("a")
+    found = Request.from_json({"prompt": "a", "sampling": {"steps": 3}, "guidance": {"scale": 2}})
+    assert found == Request("a", sampling=Sampling(steps=3), guidance=2)
+    for name in Request.__dataclass_fields__:
+        stored = Request("a").to_json()
+        assert list(stored) == ["schema", *Request.__dataclass_fields__]
+        del stored[name]
+        if name == "prompt":
+            with pytest.raises(InputError, match=r"^prompt: expected a string, got none"):
+                Request.from_json(stored)
+        else:
+            assert Request.from_json(stored) == Request("a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2, "mask": "x"}, r"^schema: expected at most 1; a newer version"),
+        ({"schema": 0}, r"^schema: expected an integer of at least 1, got 0"),
+        ({"schema": "1"}, r"^schema: "),
+        ({"schema": None}, r"^schema: "),
+        ({"schema": True}, r"^schema: "),
+        ({"mask": "x"}, r"^request: expected keys among prompt, .*, got 'mask'"),
+        ({"sampling": {"order": 2}}, r"^sampling: expected keys among sampler, .*, got 'order'"),
+        ({"guidance": {"cfg": 2}}, r"^guidance: expected keys among scale, .*, got 'cfg'"),
+        ({"provenance": {"gpu": 2}}, r"^provenance: expected keys among model, .*, got 'gpu'"),
+        ({"original_size": "x"}, r"^original_size: "),
+    ],
+)
+def test_a_newer_request_is_refused_by_what_it_has(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Request.from_json({**Request("a").to_json(), **changes})
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=())),
+    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(JSON)
+def test_any_json_is_a_request_or_an_input_error(value: Any) -> None:
+    with contextlib.suppress(InputError):
+        assert isinstance(Request.from_json(value), Request)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.dictionaries(
+        st.sampled_from(["schema", *Request.__dataclass_fields__]),
+        JSON
+        | st.dictionaries(
+            st.sampled_from(
+                [*Sampling.__dataclass_fields__, *Guidance.__dataclass_fields__, "model"]
+            ),
+            JSON,
+        ),
+    )
+)
+def test_any_json_of_known_keys_is_a_request_or_an_input_error(value: dict[str, Any]) -> None:
+    with contextlib.suppress(InputError):
+        assert isinstance(Request.from_json({"prompt": "a", **value}), Request)
+
+
 def test_a_request_with_latents_comes_back_only_with_those_latents() -> None:
     latents = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
     stored = Request("a", latents=latents).to_json()
@@ -215,7 +387,7 @@ def test_a_request_with_latents_comes_back_only_with_those_latents() -> None:
         Request.from_json(Request("a").to_json(), latents)
 
 
-@pytest.mark.parametrize("value", [{}, {"prompt": "a"}, {"prompt": None, "latents": None}])
+@pytest.mark.parametrize("value", [{}, {"prompt": None, "latents": None}])
 def test_malformed_json_is_an_input_error(value: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Request.from_json(value)
@@ -229,3 +401,100 @@ def test_a_scale_function_is_named_in_json_and_has_to_be_given_again() -> None:
     assert json.loads(json.dumps(stored))["guidance"]["scale"] == "function rising"
     with pytest.raises(InputError, match="guidance scale"):
         Request.from_json(stored)
+
+
+LONE = {
+    "json": json.loads('"a \\ud83d b"'),
+    "command line": os.fsdecode(b"caf\xe9"),
+    "second half": "\udcff",
+}
+
+
+@pytest.mark.parametrize("place", sorted(LONE))
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt", "composed"])
+def test_text_that_is_not_unicode_is_refused_by_the_name_of_its_field(
+    field: str, place: str
+) -> None:
+    text = LONE[place]
+    value = [("fine", 1.0), (text, 0.5)] if field == "composed" else text
+    with pytest.raises(
+        InputError, match="^" + field + ": expected text, .* at character"
+    ) as caught:
+        Request(**{"prompt": "a", field: value})
+    assert caught.value.field == field
+    str(caught.value).encode()
+    stored = {**Request("a").to_json(), field: value}
+    with pytest.raises(InputError, match="^" + field + ": "):
+        Request.from_json(stored)
+
+
+def test_text_outside_the_basic_plane_is_text() -> None:
+    whole = json.loads('"\\ud83d\\ude42"')
+    assert (
+        Request(whole, negative_prompt="\0\u202e", composed=[(whole, 1.0)]).prompt == "\U0001f642"
+    )
+
+
+def test_a_prompt_of_json_that_is_a_number_is_refused() -> None:
+    stored = {**Request("a").to_json(), "composed": [[5, 1.0]]}
+    with pytest.raises(InputError, match=r"^composed: "):
+        Request.from_json(stored)
+
+
+class Odd:
+    """A value whose every method fails."""
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+    def __index__(self) -> int:
+        raise TypeError
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.complex_numbers(),
+    st.text(st.characters(exclude_categories=())),
+    st.binary(),
+    st.decimals(),
+    st.lists(st.floats() | st.text() | st.none(), max_size=3),
+    st.tuples(st.text(), st.integers()).map(lambda pair: [pair]),
+    st.dictionaries(st.text(), st.integers(), max_size=2),
+    st.sets(st.integers(), max_size=2),
+    st.sampled_from([np.int64(3), np.float32(0.5), np.bool_(True), np.array(3), np.array("a")]),
+    st.sampled_from([np.zeros((1, 4, 8, 8), np.float16), np.zeros(2), np.zeros((2, 2), int)]),
+    st.sampled_from([Odd(), object(), int, len, Size(8, 8), Sampling(), Guidance(), 10**5000]),
+)
+PLACES = [
+    *((Request, name) for name in Request.__dataclass_fields__),
+    *((Sampling, name) for name in Sampling.__dataclass_fields__),
+    *((Guidance, name) for name in Guidance.__dataclass_fields__),
+    *((Size, name) for name in Size.__dataclass_fields__),
+]
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.sampled_from(PLACES), ODD)
+def test_any_value_of_any_field_is_taken_or_named(place: tuple[Any, str], value: Any) -> None:
+    make, field = place
+    needed = {Request: {"prompt": "a"}, Size: {"width": 8, "height": 8}}.get(make, {})
+    refused = ""
+    try:
+        made = make(**{**needed, field: value})
+        assert made == make(**{**needed, field: value})
+        assert hash(made) == hash(make(**{**needed, field: value}))
+    except InputError as error:
+        refused = error.field
+    assert refused == "" or field[:5] in refused  # sampling may be a sampler's name
+
+
+def test_a_size_that_is_no_text_is_named() -> None:
+    for value in (None, 3, b"8x8", "8x8x8", "8\u0660x8"):
+        with pytest.raises(InputError, match=r"^size"):
+            Size.parse(value)  # pyright: ignore[reportArgumentType]

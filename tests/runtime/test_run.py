@@ -12,7 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from latentrt.bundle.errors import Cancelled, FileError, InputError, NonFinite, Unavailable
+from latentrt import runtime
+from latentrt.bundle import errors
+from latentrt.bundle.errors import Cancelled, Closed, FileError, InputError, NonFinite
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
@@ -151,9 +153,9 @@ def test_eight_threads_share_a_pipeline(pipeline: Pipeline) -> None:
 def test_a_closed_pipeline_says_so(bundle: Callable[[str], Path]) -> None:
     with Pipeline.open(bundle("heads"), engine="onnxruntime") as closed:
         run = closed.run(REQUEST)
-    with pytest.raises(Unavailable, match="closed"):
+    with pytest.raises(Closed, match="closed"):
         closed(REQUEST)
-    with pytest.raises(Unavailable, match="closed"):
+    with pytest.raises(Closed, match="closed"):
         run.result()
 
 
@@ -239,3 +241,9 @@ def test_an_sde_sampler_on_one_path_is_refined_by_steps(pipeline: Pipeline) -> N
 def test_a_prompt_alone_is_no_request(pipeline: Pipeline) -> None:
     with pytest.raises(InputError, match=r"request: expected a Request.*got 'a red circle'"):
         pipeline("a red circle")  # pyright: ignore[reportArgumentType]
+
+
+def test_every_error_can_be_imported_from_the_runtime() -> None:
+    assert set(errors.__all__) <= set(runtime.__all__)
+    for name in errors.__all__:
+        assert getattr(runtime, name) is getattr(errors, name)

@@ -17,7 +17,15 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime.noise import TorchNoise
 from latentrt.runtime.prediction import denoised, model_input
 from latentrt.runtime.samplers import SAMPLERS, Denoise, Sampler, sample
-from latentrt.runtime.schedules import CATALOGUE, Schedule, build_schedule, find_sampler
+from latentrt.runtime.sampling import Sampling
+from latentrt.runtime.schedules import (
+    CATALOGUE,
+    Schedule,
+    build_schedule,
+    find_sampler,
+    schedules_of,
+    web_names,
+)
 
 Array = NDArray[np.float32]
 Config = dict[str, Any]
@@ -307,10 +315,9 @@ def test_short_name_is_its_class_with_the_keys_that_the_name_decides(sampler: st
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("Euler", "euler"),
         ("eular", "euler"),
-        ("plms ", "plms"),
-        ("dpm++_2m", "dpmpp_2m"),
+        ("DPM++ 2S a", "dpmpp_2s"),
+        ("DPM++ 2S a Karras", "dpmpp_2s"),
         ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler"),
         ("UniPCMultistep", "UniPCMultistepScheduler"),
     ],
@@ -320,6 +327,112 @@ def test_unknown_sampler_is_refused_with_the_nearest_name_first(name: str, neare
         build_schedule(BETAS, steps=5, sampler=name)
     assert str(error.value).endswith(f" or another that `latentrt samplers` lists, got {name!r}")
     assert error.value.expected.count(",") <= 2
+
+
+NAMES = {
+    "Euler a": ("euler_ancestral", None),
+    "EULER": ("euler", None),
+    "k_euler_a": ("euler_ancestral", None),
+    "k_euler_ancestral": ("euler_ancestral", None),
+    "k_dpm_2_a": ("dpm2_ancestral", None),
+    "DPM2 a": ("dpm2_ancestral", None),
+    "DPM++ 2M": ("dpmpp_2m", None),
+    "DPM++ 2M Karras": ("dpmpp_2m", "karras"),
+    "DPM++ 2M SDE": ("dpmpp_2m_sde", None),
+    "DPM++ 2M SDE Exponential": ("dpmpp_2m_sde", "exponential"),
+    "DPM++ 3M SDE Karras": ("dpmpp_3m_sde", "karras"),
+    "DPM++ SDE Karras": ("dpmpp_sde", "karras"),
+    "LMS Karras": ("lms", "karras"),
+    "Euler SGM Uniform": ("euler", "trailing"),
+    "plms": ("plms", None),
+    "PLMS": ("plms", None),
+    "UniPC": ("unipc", None),
+    "uni_pc": ("unipc", None),
+    "eulerdiscretescheduler": ("EulerDiscreteScheduler", None),
+}
+"""What web UIs, their interfaces and diffusers call samplers, and what that is here."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_web_uis_and_of_diffusers_are_taken_in_any_case(name: str) -> None:
+    sampler, schedule = NAMES[name]
+    for spelt in (name, name.upper(), name.lower()):
+        asked = Sampling(spelt)
+        assert (asked.sampler, asked.schedule) == (sampler, schedule)
+        made = build_schedule(BETAS, steps=5, sampler=spelt)
+        assert made == build_schedule(BETAS, steps=5, sampler=sampler, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("Karras", "karras"),
+        ("SGM Uniform", "trailing"),
+        ("sgm_uniform", "trailing"),
+        ("Simple", "trailing"),
+        ("Normal", "linspace"),
+        ("Uniform", "linspace"),
+        ("DDIM Uniform", "leading"),
+        ("Align Your Steps", "align_your_steps"),
+        ("Automatic", None),
+    ],
+)
+def test_names_of_web_uis_are_taken_for_schedules(name: str, schedule: str | None) -> None:
+    assert Sampling("euler", schedule=name).schedule == schedule
+    made = build_schedule(BETAS, steps=5, sampler="euler", schedule=name)
+    assert made == build_schedule(BETAS, steps=5, sampler="euler", schedule=schedule)
+
+
+def test_two_schedules_that_differ_are_refused() -> None:
+    assert Sampling("DPM++ 2M Karras", schedule="Karras").schedule == "karras"
+    with pytest.raises(InputError, match=r"^schedule: expected karras with sampler DPM\+\+ 2M Kar"):
+        Sampling("DPM++ 2M Karras", schedule="beta")
+
+
+@pytest.mark.parametrize("schedule", ["", "KL Optimal"])
+def test_unknown_schedule_is_refused(schedule: str) -> None:
+    for sampler in ("euler", "Euler Karras"):
+        with pytest.raises(InputError, match=r"^schedule: expected "):
+            build_schedule(BETAS, steps=5, sampler=sampler, schedule=schedule)
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({"_class_name": "PNDMScheduler", "skip_prk_steps": True}, ("PLMS", None)),
+        ({"_class_name": "PNDMScheduler", "timestep_spacing": "trailing"}, ("pndm", "SGM Uniform")),
+        ({"_class_name": "EulerDiscreteScheduler"}, ("Euler", None)),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"},
+            ("Euler", "SGM Uniform"),
+        ),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},
+            ("DPM++ 2M", "Karras"),
+        ),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True},
+            ("DPM++ 2M", None),
+        ),
+        ({"_class_name": "UniPCMultistepScheduler", "use_beta_sigmas": True}, ("UniPC", "Beta")),
+        ({"_class_name": "LCMScheduler", "timestep_spacing": "trailing"}, ("LCM", None)),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler"}, ("DPM++ 2M", "Karras")),
+    ],
+)
+def test_web_names_are_known_where_the_config_decides(
+    config: dict[str, Any], names: tuple[str, str | None]
+) -> None:
+    assert web_names(build_schedule({**BETAS, **config}, steps=5)) == names
+
+
+def test_web_names_lead_back_to_sampler_and_schedule() -> None:
+    for name, entry in CATALOGUE.items():
+        if entry.web:
+            assert Sampling(entry.web).sampler == name
+        for schedule in () if name.startswith("edm") else schedules_of(name):
+            made = build_schedule(BETAS, steps=5, sampler=name, schedule=schedule)
+            _, kind = web_names(made)
+            assert kind is None or Sampling(name, schedule=kind).schedule == schedule
 
 
 @pytest.mark.parametrize("name", ["", "1234567"])

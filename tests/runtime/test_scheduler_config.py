@@ -339,7 +339,6 @@ def test_keys_that_a_short_name_decides_are_unused() -> None:
 
 
 REFUSED: list[tuple[str, Config, str]] = [
-    ("euler", {"frobnicate": 1}, "frobnicate"),
     ("euler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "_class_name"),
     ("euler", {"_class_name": 3}, "_class_name"),
     ("ddim", {"use_flow_sigmas": True}, "use_flow_sigmas"),

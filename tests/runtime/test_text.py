@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import text_engines
+from tests.conftest import Trace, text_engines
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BundleError, NonFinite
-from latentrt.bundle.golden import Difference
-from latentrt.runtime import Pipeline, Request, Sampling
+from latentrt.bundle.errors import BundleError, InputError, NonFinite
+from latentrt.bundle.golden import Difference, psnr
+from latentrt.export import trace
+from latentrt.export.export import export
+from latentrt.runtime import Pipeline, Request, Sampling, Size
+from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.text import PromptTokenizer, TextEncoder, TextStates
 
 LENGTH = 77
@@ -41,7 +47,7 @@ def tokenizers(
 ) -> Tokenizers:
     """Ours and the library's: one that pads with its end token, two that pad with "!"."""
     configuration, folder = request.param
-    ours = PromptTokenizer(Bundle.open(bundle(configuration)), folder)
+    ours = PromptTokenizer.of(Bundle.open(bundle(configuration)), folder)
     return ours, CLIPTokenizer.from_pretrained(checkpoint(configuration) / folder)
 
 
@@ -115,7 +121,7 @@ def test_a_malformed_tokenizer_is_named(
     shutil.copytree(opened.path / "tokenizer_2", tmp_path / "tokenizer_2")
     (tmp_path / "tokenizer_2" / "special_tokens.json").write_text(damage)
     with pytest.raises(BundleError, match="tokenizer_2: is malformed"):
-        PromptTokenizer(replace(opened, path=tmp_path), "tokenizer_2")
+        PromptTokenizer.of(replace(opened, path=tmp_path), "tokenizer_2")
 
 
 # Hidden states.
@@ -148,7 +154,7 @@ def test_hidden_states_are_those_of_transformers(
     model = library_model(checkpoint(configuration), component)
     opened = Bundle.open(bundle(configuration))
     folder = component.replace("text_encoder", "tokenizer")
-    ids = PromptTokenizer(opened, folder)("a small green star").ids
+    ids = PromptTokenizer.of(opened, folder)("a small green star").ids
     encoder = TextEncoder(opened, component)
     states = encoder(ids, text_engines(opened)(component))
     with torch.inference_mode():
@@ -246,3 +252,150 @@ def test_states_that_are_not_finite_are_named_after_their_encoder(
         encoder.plain(states, 1)
     with pytest.raises(NonFinite, match=problem):
         encoder.pooled(states)
+
+
+# Textual inversions of several vectors, saved with their pipeline.
+
+INVERSIONS = {"tokenizer": ("<x>", "<x>_1", "<x>_2"), "tokenizer_2": ("<x>", "<x>_1")}
+INVERTED = "a red <x> beside <x>, circle"
+
+
+@pytest.fixture(scope="module")
+def inverted(
+    checkpoint: Callable[[str], Path],
+    traced_once: Trace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Any, Path]:
+    """diffusers' pipeline of SDXL with added vectors, and the bundle of what it saves."""
+    folder = tmp_path_factory.mktemp("inverted")
+    kind: Any = StableDiffusionXLPipeline
+    pipeline = kind.from_pretrained(checkpoint("xl"), low_cpu_mem_usage=False)
+    generator = torch.Generator().manual_seed(3)
+    for name, tokens in INVERSIONS.items():
+        tokenizer = getattr(pipeline, name)
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"))
+        tokenizer.add_tokens(list(tokens))
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        table = encoder.get_input_embeddings().weight.data
+        rows = torch.randn((len(tokens), table.shape[1]), generator=generator)
+        table[-len(tokens) :] = rows * table.std()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.save_pretrained(folder / "checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "trace", traced_once)
+        export(folder / "checkpoint", folder / "bundle")
+    return pipeline, folder / "bundle"
+
+
+def test_a_textual_inversion_of_several_vectors_draws_what_diffusers_draws(
+    inverted: tuple[Any, Path],
+) -> None:
+    theirs, bundle = inverted
+    fields: dict[str, Any] = {"negative_prompt": "no <x>", "width": 64, "height": 64}
+    image = theirs(
+        INVERTED,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+        **fields,
+    ).images[0]
+    with Pipeline.open(bundle, engine="onnxruntime") as pipeline:
+        request = Request(
+            INVERTED,
+            negative_prompt="no <x>",
+            seed=5,
+            size=Size(64, 64),
+            sampling=Sampling(steps=4),
+            guidance=5.0,
+        )
+        found = np.asarray(pipeline(request).images[0]) / 255.0
+    # dB at fp32, ours rounded to 8 bits; the first vector alone gave 23 dB.
+    assert psnr(found, np.round(image * 255.0) / 255.0, peak=1.0) >= 55.0
+
+
+def test_both_tokenizers_put_their_own_vectors_in_composed_prompts_too(
+    inverted: tuple[Any, Path],
+) -> None:
+    theirs, bundle = inverted
+    opened = Bundle.open(bundle)
+    request = Request("a circle", composed=[(INVERTED, 0.5)], size=Size(64, 64), guidance=5.0)
+    found = Conditioner(opened)(request, text_engines(opened)).prompts[1]
+    with torch.inference_mode():
+        expected = theirs.encode_prompt(INVERTED, device="cpu", do_classifier_free_guidance=False)
+    for name, tensor in (("encoder_hidden_states", expected[0]), ("text_embeds", expected[2])):
+        assert Difference.between(found[name], tensor[0].numpy()).relative < ROUNDING
+
+
+def test_a_million_characters_are_tokenized_in_seconds(inverted: tuple[Any, Path]) -> None:
+    # One word, many words, and a vector at each: what is not linear would take minutes.
+    tokenizer = PromptTokenizer.of(Bundle.open(inverted[1]))
+    for prompt in ("a" * 10**6, "red " * 250_000, "<x> " * 250_000, "\u0301" * 10**6):
+        begun = time.process_time()
+        tokens = tokenizer(prompt)
+        assert time.process_time() - begun < 20
+        assert len(tokens.ids) == LENGTH
+        assert tokens.cut
+
+
+# Bundles whose tokenizer does not fit.
+
+SPECIAL = {"bos_token_id": 624, "eos_token_id": 625, "pad_token_id": 625, "model_max_length": 77}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"bos_token_id": -1}, "bos_token_id is -1"),
+        ({"bos_token_id": None}, "bos_token_id is None"),
+        ({"eos_token_id": "625"}, "eos_token_id is '625'"),
+        ({"eos_token_id": True}, "eos_token_id is True"),
+        ({"pad_token_id": 625.5}, "pad_token_id is 625.5"),
+        ({"pad_token_id": 2**40}, "pad_token_id is 1099511627776"),
+        ({"model_max_length": 1}, "model_max_length is 1"),
+        ({"model_max_length": 10**9}, "model_max_length is 1000000000"),
+    ],
+)
+def test_a_special_token_that_is_no_id_is_named(
+    bundle: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    shutil.copytree(bundle("heads") / "tokenizer", tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "special_tokens.json"
+    path.write_text(json.dumps({**SPECIAL, **changes}))
+    with pytest.raises(BundleError, match=f"tokenizer: is malformed: {problem}"):
+        PromptTokenizer(tmp_path / "tokenizer")
+
+
+def test_special_tokens_of_an_earlier_version_are_read(
+    bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(bundle("heads") / "tokenizer", tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "special_tokens.json").write_text(json.dumps(SPECIAL))
+    found = PromptTokenizer(tmp_path / "tokenizer")("a red circle")
+    own = PromptTokenizer(bundle("heads") / "tokenizer")("a red circle")
+    assert found.ids.tolist() == own.ids.tolist()
+
+
+def test_a_token_that_the_table_lacks_is_named(bundle: Callable[[str], Path]) -> None:
+    opened = Bundle.open(bundle("heads"))
+    encoder = TextEncoder(opened)
+    with pytest.raises(BundleError, match="has a table of 626 tokens, the tokenizer gives 700"):
+        encoder(np.array([624, 700, 625]), text_engines(opened)("text_encoder"))
+
+
+def test_text_that_is_not_unicode_is_refused_by_a_tokenizer(bundle: Callable[[str], Path]) -> None:
+    tokenizer = PromptTokenizer.of(Bundle.open(bundle("heads")))
+    with pytest.raises(InputError, match=r"^prompt: expected text"):
+        tokenizer("caf\udce9")
+
+
+def test_tokenizers_of_two_lengths_are_refused(
+    bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundle("xl"), tmp_path / "xl"))
+    opened = Bundle.open(folder)
+    (folder / "tokenizer_2" / "special_tokens.json").write_text(
+        json.dumps({**SPECIAL, "model_max_length": 60})
+    )
+    with pytest.raises(BundleError, match=r"has tokenizers of \[60, 77\] tokens"):
+        Conditioner(opened)

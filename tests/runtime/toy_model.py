@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ class Model:
             request=request.with_values(size=size),
             schedule=schedule,
             conditioning=Conditioning(({"encoder_hidden_states": named},), negative, ()),
-            unet=lambda rows: self._unet(rows, shape),
+            unet=ToyEngines(self, shape),
             decode=self.decode,
             latent_shape=shape,
             model="numbers",
@@ -74,13 +75,24 @@ class Model:
         pixels = latents[:, :3].repeat(8, axis=2).repeat(8, axis=3)
         return np.tanh(pixels)
 
-    def _unet(self, rows: int, shape: tuple[int, ...]) -> FunctionEngine:
+    def unet(self, rows: int, shape: tuple[int, ...]) -> FunctionEngine:
         specs = (
             TensorSpec("sample", (rows, *shape)),
             TensorSpec("timestep", (rows,)),
             TensorSpec("encoder_hidden_states", (rows, 3, 2)),
         )
         return FunctionEngine("unet", specs, (), self.evaluate)
+
+
+@dataclass(frozen=True)
+class ToyEngines:
+    """The engines of one model at one shape; equal to others of the same model only."""
+
+    model: Model
+    shape: tuple[int, ...]
+
+    def __call__(self, rows: int) -> FunctionEngine:
+        return self.model.unet(rows, self.shape)
 
 
 class Gate:

@@ -189,17 +189,7 @@ def test_shards_written_by_the_library_are_one_component(
     whole = opened.tensors(component)
     expected = {name: torch.from_numpy(whole[name].copy()) for name in whole}
     shard(folder, component, variant)
-    check_equal(opened.tensors(component), expected)
-
-
-@pytest.mark.parametrize("variant", ["fp16", "non_ema"])
-def test_a_variant_is_read_where_there_is_nothing_else(folder: Path, variant: str) -> None:
-    half = {name: t.half() for name, t in unet_of(folder).items()}
-    (folder / "unet" / f"{UNET}.safetensors").unlink()
-    safetensors.torch.save_file(half, folder / "unet" / f"{UNET}.{variant}.safetensors")
-    found = Checkpoint.open(folder).tensors("unet")
-    check_equal(found, half)
-    assert found.entry("conv_in.weight").dtype == np.float16
+    check_equal(Checkpoint.open(folder, variant).tensors(component), expected)
 
 
 def test_full_precision_is_preferred_to_a_variant(folder: Path) -> None:

@@ -28,6 +28,8 @@ def seconds_alone(peer: Contestant, runs: int, scratch: Path, limit: float = 360
             timeout=limit,
             check=False,
             env=dict(peer.environment) or None,
+            encoding="utf-8",
+            errors="replace",
         )
     except OSError as error:
         raise EngineError(f"{peer.name}: {error}") from error

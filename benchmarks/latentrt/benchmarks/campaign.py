@@ -244,7 +244,7 @@ def _contest(
     if problem:
         say(problem)
         return {"problem": problem, "standings": None}
-    standings: dict[str, Any] = json.loads(out.read_text())
+    standings: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     say(str(Standings.from_json(standings)))
     return {"problem": "", "standings": standings}
 
@@ -260,7 +260,15 @@ def _nvidia_smi() -> dict[str, str]:
     fields = ("driver_version", "memory.total", "power.limit", "clocks.max.sm")
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "-i", "0"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(zip(fields, done.stdout.strip().split(", "), strict=False))

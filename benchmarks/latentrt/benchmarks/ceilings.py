@@ -94,7 +94,9 @@ def ceilings_apart(
     asked = {"engine": chosen.name, "options": asdict(chosen.options), "dtype": dtype}
     with tempfile.TemporaryDirectory(prefix="latentrt-bench-") as folder:
         question = Path(folder) / "question.json"
-        question.write_text(json.dumps({**asked, "sizes": list(sizes), "repeats": repeats}))
+        question.write_text(
+            json.dumps({**asked, "sizes": list(sizes), "repeats": repeats}), encoding="utf-8"
+        )
         row = child(_MODULE, [question], Path(folder), _LIMIT)
     if "rate" not in row:
         raise EngineError(row["problem"])
@@ -222,10 +224,10 @@ def main() -> None:
     parser.add_argument("question", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    asked = json.loads(options.question.read_text())
+    asked = json.loads(options.question.read_text(encoding="utf-8"))
     chosen = Chosen(asked["engine"], backend(asked["engine"]), Options(**asked["options"]))
     found = ceilings(chosen, asked["dtype"], sizes=asked["sizes"], repeats=asked["repeats"])
-    options.out.write_text(json.dumps(asdict(found)))
+    options.out.write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 
 if __name__ == "__main__":

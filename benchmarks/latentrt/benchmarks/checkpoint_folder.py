@@ -105,4 +105,4 @@ def _owner(part: str) -> list[str]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(dict(value), indent=2) + "\n")
+    path.write_text(json.dumps(dict(value), indent=2) + "\n", encoding="utf-8")

@@ -32,7 +32,7 @@ def child(
     command = [python, "-m", module, *map(str, arguments), "--out", str(out)]
     problem = run(command, limit, scratch)
     if out.is_file():
-        row: dict[str, Any] = json.loads(out.read_text())
+        row: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return row
     return {"problem": problem or "wrote nothing"}
 
@@ -47,7 +47,14 @@ def run(
     settings = {**environment, VARIABLE: str(scratch / "cache")}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=limit, check=False, env=settings
+            command,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+            env=settings,
+            encoding="utf-8",
+            errors="replace",
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {limit:g} s"

@@ -72,7 +72,7 @@ def cold_starts(subject: Subject) -> tuple[Cold, Cold]:
     with tempfile.TemporaryDirectory(prefix="latentrt-bench-") as folder:
         scratch = Path(folder)
         described = scratch / "subject.json"
-        described.write_text(json.dumps(subject.to_json()))
+        described.write_text(json.dumps(subject.to_json()), encoding="utf-8")
         first, second = (child(_MODULE, [described], scratch, _LIMIT) for _ in range(2))
     return _cold("empty", first), _cold("filled", second)
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("subject", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    options.out.write_text(json.dumps(measure(options.subject)))
+    options.out.write_text(json.dumps(measure(options.subject)), encoding="utf-8")
 
 
 if __name__ == "__main__":

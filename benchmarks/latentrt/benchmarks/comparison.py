@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference
+from latentrt.runtime.checks import text
 from latentrt.runtime.size import Size
 
 SCHEMA: Final = 4
@@ -30,6 +31,7 @@ class Question:
     size: Size | None = None
 
     def __post_init__(self) -> None:
+        text("prompt", self.prompt)
         if not 1 <= self.steps <= 1000:
             raise InputError("steps", "an integer from 1 to 1000", self.steps)
         if not 0 <= self.seed < 2**63:

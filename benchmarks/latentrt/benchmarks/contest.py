@@ -38,6 +38,7 @@ from latentrt.bundle.errors import InputError, LatentrtError, Unavailable
 from latentrt.bundle.manifest import STABLE_DIFFUSION
 from latentrt.bundle.publish import write_file
 from latentrt.runtime import Size
+from latentrt.runtime.schedules.classes import EDM_CLASSES
 from latentrt.weights.checkpoint import Checkpoint
 
 # Until the threads of what we ourselves ran before, such as exporters, are gone.
@@ -145,10 +146,13 @@ def check(
         if count is not None and count < fewest:
             raise InputError(field, f"at least {fewest}", count)
     reference, *_ = chosen(names, device)
-    family = Bundle.open(bundle).manifest.family
+    opened = Bundle.open(bundle)
+    family, scheduler = opened.manifest.family, opened.scheduler_config().get("_class_name")
     if family != STABLE_DIFFUSION:
         expected = f"one of the family {STABLE_DIFFUSION}, which peers load"
         raise InputError("bundle", expected, family)
+    if scheduler in EDM_CLASSES:
+        raise InputError("bundle", "one that DDIM draws, as all peers do", f"one for {scheduler}")
     check_source(checkpoint or bundle)
     lacks = missing(reference)
     if lacks is not None:

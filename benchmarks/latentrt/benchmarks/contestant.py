@@ -54,9 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("spec", type=Path)
     parser.add_argument("--serve", action="store_true", required=True)
-    spec = json.loads(parser.parse_args().spec.read_text())
+    spec = json.loads(parser.parse_args().spec.read_text(encoding="utf-8"))
     # Libraries may print what they like: all of it goes to standard error.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     with opened(spec) as pipeline:
         request = request_of(spec)

@@ -5,7 +5,6 @@ library does by itself. No library is loaded but those of who takes part.
 """
 
 # openvino's stubs leave most of its API unknown.
-# pyright: reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
+from latentrt.engines import libraries
 from latentrt.engines.backends import backend
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.openvino import CPU
@@ -72,13 +72,11 @@ def bare_openvino(precision: str, task: Task, *, parts: int = 1) -> tuple[Any, t
 
     Each of the requests has its part of the rows, and a stream.
     """
-    import openvino
-
     blueprint, inputs = task.blueprint(), task.inputs()
     rows = blueprint.sizes["batch"] // parts
     part = replace(blueprint, sizes={**blueprint.sizes, "batch": rows})
     settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": parts}
-    core: Any = openvino.Core()
+    core: Any = libraries.openvino().Core()
     compiled = core.compile_model(CPU.model(part, precision), "CPU", settings)
     requests = tuple(compiled.create_infer_request() for _ in range(parts))
     for number, request in enumerate(requests):

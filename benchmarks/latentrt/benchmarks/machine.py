@@ -89,7 +89,7 @@ def _ticks() -> tuple[int, int] | None:
     if not STAT.is_file():
         return None
     # user nice system idle iowait irq softirq steal; guests', which follow, are in user and nice.
-    counts = [int(word) for word in STAT.read_text().split("\n")[0].split()[1:9]]
+    counts = [int(word) for word in STAT.read_text(encoding="utf-8").split("\n")[0].split()[1:9]]
     return counts[3] + counts[4], sum(counts)
 
 
@@ -110,6 +110,6 @@ def _cpu_info() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     if not path.is_file():
         return {}
-    first = path.read_text().split("\n\n")[0]
+    first = path.read_text(encoding="utf-8").split("\n\n")[0]
     pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, value in pairs}

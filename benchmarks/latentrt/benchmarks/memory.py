@@ -22,7 +22,7 @@ class Memory:
     def here() -> Memory:
         """This process's, where there is a /proc."""
         path = Path("/proc/self/status")
-        text = path.read_text() if path.is_file() else ""
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
         found = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", text))
         peak, own = (int(found[k]) * 1024 if k in found else None for k in ("VmHWM", "RssAnon"))
         return Memory(peak, own)
@@ -31,5 +31,9 @@ class Memory:
 def available() -> int | None:
     """Bytes that a new process may have before others must give some up, where there is a /proc."""
     path = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text()) if path.is_file() else None
+    found = (
+        re.search(r"MemAvailable:\s+(\d+) kB", path.read_text(encoding="utf-8"))
+        if path.is_file()
+        else None
+    )
     return None if found is None else int(found[1]) * 1024

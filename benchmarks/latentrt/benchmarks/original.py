@@ -18,12 +18,12 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.bundle.tensors import TensorFile
+from latentrt.export.check import check
 from latentrt.export.components import Component, components
-from latentrt.export.family import FAMILIES, Family, family_of, forces_zeros, tokenizer_of
-from latentrt.export.parts import Part, open_parts
+from latentrt.export.family import FAMILIES, Family, tokenizer_of
+from latentrt.export.parts import Part
 from latentrt.export.reference import Weights
-from latentrt.export.source import TensorSource, open_source
-from latentrt.export.tokenizer import open_tokenizers
+from latentrt.export.source import TensorSource
 from latentrt.runtime.text import PromptTokenizer
 
 
@@ -61,23 +61,21 @@ class Original:
             return _of_bundle(bundle, bundle)
         if (Path(checkpoint) / FILE_NAME).is_file():
             return _of_bundle(bundle, Bundle.open(checkpoint))
-        source = open_source(checkpoint)
-        family = family_of(source)
-        parts = open_parts(source, family)
-        found = {folder: part.fingerprint for folder, part in parts.items()}
-        _check(bundle, checkpoint, family.name, found)
-        dtype = np.dtype(bundle.manifest.dtype)
         with tempfile.TemporaryDirectory(prefix="latentrt-") as folder:
-            tokenizers = open_tokenizers(source, family, parts, Path(folder))
+            checked = check(checkpoint, Path(folder))
+        parts, tokenizers = checked.parts, checked.tokenizers
+        found = {folder: part.fingerprint for folder, part in parts.items()}
+        _check(bundle, checkpoint, checked.family.name, found)
+        dtype = np.dtype(bundle.manifest.dtype)
         return Original(
-            name=source.name,
+            name=checked.source.name,
             own=False,
-            family=family,
+            family=checked.family,
             parts=parts,
             weights={folder: _Rounded(part.tensors, dtype) for folder, part in parts.items()},
             tokens=lambda prompt: {name: each(prompt) for name, each in tokenizers.items()},
-            scheduler_config=source.config("scheduler"),
-            zeros=forces_zeros(source, family),
+            scheduler_config=checked.scheduler,
+            zeros=checked.zeros,
         )
 
 
@@ -113,7 +111,7 @@ def _of_bundle(bundle: Bundle, other: Bundle) -> Original:
     family = next(f for f in FAMILIES if f.name == bundle.manifest.family)
     dtype = np.dtype(bundle.manifest.dtype)
     own = other.path == bundle.path
-    tokenizers = {n: PromptTokenizer(other, tokenizer_of(n)) for n in family.text_encoders}
+    tokenizers = {n: PromptTokenizer.of(other, tokenizer_of(n)) for n in family.text_encoders}
     return Original(
         name="the bundle's own weights" if own else other.path.name,
         own=own,

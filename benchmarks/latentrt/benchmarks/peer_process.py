@@ -42,7 +42,7 @@ class Contestant:
 
     def write_spec(self, path: Path) -> None:
         """Write what its process is told."""
-        path.write_text(json.dumps(dict(self.spec)))
+        path.write_text(json.dumps(dict(self.spec)), encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class PeerProcess:
         spec = scratch / f"{contestant.name}.json"
         contestant.write_spec(spec)
         self._begun = time.perf_counter()
-        with open(self._errors, "w") as errors:
+        with open(self._errors, "w", encoding="utf-8") as errors:
             try:
                 self._process = subprocess.Popen(
                     [*contestant.command, str(spec), "--serve"],
@@ -95,6 +95,8 @@ class PeerProcess:
                     stderr=errors,
                     text=True,
                     env=dict(contestant.environment) or None,
+                    encoding="utf-8",
+                    errors="replace",
                 )
             except OSError as error:
                 raise EngineError(f"{contestant.name}: {error}") from error
@@ -162,7 +164,9 @@ class PeerProcess:
             raise self._failed(f"no answer in {self._limit:g} s") from None
         if line is None:
             self._lines.put(None)
-            raise self._failed(ending(self._process.wait(), self._errors.read_text()))
+            raise self._failed(
+                ending(self._process.wait(), self._errors.read_text(encoding="utf-8"))
+            )
         try:
             value = json.loads(line)
             return {name: value[name] for name in names}

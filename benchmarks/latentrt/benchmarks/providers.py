@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     statuses = {name: asdict(status) for name, status in Environment.here().statuses.items()}
-    options.out.write_text(json.dumps({"problem": "", "statuses": statuses}))
+    options.out.write_text(json.dumps({"problem": "", "statuses": statuses}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,11 @@ def import_seconds(repeats: int) -> Spread:
     )
     run = [sys.executable, "-c", code]
     found = [
-        float(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
+        float(
+            subprocess.run(
+                run, capture_output=True, text=True, check=True, encoding="utf-8", errors="replace"
+            ).stdout
+        )
         for _ in range(repeats + 1)
     ]
     return Spread.of(found[1:])

@@ -46,7 +46,7 @@ class Subject:
     @staticmethod
     def read(path: Path) -> Subject:
         """From a file with what `to_json` gives."""
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
         return Subject(
             bundle=Path(value["bundle"]),
             engine=value["engine"],

@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing; status 1: it is old")
     options = parser.parse_args()
     try:
-        text = options.document.read_text()
+        text = options.document.read_text(encoding="utf-8")
         new = filled(text, reading(options.document.parent / RESULTS))
     except (OSError, FileError) as error:
         sys.exit(f"error: {error}")

@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    options.out.write_text(json.dumps(on_device()))
+    options.out.write_text(json.dumps(on_device()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     o = parser.parse_args()
     row = attempt(o.bundle, o.checkpoint, o.device, o.precision, o.repeats)
-    o.out.write_text(json.dumps(row))
+    o.out.write_text(json.dumps(row), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.engines.verify import TOLERANCES, open_verified
 from latentrt.runtime import Pipeline, Request, Sampling
 from latentrt.runtime.conditioning import Conditioner
+from latentrt.runtime.schedules import euler_name
 
 WARM_UP: Final = 3
 PROMPT: Final = "a large red circle on a blue background"
@@ -222,7 +223,8 @@ def _tell_errors(components: Mapping[str, dict[str, Any]], comparison: Compariso
 
 
 def _picture(pipeline: Pipeline, trial: Trial) -> dict[str, Any]:
-    request = Request(PROMPT, seed=_SEED, sampling=Sampling("euler", steps=trial.steps))
+    sampler = euler_name(pipeline.bundle.scheduler_config())
+    request = Request(PROMPT, seed=_SEED, sampling=Sampling(sampler, steps=trial.steps))
     picture = {"steps": trial.steps, "seconds": None, "problem": ""}
     found: list[float] = []
     try:
@@ -249,7 +251,7 @@ def main() -> None:
     o = parser.parse_args()
     options = Options(precision=o.precision, stripped=o.stripped)
     trial = Trial(o.bundle, o.engine, options, o.cache, o.repeats, o.steps)
-    o.out.write_text(json.dumps(attempt(trial)))
+    o.out.write_text(json.dumps(attempt(trial)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
+from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import BundleError
+from latentrt.bundle.files import open_file, read_object
 from latentrt.bundle.manifest import GOLDEN, FileRecord, Manifest, read_manifest
 from latentrt.bundle.tensors import TensorFile
 
@@ -29,10 +30,11 @@ class Bundle:
     def open(path: Path | str, *, verify: bool = False) -> Bundle:
         """Open a bundle, checking the size of every file and the hash of every small one.
 
-        With `verify`, the hash of every file. Raises `BundleError` naming what is missing,
-        changed or unreadable.
+        Its files may be links to anywhere, as in the cache of a model hub. With `verify`, the hash
+        of every file is checked. Raises `BundleError` naming what is missing, changed or
+        unreadable, `InputError` for what is no path.
         """
-        folder = Path(path)
+        folder = as_path("bundle", path)
         manifest = read_manifest(folder)
         bundle = Bundle(folder.resolve(), manifest)
         for name, record in manifest.files.items():
@@ -48,10 +50,11 @@ class Bundle:
         try:
             resolved = path.resolve(strict=True)
             size = resolved.stat().st_size
-        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to 3.12
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise BundleError(path, "is listed in the manifest but missing") from error
-        if not resolved.is_relative_to(self.path):
-            raise BundleError(path, "leads outside the bundle")
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, up to 3.12
+            problem = getattr(error, "strerror", None) or "its links lead in a circle"
+            raise BundleError(path, f"is listed in the manifest but missing: {problem}") from error
         if not resolved.is_file():
             raise BundleError(path, "is not a file")
         if size != record.size:
@@ -83,16 +86,19 @@ class Bundle:
             raise BundleError(self.path, f"has no {name}")
         return self.path / name
 
+    def object(self, name: str) -> dict[str, Any]:
+        """The JSON object of a listed file; raises `BundleError` naming the file."""
+        return read_object(self.listed(name))
+
     def scheduler_config(self) -> Mapping[str, Any]:
-        """`scheduler_config.json` as the checkpoint had it."""
-        path = self.listed("scheduler/scheduler_config.json")
-        return cast("Mapping[str, Any]", json.loads(path.read_text("utf-8")))
+        """`scheduler_config.json` as the checkpoint had it; raises `BundleError`."""
+        return self.object("scheduler/scheduler_config.json")
 
 
 def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file in hexadecimal; `advance` is told the bytes read."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 22):
             digest.update(block)
             if advance is not None:

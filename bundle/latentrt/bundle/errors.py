@@ -1,41 +1,72 @@
-"""Every error that latentrt raises on purpose; a message names the thing that is wrong."""
+"""Every error that latentrt raises, sorted by what the caller does next.
+
+Mend the input (`InputError`) or a file (`FileError`); get or build an engine (`EngineError`); take
+another precision (`NonFinite`); nothing, since the run was ended on request (`Stopped`); try again
+later (`Busy`); open another pipeline or batcher (`Closed`); report a bug (`InternalError`). A
+message names the thing that is wrong.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "BuildFailed",
     "BundleError",
+    "Busy",
     "Cancelled",
     "CheckpointError",
+    "Closed",
     "DeadlineExceeded",
     "EngineError",
     "FileError",
     "InputError",
+    "InternalError",
     "LatentrtError",
     "NonFinite",
     "QueueFull",
     "ShapeNotBuilt",
     "Stopped",
     "Unavailable",
+    "Unwritable",
     "VerificationFailed",
     "WeightsError",
 ]
 
 
 class LatentrtError(Exception):
-    """The root of the tree."""
+    """The root of the tree.
+
+    `pickle` and `copy` keep an error's class, message and attributes, of subclasses too: a process
+    can hand its error to another.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made again by calling its class with `args`, which are the message's.
+        return _made_again, (type(self), self.args), self.__dict__
+
+
+def _made_again(kind: type[LatentrtError], args: tuple[object, ...]) -> LatentrtError:
+    """An error of a class without a call of its `__init__`."""
+    return kind.__new__(kind, *args)
 
 
 class InputError(LatentrtError, ValueError):
-    """An argument that cannot be used: which one, what would do, and what came."""
+    """An argument that cannot be used: which one, what would do, and what came (as text)."""
 
     def __init__(self, field: str, expected: str, got: object) -> None:
-        super().__init__(f"{field}: expected {expected}, got {got}")
+        # As text: the value itself may be large, and of a kind that cannot be pickled.
         self.field = field
         self.expected = expected
-        self.got = got
+        self.got = str(got)
+        super().__init__(f"{field}: expected {expected}, got {self.got}")
+
+
+class Unwritable(InputError):
+    """A place that cannot be written: no room, no permission, or not what it should be."""
 
 
 class FileError(LatentrtError):
@@ -90,7 +121,7 @@ class NonFinite(LatentrtError):
 
 
 class Stopped(LatentrtError):
-    """A run that ended before its picture was there, on request."""
+    """A run that was ended on request, before its picture was there."""
 
 
 class Cancelled(Stopped):
@@ -101,5 +132,45 @@ class DeadlineExceeded(Stopped):
     """The run's deadline passed."""
 
 
-class QueueFull(Stopped):
+class Busy(LatentrtError):
+    """There is no room for a request now; try again later."""
+
+
+class QueueFull(Busy):
     """A bounded queue had no room."""
+
+
+class Closed(LatentrtError):
+    """The pipeline, batcher or engine is closed; open another."""
+
+
+class InternalError(LatentrtError, RuntimeError):
+    """An exception that latentrt did not expect; please report it, with its `__cause__`."""
+
+
+def as_latentrt(error: BaseException) -> BaseException:
+    """An exception as the public API raises it.
+
+    Errors of ours, MemoryError and what ends a program stay as they are; an OSError becomes a
+    `FileError`, anything else an `InternalError`, with the exception as `__cause__`.
+    """
+    if isinstance(error, LatentrtError | MemoryError) or not isinstance(error, Exception):
+        return error
+    if isinstance(error, OSError):
+        raised = FileError(str(error.filename or "system"), error.strerror or str(error))
+    else:
+        raised = InternalError(f"unexpected {type(error).__name__}: {error}")
+    raised.__cause__ = error
+    return raised
+
+
+@contextlib.contextmanager
+def only_latentrt_errors() -> Generator[None]:
+    """A block of the public API: exceptions leave it as `as_latentrt` gives them."""
+    try:
+        yield
+    except Exception as error:
+        raised = as_latentrt(error)
+        if raised is error:
+            raise
+        raise raised from error

@@ -6,7 +6,8 @@ Names inside `golden.safetensors`, all float32 (integers int64):
 - `run/input_ids` and `run/negative_input_ids` [1, 77], the prompt's and the empty prompt's tokens;
 - `run/latents` [1, c, h, w], the starting noise of unit variance;
 - `run/timesteps` [n] and `run/sigmas` [n + 1] of an Euler run;
-- `run/steps/<i>/latents` [1, c, h, w], after step i, in x0 + sigma * noise form;
+- `run/steps/<i>/latents` [1, c, h, w], after step i, in x0 + sigma * noise form, x0 as the model's
+  own data has it;
 - `run/images` [1, 3, H, W] in [-1, 1]; `run/guidance_scale` [1].
 """
 

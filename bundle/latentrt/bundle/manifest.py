@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Final, cast
+from pathlib import Path
+from typing import Any, Final
 
+from latentrt.bundle.component import (
+    DTYPES,
+    MOST,
+    ComponentRecord,
+    FileRecord,
+    read_components,
+    read_files,
+)
 from latentrt.bundle.errors import BundleError
-from latentrt.bundle.spec import TensorSpec
+from latentrt.bundle.files import Field, read_object
 
 SCHEMA: Final = 3
 FILE_NAME: Final = "manifest.json"
@@ -19,30 +31,7 @@ STABLE_DIFFUSION: Final = "stable-diffusion"
 STABLE_DIFFUSION_XL: Final = "stable-diffusion-xl"
 LATENT_CONSISTENCY: Final = "latent-consistency"
 """Families: whose pipeline in diffusers is the reference. What a model takes, its graphs say."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """One file of a bundle: bytes, and SHA-256 in hexadecimal."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentRecord:
-    """One graph of a bundle and the weights it reads.
-
-    `fingerprint` is of every config field that decides what the graph computes; `config` is the
-    checkpoint's config, for the few fields the runtime needs.
-    """
-
-    graph: str
-    weights: str
-    fingerprint: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    config: Mapping[str, Any]
+_FAMILIES: Final = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, LATENT_CONSISTENCY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +79,19 @@ class Manifest:
         """Whether the reference sets `steps_offset` and `clip_sample` whatever the config says."""
         return self.family == STABLE_DIFFUSION
 
+    @property
+    def model_hash(self) -> str:
+        """SHA-256 of what decides the pictures: graphs, weights, tokenizers, scheduler and numbers.
+
+        Names, goldens and versions are left out.
+        """
+        value = self.to_json()
+        for key in ("schema", "source", "inferred", "versions", "storage"):
+            del value[key]
+        value["components"] = {name: c.fingerprint for name, c in self.components.items()}
+        value["files"] = {k: f.sha256 for k, f in self.files.items() if k != GOLDEN}
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
     def to_json(self) -> dict[str, Any]:
         """As the JSON object that `from_json` reads."""
         return {
@@ -108,17 +110,7 @@ class Manifest:
             "latents_std": _listed(self.latents_std),
             "inferred": list(self.inferred),
             "versions": dict(self.versions or {}),
-            "components": {
-                name: {
-                    "graph": c.graph,
-                    "weights": c.weights,
-                    "fingerprint": c.fingerprint,
-                    "inputs": [s.to_json() for s in c.inputs],
-                    "outputs": [s.to_json() for s in c.outputs],
-                    "config": dict(c.config),
-                }
-                for name, c in self.components.items()
-            },
+            "components": {name: c.to_json() for name, c in self.components.items()},
             "storage": dict(self.storage),
             "islands": {name: list(nodes) for name, nodes in self.islands.items()},
             "files": {
@@ -127,101 +119,114 @@ class Manifest:
         }
 
     @staticmethod
-    def from_json(value: Any) -> Manifest:
-        """Raises what indexing and converting raise (see `read_manifest`) if malformed."""
-        if value["schema"] != SCHEMA:
-            problem = f"schema {value['schema']}; this version reads schema {SCHEMA}"
-            raise ValueError(f"{problem}: export the checkpoint again")
-        height, width = value["sample_size"]
-        channels = int(value["latent_channels"])
-        components = {str(k): _component(v) for k, v in value["components"].items()}
+    def from_json(value: object) -> Manifest:
+        """From `to_json`; raises `ValueError` naming the field that is wrong."""
+        root = Field("", value)
+        _check_schema(root.at("schema"))
+        channels = root.at("latent_channels").whole(1, MOST)
+        factor = root.at("vae_factor").whole(1, MOST)
+        components = read_components(root.at("components"))
+        _check_decoder(components["vae_decoder"], channels, factor)
+        height, width = _pair(root.at("sample_size"))
         return Manifest(
-            family=str(value["family"]),
-            source=str(value["source"]),
-            dtype=str(value["dtype"]),
+            family=root.at("family").one_of(_FAMILIES),
+            source=root.at("source").text(),
+            dtype=root.at("dtype").one_of(DTYPES),
             latent_channels=channels,
-            vae_factor=int(value["vae_factor"]),
-            vae_scaling=float(value["vae_scaling"]),
-            vae_shift=float(value["vae_shift"]),
-            sample_size=(int(height), int(width)),
-            prediction_type=str(value["prediction_type"]),
-            force_zeros_for_empty_prompt=_flag(value["force_zeros_for_empty_prompt"]),
-            latents_mean=_by_channel(value["latents_mean"], channels),
-            latents_std=_by_channel(value["latents_std"], channels),
-            inferred=tuple(str(s) for s in value["inferred"]),
-            versions={str(k): str(v) for k, v in value["versions"].items()},
+            vae_factor=factor,
+            vae_scaling=root.at("vae_scaling").divisor(),
+            vae_shift=root.at("vae_shift").number(),
+            sample_size=(height.whole(1, MOST), width.whole(1, MOST)),
+            prediction_type=root.at("prediction_type").text(),
+            force_zeros_for_empty_prompt=root.at("force_zeros_for_empty_prompt").flag(),
+            latents_mean=_by_channel(root.at("latents_mean"), channels, Field.number),
+            latents_std=_by_channel(root.at("latents_std"), channels, Field.divisor),
+            inferred=_texts(root.at("inferred")),
+            versions={n: f.text() for n, f in root.at("versions").members().items()},
             components=components,
-            storage={_known(k, components): float(v) for k, v in value["storage"].items()},
-            islands={_known(k, components): _names(v) for k, v in value["islands"].items()},
-            files={
-                _inside(str(k)): FileRecord(int(v["size"]), str(v["sha256"]))
-                for k, v in value["files"].items()
-            },
+            storage={n: f.number() for n, f in _known(root.at("storage"), components).items()},
+            islands={n: _texts(f) for n, f in _known(root.at("islands"), components).items()},
+            files=read_files(root.at("files")),
         )
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle; raises `BundleError` saying what is wrong with it."""
     path = folder / FILE_NAME
+    _check_kind(folder)
+    if not os.path.lexists(path):
+        raise BundleError(folder, f"is not a bundle: it has no {FILE_NAME}")
+    value = read_object(path)
+    try:
+        return Manifest.from_json(value)
+    except ValueError as error:
+        raise BundleError(path, f"is malformed: {error}") from error
+
+
+def _check_schema(field: Field) -> None:
+    schema = field.whole(0, sys.maxsize)
+    if schema != SCHEMA:
+        remedy = "export the checkpoint again" if schema < SCHEMA else "upgrade latentrt"
+        raise ValueError(f"schema {schema}; this version reads schema {SCHEMA}: {remedy}")
+
+
+def _check_decoder(decoder: ComponentRecord, channels: int, factor: int) -> None:
+    """Hold what the VAE decoder takes and gives against what the manifest says of latents."""
+    arrays = {spec.name: spec.dims for spec in (*decoder.inputs, *decoder.outputs)}
+    expected = {
+        "latents": ("batch", channels, "height", "width"),
+        "images": ("batch", 3, f"height*{factor}", f"width*{factor}"),
+    }
+    for name, dims in expected.items():
+        if arrays[name] != dims:
+            got = f"({', '.join(str(d) for d in arrays[name])})"
+            of = f"latent_channels {channels} and vae_factor {factor}"
+            raise ValueError(f"components.vae_decoder: {name} is {got}, which is not of {of}")
+
+
+def _check_kind(folder: Path) -> None:
+    """Raise `BundleError` for what is no folder, or a checkpoint in place of a bundle."""
+    if folder.suffix in (".safetensors", ".ckpt") and folder.is_file():
+        problem = (
+            "is a checkpoint in one file, not a bundle; `latentrt export` takes a diffusers folder"
+        )
+        raise BundleError(folder, problem)
     if not folder.is_dir():
         raise BundleError(folder, "no such bundle folder")
-    try:
-        return Manifest.from_json(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError as error:
-        raise BundleError(folder, f"is not a bundle: it has no {FILE_NAME}") from error
-    except (OSError, RecursionError) as error:
-        raise BundleError(path, f"cannot be read: {error}") from error
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise BundleError(path, f"is malformed: {error}") from error
+    if not (folder / FILE_NAME).exists() and (folder / "model_index.json").exists():
+        command = f"latentrt export {shlex.quote(str(folder))} BUNDLE"
+        raise BundleError(folder, f"is a checkpoint, not a bundle; make one: {command}")
 
 
 def _listed(numbers: tuple[float, ...] | None) -> list[float] | None:
     return None if numbers is None else list(numbers)
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
+def _pair(field: Field) -> tuple[Field, Field]:
+    items = field.items()
+    if len(items) != 2:
+        raise field.wrong("a height and a width")
+    return items[0], items[1]
 
 
-def _by_channel(value: Any, channels: int) -> tuple[float, ...] | None:
-    if value is None:
+def _by_channel(
+    field: Field, channels: int, read: Callable[[Field], float]
+) -> tuple[float, ...] | None:
+    if field.value is None:
         return None
-    numbers = tuple(float(number) for number in value)
-    if len(numbers) != channels:
-        raise ValueError(f"{len(numbers)} numbers for {channels} latent channels")
-    return numbers
+    items = field.items()
+    if len(items) != channels:
+        raise field.wrong(f"{channels} numbers, one a latent channel")
+    return tuple(read(item) for item in items)
 
 
-def _known(name: Any, components: Mapping[str, ComponentRecord]) -> str:
-    if name not in components:
-        raise ValueError(f"{name!r} is no component")
-    return name
+def _known(field: Field, components: Mapping[str, ComponentRecord]) -> dict[str, Field]:
+    members = field.members()
+    for name in members:
+        if name not in components:
+            raise field.wrong(f"names among {', '.join(components)}")
+    return members
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list of names")
-    return tuple(str(name) for name in cast("list[object]", value))
-
-
-def _component(value: Any) -> ComponentRecord:
-    config: object = value["config"]
-    if not isinstance(config, dict):
-        raise TypeError("a component's config is not an object")
-    return ComponentRecord(
-        graph=_inside(str(value["graph"])),
-        weights=_inside(str(value["weights"])),
-        fingerprint=str(value["fingerprint"]),
-        inputs=tuple(TensorSpec.from_json(s) for s in value["inputs"]),
-        outputs=tuple(TensorSpec.from_json(s) for s in value["outputs"]),
-        config=cast("Mapping[str, Any]", config),
-    )
-
-
-def _inside(path: str) -> str:
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or set(path) & set("\\:\0"):
-        raise ValueError(f"path {path!r} leads outside the bundle")
-    return str(pure)
+def _texts(field: Field) -> tuple[str, ...]:
+    return tuple(item.text() for item in field.items())

@@ -9,20 +9,27 @@ folder that the next publisher of the same destination removes.
 from __future__ import annotations
 
 import contextlib
-import glob
+import errno
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
 
-from latentrt.bundle.cache_folder import VARIABLE, cache_folder
-from latentrt.bundle.errors import BundleError, InputError
+from latentrt.bundle.cache_folder import cache_folder, unwritable
+from latentrt.bundle.errors import BundleError, FileError, InputError, LatentrtError, Unwritable
 
 _PARTIAL: Final = ".partial-"
 _REPLACED: Final = ".replaced-"
+_LONG: Final = 100
+"""Bytes of a name up to which a hidden neighbour is called by it; a longer one by its digest."""
+_FAULTS: Final = frozenset(
+    {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
+)
+"""What writing to an open file meets; such an error names no path."""
 
 
 @contextlib.contextmanager
@@ -32,29 +39,26 @@ def publishing(
     """Give an empty folder to fill; leaving the block without an error makes it `destination`.
 
     `locks` is the folder that has the lock, by default the cache folder's. Raises `InputError` if
-    the destination exists and `force` is false, or if its parent or the folder of the lock cannot
-    be written; `BundleError` if another process is publishing the same destination.
+    the destination exists and `force` is false; `Unwritable`, an `InputError`, if its parent or the
+    folder of the lock cannot be written, or the disk is full; `BundleError` if another process is
+    publishing the same destination. An `OSError` of the block becomes an error that names the path.
     """
     destination = Path(os.path.abspath(destination))
-    _check_free(destination, force)
-    try:
+    with _naming(destination):
+        _check_free(destination, force)
         destination.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(destination, error) from error
     with _exclusive(destination, cache_folder() / "locks" if locks is None else locks):
-        _remove_leftovers(destination)
+        with _naming(destination):
+            _remove_leftovers(destination)
+            partial = _neighbour(destination, _PARTIAL)
+            partial.mkdir()
         try:
-            partial = Path(
-                tempfile.mkdtemp(prefix=f".{destination.name}{_PARTIAL}", dir=destination.parent)
-            )
-        except OSError as error:
-            raise _unwritable(destination, error) from error
-        try:
-            yield partial
-            partial.chmod(0o777 & ~_umask())
-            _flush(partial)
-            _check_free(destination, force)
-            _swap(partial, destination)
+            with _naming(destination, partial):
+                yield partial
+            with _naming(destination):
+                _flush(partial)
+                _check_free(destination, force)
+                _swap(partial, destination)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -62,35 +66,80 @@ def publishing(
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file whole: the old content is there until the new one is on disk.
 
-    Raises `InputError` naming the path if it cannot be written.
+    As with `open`, a link is followed, a new file has the mode that the umask leaves, and a file
+    that was there keeps its own. Raises `Unwritable` naming the path if it cannot be written or is
+    no file.
     """
+    with _naming(path):
+        target, mode = _file_behind(path)
+        partial = _neighbour(target, _PARTIAL)
+        try:
+            with open(partial, "xb") as file:
+                if mode is not None and hasattr(os, "fchmod"):
+                    os.fchmod(file.fileno(), mode)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def _file_behind(path: Path) -> tuple[Path, int | None]:
+    """Where a path leads, and the mode of the file that is there, if any."""
+    target = Path(os.path.realpath(path))
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}{_PARTIAL}", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        found = os.stat(path)
+    except FileNotFoundError:
+        return target, None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a device or pipe"
+        raise Unwritable("destination", "a file", f"{path}, {kind}")
+    return target, stat.S_IMODE(found.st_mode) & 0o777
 
 
 def _check_free(destination: Path, force: bool) -> None:
-    if os.path.lexists(destination) and not force:
+    try:
+        os.lstat(destination)
+    except FileNotFoundError:
+        return
+    if not force:
         raise InputError("destination", "a path that does not exist (or --force)", destination)
-    if os.path.lexists(destination) and not destination.is_dir():
+    if not destination.is_dir():
         raise InputError("destination", "a folder", destination)
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError("destination", "a place that can be written", f"{path} ({error.strerror})")
+@contextlib.contextmanager
+def _naming(path: Path, inside: Path | None = None) -> Generator[None]:
+    """Have every `OSError` name a path: that which is written, or another that it has itself.
+
+    `inside` is the folder in whose place `path` is to be; without it, all is about `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = _named(path, inside, error)
+        if named is None:
+            raise
+        raise named from error
+    except ValueError as error:
+        # From the path itself: a NUL, or a letter that this system's names cannot have.
+        if inside is not None or isinstance(error, LatentrtError):
+            raise
+        shown = os.fspath(path).encode("utf-8", "backslashreplace").decode()
+        raise Unwritable("destination", "a path of this system", f"{shown!r} ({error})") from error
+
+
+def _named(path: Path, inside: Path | None, error: OSError) -> LatentrtError | None:
+    problem = error.strerror or str(error)
+    own = Unwritable("destination", "a place that can be written", f"{path} ({problem})")
+    if inside is None:
+        return own
+    if error.filename is None:
+        return own if error.errno in _FAULTS else None
+    where = Path(os.fsdecode(error.filename))
+    return own if where.is_relative_to(inside) else FileError(where, problem)
 
 
 @contextlib.contextmanager
@@ -98,31 +147,52 @@ def _exclusive(destination: Path, locks: Path) -> Generator[None]:
     # Only exports lock; whoever just runs a bundle does not wait for this import.
     from filelock import FileLock, Timeout
 
+    key = hashlib.sha256(os.fsencode(destination.resolve())).hexdigest()[:32]
+    lock = FileLock(locks / f"{key}.lock", timeout=0)
     try:
         locks.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        expected = f"a folder that can be written (${VARIABLE})"
-        raise InputError("cache", expected, f"{locks.parent} ({error.strerror})") from error
-    key = hashlib.sha256(os.fsencode(destination.resolve())).hexdigest()[:32]
-    try:
-        with FileLock(locks / f"{key}.lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise BundleError(destination, "is being written by another process") from error
+    except OSError as error:
+        raise unwritable(locks.parent, error.strerror or error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _neighbour(path: Path, mark: str) -> Path:
+    return path.with_name(f"{_prefix(path, mark)}{secrets.token_hex(8)}")
+
+
+def _prefix(path: Path, mark: str) -> str:
+    """How the names of a path's hidden neighbours begin: none is longer than names may be."""
+    name = os.fsencode(path.name)
+    stem = path.name if len(name) <= _LONG else hashlib.sha256(name).hexdigest()[:32]
+    return f".{stem}{mark}"
 
 
 def _remove_leftovers(destination: Path) -> None:
-    for mark in (_PARTIAL, _REPLACED):
-        for path in destination.parent.glob(f".{glob.escape(destination.name)}{mark}*"):
+    prefixes = tuple(_prefix(destination, mark) for mark in (_PARTIAL, _REPLACED))
+    for name in os.listdir(destination.parent):
+        path = destination.parent / name
+        if not name.startswith(prefixes):
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _swap(partial: Path, destination: Path) -> None:
     if not destination.exists():
         os.rename(partial, destination)
     else:
-        aside = tempfile.mkdtemp(prefix=f".{destination.name}{_REPLACED}", dir=destination.parent)
-        old = Path(aside) / destination.name
+        aside = _neighbour(destination, _REPLACED)
+        aside.mkdir()
+        old = aside / destination.name
         try:
             os.rename(destination, old)
             os.rename(partial, destination)
@@ -154,9 +224,3 @@ def _flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

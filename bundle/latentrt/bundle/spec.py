@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
 from latentrt.bundle.errors import InputError
+from latentrt.bundle.files import Field
 
 Dim = int | str
 """A number, a symbol ("height"), or a symbol scaled by a number ("height*8", "height/8")."""
 
-_DIM: Final = re.compile(r"([a-z_]+)(?:([*/])(\d+))?")
+_DIM: Final = re.compile(r"([a-z_]+)(?:([*/])([0-9]{1,9}))?")
+_LARGEST: Final = 2**31 - 1
+_DTYPES: Final = ("float32", "float16")
+"""What goes into an engine and comes out of it: NumPy has no bfloat16."""
 
 
 def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
@@ -58,13 +60,19 @@ class TensorSpec:
         return {"name": self.name, "dims": list(self.dims), "dtype": self.dtype}
 
     @staticmethod
-    def from_json(value: Any) -> TensorSpec:
-        """From `to_json`; raises `KeyError`, `TypeError` or `ValueError` if malformed."""
-        dims = tuple(d if isinstance(d, str) else int(d) for d in value["dims"])
-        for d in dims:
-            if isinstance(d, str) and _DIM.fullmatch(d) is None:
-                raise ValueError(f"dimension {d!r} is not understood")
-        return TensorSpec(str(value["name"]), dims, np.dtype(str(value["dtype"])).name)
+    def from_field(field: Field) -> TensorSpec:
+        """From `to_json`; raises `ValueError` naming what is malformed."""
+        dims = tuple(_dim(item) for item in field.at("dims").items())
+        return TensorSpec(field.at("name").text(), dims, field.at("dtype").one_of(_DTYPES))
 
     def __str__(self) -> str:
         return f"({', '.join(str(d) for d in self.dims)}) {self.dtype}"
+
+
+def _dim(field: Field) -> Dim:
+    if not isinstance(field.value, str):
+        return field.whole(1, _LARGEST)
+    match = _DIM.fullmatch(field.value)
+    if match is None or not 0 < int(match[3] or 1) <= _LARGEST:
+        raise field.wrong("a number or a symbol such as height, height*8 or height/8")
+    return field.value

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import index
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import WeightsError
+from latentrt.bundle.files import open_file, unique
 
 MAX_HEADER_BYTES: Final = 16 << 20
 MAX_TENSORS: Final = 65_536
@@ -44,6 +44,18 @@ DTYPES: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
     }
 )
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
+_READ_ONLY: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
+    {
+        "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+        "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+        "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+        "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    }
+)
+"""Dtypes of files that others wrote; nothing is written in them."""
+_READABLE: Final = {**DTYPES, **_READ_ONLY}
+FLOAT8: Final = tuple(dtype.name for dtype in _READ_ONLY.values())
+"""Names of the dtypes of eight bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +84,7 @@ class TensorFile(Mapping[str, NDArray[Any]]):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 size = os.fstat(file.fileno()).st_size
                 self.entries = _read_header(path, file.read(8), file.read, size)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -107,7 +119,7 @@ def _read_header(
     if 8 + length > size:
         raise WeightsError(path, f"is truncated: header ends at {8 + length} of {size} bytes")
     try:
-        header: object = json.loads(read(length), object_pairs_hook=_unique)
+        header: object = json.loads(read(length), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise WeightsError(path, f"header is not valid: {error}") from error
     if not isinstance(header, dict):
@@ -129,17 +141,9 @@ def _read_header(
     return {e.name: e for e in entries}
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        raise ValueError(f"{next(n for n in counts if counts[n] > 1)!r} occurs twice")
-    return result
-
-
 def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
     try:
-        dtype, shape = DTYPES[value["dtype"]], tuple(index(n) for n in value["shape"])
+        dtype, shape = _READABLE[value["dtype"]], tuple(index(n) for n in value["shape"])
         begin, end = (index(n) + base for n in value["data_offsets"])
     except (TypeError, KeyError, ValueError) as error:
         raise WeightsError(path, f"tensor {name!r} has a malformed entry: {value}") from error

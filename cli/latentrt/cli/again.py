@@ -8,9 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from latentrt.bundle.errors import FileError
 from latentrt.runtime import Request, Sampling
 from latentrt.runtime.image import recorded_request
+from latentrt.runtime.request import rows_named
 from latentrt.runtime.schedules import schedules_of
 
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -21,7 +25,6 @@ _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "num_images": ("num_images",),
     "seed": ("seed",),
     "generator": ("generator",),
-    "latents": ("latents",),
     "clip_skip": ("clip_skip",),
     "original_size": ("original_size",),
     "crop": ("crop",),
@@ -52,19 +55,23 @@ _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
 Eta and the path were chosen for a sampler, rho for a schedule; and levels come from one of four."""
 
 
-def again(source: Path, asked: Request, given: Set[str]) -> Request:
-    """The request of a PNG of ours, with what the options `given` ask for in its place.
+def again(
+    source: Path, asked: Request, given: Set[str], latents: NDArray[np.float32] | None
+) -> Request:
+    """The request of a picture of ours, with what the options `given` ask for in its place.
 
     `asked` is what the command line asks for by itself; what it has of options that are not in
-    `given` is not read. Raises `FileError` for a file that is no such PNG, and `InputError` where
-    the two do not go together.
+    `given` is not read. Of `latents` [n, c, h, w] those rows are taken that the picture names, if
+    it names some of them. Raises `FileError` for a file that is no such picture, and `InputError`
+    where the two do not go together.
     """
     value, wanted = recorded_request(source), asked.to_json()
     for part in ("guidance", "sampling"):
-        if not isinstance(value.get(part), dict):
+        if not isinstance(value.setdefault(part, {}), dict):
             raise FileError(source, f"holds a request without {part}")
-    if "latents" in given and value.get("latents") not in (None, wanted["latents"]):
-        print("latentrt: note: other latents than the picture was made from", file=sys.stderr)
+    if asked.sampling.schedule is not None:
+        # The name of a sampler may name a schedule too.
+        given = {*given, "schedule"}
     ended = _ended(value["sampling"], asked.sampling, given)
     value["sampling"] |= {key: kept for key, kept in asdict(Sampling()).items() if key in ended}
     for option, (*parts, key) in _PLACES.items():
@@ -73,7 +80,14 @@ def again(source: Path, asked: Request, given: Set[str]) -> Request:
             for part in parts:
                 place, new = place[part], new[part]
             place[key] = new[key]
-    return Request.from_json(value, asked.latents)
+    if latents is None:
+        return Request.from_json(value)
+    named = value.pop("latents", None)
+    request = Request.from_json(value)
+    rows = rows_named(latents, named, request.num_images)
+    if rows is None and named is not None:
+        print("latentrt: note: other latents than the picture was made from", file=sys.stderr)
+    return request.with_values(latents=latents if rows is None else rows)
 
 
 def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set[str]:

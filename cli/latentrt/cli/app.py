@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -48,11 +51,25 @@ def latentrt(
         raise typer.Exit(BAD_INPUT)
 
 
+@contextmanager
+def _warnings() -> Generator[None]:
+    """Have what the library warns of printed as errors are."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("latentrt: %(message)s"))
+    logger = logging.getLogger("latentrt")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def run(arguments: list[str]) -> int:
     """Run a command; gives the exit status that it asked for, and raises whatever it raises."""
     command = typer.main.get_command(app)
     try:
-        with command.make_context("latentrt", arguments) as context:
+        with _warnings(), command.make_context("latentrt", arguments) as context:
             command.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code

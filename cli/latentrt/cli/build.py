@@ -14,10 +14,12 @@ from latentrt.cli.progress import Bars
 from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.cache import PENDING, Cache
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.memory import available_memory
 from latentrt.engines.verify import open_verified
 from latentrt.runtime.bundle_engines import choices
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.size import Size
+from latentrt.runtime.size_limit import SizeLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,12 @@ def build(
     options: Options,
     components: Mapping[str, str],
     progress: Bars,
+    max_pixels: int | None = None,
 ) -> list[dict[str, Any]]:
     """Have every engine in the cache; one row each, with the problem of one that is refused.
 
-    Those for a target are stored unverified: they are verified where they are first loaded. Raises
+    Those for a target are stored unverified: they are verified where they are first loaded.
+    `max_pixels` is as in `Pipeline.open`. Raises `InputError` for a size beyond it, and
     what `choices` and `open_verified` raise but `VerificationFailed`.
     """
     opened = Bundle.open(bundle)
@@ -81,10 +85,21 @@ def build(
     cache = Cache()
     rows: list[dict[str, Any]] = []
     engines = wanted(opened, sizes, batches, decodes)
+    elsewhere = options.target is not None
+    limit = SizeLimit.of(
+        opened.manifest,
+        {each.name for each in chosen.values()},
+        max_pixels=max_pixels,
+        memory=None if elsewhere else available_memory(),
+        verified=not elsewhere,
+    )
+    for size in sizes:
+        limit.check(size, rows=max(batches), decodes=max(decodes))
     for done, want in enumerate(engines):
 
         def tell(phase: str, step: int, steps: int, done: int = done, want: Wanted = want) -> None:
-            progress("build", done, len(engines), f"{want}: {phase} {step}/{steps}")
+            part = f" {step}/{steps}" if steps > 1 else ""
+            progress("build", done, len(engines), f"{want}: {phase}{part}")
 
         progress("build", done, len(engines), str(want))
         rows.append(_had(cache, opened, want, chosen[want.component], tell))
@@ -160,6 +175,8 @@ def _found(
     if target is None:
         opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
         opened.engine.close()
+        if opened.unkept is not None:
+            raise opened.unkept
         record = dict(opened.verification)
         return {"hit": opened.hit, "reason": opened.reason, "verification": record}
     blueprint = Blueprint.of(bundle, want.component, want.sizes)

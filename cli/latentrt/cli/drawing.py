@@ -16,6 +16,7 @@ from latentrt.cli.options import (
     EngineOption,
     JsonOption,
     LevelOption,
+    MaxPixelsOption,
     PrecisionOption,
     StreamsOption,
     StrippedOption,
@@ -32,7 +33,7 @@ def generate(
         typer.Option(
             "-o",
             "--output",
-            help="A PNG, replaced if it is there; -: standard output."
+            help=".png, .jpg or .webp, replaced if it is there; -: a PNG on standard output."
             " [default: out.png, or the next free number]",
         ),
     ] = None,
@@ -100,6 +101,7 @@ def generate(
     arena: ArenaOption = True,
     level: LevelOption = 3,
     stripped: StrippedOption = False,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
@@ -117,6 +119,7 @@ def generate(
         raise InputError("prompt", "text, or --from a picture", "neither")
     if prompt is not None and not bundle.exists() and Path(prompt).is_dir():
         raise InputError("bundle", "the bundle before the prompt", bundle)
+    noise = None if latents is None else load_latents(latents)
     request = Request(
         prompt or "",
         negative_prompt=negative_prompt,
@@ -141,7 +144,7 @@ def generate(
             else interval("guidance-interval", guidance_interval),
         ),
         clip_skip=clip_skip,
-        latents=None if latents is None else load_latents(latents),
+        latents=noise if source is None else None,
         composed=[weighted("compose", text) for text in compose or ()],
         generator=generator,
         original_size=None if original_size is None else Size.parse(original_size),
@@ -149,7 +152,7 @@ def generate(
         target_size=None if target_size is None else Size.parse(target_size),
     )
     if source is not None:
-        request = again(source, request, _given(context))
+        request = again(source, request, _given(context), noise)
     make(
         bundle,
         request,
@@ -167,6 +170,7 @@ def generate(
         ),
         components=assignments("component", component or ()),
         as_json=as_json,
+        max_pixels=max_pixels,
     )
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.publish import write_file
-from latentrt.cli.places import STDOUT, Place, check_apart, place
+from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
 from latentrt.cli.progress import Bars
 from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline, Request, Result
@@ -54,17 +54,21 @@ def make(
     options: Options,
     components: Mapping[str, str],
     as_json: bool,
+    max_pixels: int | None = None,
 ) -> None:
     """Run the request, write each picture when it is finished, and print their paths.
 
     `output` None is a free name. `read` are the files that the request came from, by option.
     """
-    pictures = place(output, request.num_images)
+    pictures = place(output, request)
     if as_json and pictures.folder is None:
         raise InputError("json", "a file for the picture", "-o -, standard output")
-    pictures.check()
     check_apart(pictures, save_latents, bundle, read)
-    with Pipeline(Bundle.open(bundle), engine, options, components) as pipeline:
+    pictures.check()
+    if save_latents is not None:
+        check_writable("save-latents", save_latents)
+    opened = Bundle.open(bundle)
+    with Pipeline(opened, engine, options, components, max_pixels=max_pixels) as pipeline:
         paths: list[Path] = []
         try:
             with Bars(Console(stderr=True), quiet=as_json) as bars:
@@ -108,9 +112,7 @@ def _draw(
             for index in range(len(paths), run.finished):
                 paths.append(pictures.write(index, result))
 
-    bars("prepare", 0, 1)
-    with pipeline.run(request) as run:
-        bars("prepare", 1, 1)
+    with pipeline.run(request, progress=bars.of("prepare")) as run:
         try:
             for step in run:
                 done = step.image * step.total + step.index + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from latentrt.bundle.bundle import Bundle
@@ -10,15 +11,21 @@ from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.bundle.tensors import TensorFile
 from latentrt.cli.table import print_table
-from latentrt.runtime.schedules import unused_keys
-from latentrt.weights.checkpoint import Checkpoint
+from latentrt.runtime.schedules import adopt_config, unused_keys
+from latentrt.weights.checkpoint import Checkpoint, class_of, listed_class
 
 
-def describe(path: Path, *, verify: bool) -> dict[str, Any]:
-    """What is at `path`; raises `BundleError` or `CheckpointError` for anything else."""
+def describe(path: Path, *, verify: bool, variant: str | None = None) -> dict[str, Any]:
+    """What is at `path`; raises `BundleError` or `CheckpointError` for anything else.
+
+    `variant` names the weights files of a checkpoint to read. A checkpoint that cannot be exported
+    has a `problem`.
+    """
     if (path / FILE_NAME).is_file():
+        if variant is not None:
+            raise InputError("variant", "none with a bundle", repr(variant))
         return _bundle(path, verify=verify)
-    return _checkpoint(path)
+    return _checkpoint(path, variant)
 
 
 def _scheduler(config: Any) -> dict[str, Any]:
@@ -64,29 +71,74 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
-    checkpoint = Checkpoint.open(path)
-    components: dict[str, Any] = {}
-    for folder in ("text_encoder", "text_encoder_2", "unet", "vae"):
-        if folder == "text_encoder_2" and folder not in checkpoint.index:
-            continue
-        tensors = checkpoint.tensors(folder)
-        config = checkpoint.config(folder)
-        if not len(tensors):
-            raise CheckpointError(path / folder, "holds no tensors")
-        entries = [tensors.entry(name) for name in tensors]
-        components[folder] = {
-            "class": config.get("_class_name") or (config.get("architectures") or ["?"])[0],
-            "tensors": len(tensors),
-            "parameters": sum(e.nbytes // e.dtype.itemsize for e in entries),
-            "dtypes": sorted({e.dtype.name for e in entries}),
-            "renamed": tensors.renamed,
-        }
-    return {
+def _checkpoint(path: Path, variant: str | None) -> dict[str, Any]:
+    checkpoint = Checkpoint.open(path, variant)
+    described: dict[str, Any] = {
         "kind": "checkpoint",
         "class": checkpoint.index.get("_class_name"),
-        "scheduler": _scheduler(checkpoint.config("scheduler")),
-        "components": components,
+        "variants": list(checkpoint.variants()),
+        "scheduler": _adopted(checkpoint),
+        "components": {f: _component(checkpoint, f) for f in _folders(checkpoint)},
+    }
+    return {**described, **_exported(path, variant)}
+
+
+def _folders(checkpoint: Checkpoint) -> list[str]:
+    second = ["text_encoder_2"] if "text_encoder_2" in checkpoint.index else []
+    return ["text_encoder", *second, "unet", "vae"]
+
+
+def _component(checkpoint: Checkpoint, folder: str) -> dict[str, Any]:
+    tensors = checkpoint.tensors(folder)
+    if not len(tensors):
+        raise CheckpointError(checkpoint.path / folder, "holds no tensors")
+    files = checkpoint.files(folder)
+    entries = [tensors.entry(name) for name in tensors]
+    try:
+        found, _ = class_of(checkpoint.index, checkpoint.config(folder), folder)
+    except ValueError as error:
+        raise CheckpointError(checkpoint.path / "model_index.json", str(error)) from error
+    return {
+        "class": found,
+        "files": sorted({p.name for p in (files.chosen, *files.paths)}),
+        "not read": list(files.others),
+        "tensors": len(tensors),
+        "parameters": sum(e.nbytes // e.dtype.itemsize for e in entries),
+        "dtypes": sorted({e.dtype.name for e in entries}),
+        "renamed": tensors.renamed,
+    }
+
+
+def _adopted(checkpoint: Checkpoint) -> dict[str, Any]:
+    config = checkpoint.config("scheduler")
+    try:
+        adopted = adopt_config(config, listed_class(checkpoint.index, "scheduler"))
+    except ValueError as error:  # of an index that names no class of diffusers, too
+        return {"class": config.get("_class_name"), "config": dict(config), "problem": str(error)}
+    return _scheduler(adopted.config)
+
+
+def _exported(path: Path, variant: str | None) -> dict[str, Any]:
+    """What `export` would say of a checkpoint, by the code that it calls."""
+    from latentrt.export.libraries import quiet_libraries
+
+    with quiet_libraries(), TemporaryDirectory(prefix="latentrt-") as scratch:
+        try:
+            from latentrt.export.check import check
+        except ImportError as error:
+            missing = f"{error.name} is missing: pip install 'latentrt[export]'"
+            return {"exports": f"not checked against its architecture: {missing}"}
+        try:
+            checked = check(path, Path(scratch), variant)
+        except CheckpointError as error:
+            return {"exports": "no", "problem": str(error)}
+    height, width = (n * checked.latent_space.factor for n in checked.sample_size)
+    return {
+        "exports": "yes",
+        "family": checked.family.name,
+        "size": f"{width}x{height}",
+        "prediction_type": checked.prediction_type,
+        "inferred": list(checked.notes),
     }
 
 
@@ -102,7 +154,8 @@ def _lines(value: dict[str, Any], indent: str) -> list[tuple[str, str]]:
             lines.append((f"{indent}{name}", ""))
             lines += _lines(inner, f"{indent}  ")  # pyright: ignore[reportUnknownArgumentType]
         elif isinstance(inner, list):
-            lines.append((f"{indent}{name}", ", ".join(str(i) for i in inner) or "-"))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            between = "\n" if name == "inferred" else ", "
+            lines.append((f"{indent}{name}", between.join(str(i) for i in inner) or "-"))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
         else:
             lines.append((f"{indent}{name}", str(inner)))
     return lines

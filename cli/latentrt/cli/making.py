@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from latentrt.bundle.errors import LatentrtError
+from latentrt.bundle.errors import CheckpointError, LatentrtError
+from latentrt.bundle.manifest import FILE_NAME, read_manifest
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
     ArenaOption,
@@ -18,10 +20,12 @@ from latentrt.cli.options import (
     EngineOption,
     JsonOption,
     LevelOption,
+    MaxPixelsOption,
     PrecisionOption,
     StreamsOption,
     StrippedOption,
     ThreadsOption,
+    VariantOption,
 )
 from latentrt.cli.progress import Bars
 
@@ -30,20 +34,34 @@ def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder, or random:sd15, :sd21, :sdxl.")],
     bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
     dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16, bf16.")] = "fp32",
+    variant: VariantOption = None,
     golden: Annotated[bool, typer.Option(help="Store PyTorch's outputs for compare.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a bundle. Needs PyTorch: pip install 'latentrt[export]'."""
-    try:
-        from latentrt.export.export import export as run
-    except ImportError as error:
-        raise LatentrtError(f"{error.name} is missing: pip install 'latentrt[export]'") from error
-    with Bars(Console(stderr=True), quiet=as_json) as bars:
-        run(checkpoint, bundle, dtype=dtype, golden=golden, force=force, progress=bars)
+    if (Path(checkpoint) / FILE_NAME).is_file():
+        raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
+    from latentrt.export.libraries import quiet_libraries
+
+    with quiet_libraries(), Bars(Console(stderr=True), quiet=as_json) as bars:
+        bars("load", 0, 1)
+        try:
+            from latentrt.export.export import export as run
+        except ImportError as error:
+            problem = f"{error.name} is missing: pip install 'latentrt[export]'"
+            raise LatentrtError(problem) from error
+        bars("load", 1, 1)
+        options: dict[str, Any] = {"dtype": dtype, "variant": variant, "golden": golden}
+        run(checkpoint, bundle, **options, force=force, progress=bars)
+    notes = read_manifest(bundle).inferred
     if as_json:
-        print(json.dumps({"bundle": str(bundle), "goldens": golden, "dtype": dtype}))
+        print(
+            json.dumps({"bundle": str(bundle), "goldens": golden, "dtype": dtype, "notes": notes})
+        )
         return
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if not golden:
         print("no goldens stored: `compare` will have nothing to hold this bundle against")
     print(bundle)
@@ -68,6 +86,7 @@ def build(
     ] = None,
     level: LevelOption = 3,
     stripped: StrippedOption = False,
+    max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
@@ -95,6 +114,7 @@ def build(
             ),
             components=assignments("component", component or ()),
             progress=bars,
+            max_pixels=max_pixels,
         )
     if as_json:
         print(json.dumps(rows, indent=2))

@@ -25,8 +25,16 @@ StreamsOption = Annotated[
 ArenaOption = Annotated[
     bool, typer.Option("--arena/--no-arena", help="Keep freed memory for the next call.")
 ]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(help="Largest width times height. [default: by model and memory]"),
+]
 LevelOption = Annotated[int, typer.Option(help="TensorRT: 0 to 5, how hard to optimise.")]
 StrippedOption = Annotated[
     bool, typer.Option("--stripped", help="TensorRT: plans that are stored without weights.")
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(help="Weights files to read, such as fp16, of the parts that have them."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]

@@ -14,15 +14,13 @@ from typing import Final
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.publish import write_file
 from latentrt.cli.streams import write_bytes
-from latentrt.runtime import Result
-from latentrt.runtime.image import to_png
+from latentrt.runtime import Request, Result
+from latentrt.runtime.image import check_format, format_of
 
 OUTPUT: Final = Path("out.png")
 """Where pictures go without `-o`; numbered, so that none is replaced."""
 
 STDOUT: Final = Path("-")
-
-FORMATS: Final = (".png",)
 
 WRITABLE: Final = "a place that can be written"
 
@@ -74,7 +72,7 @@ class Named(Place):
         return any(same(path, own) for own in self._paths)
 
     def write(self, index: int, result: Result) -> Path:
-        write_file(self._paths[index], _encoded(result, index, self.path.suffix))
+        write_file(self._paths[index], result.encode(index, format_of(self.path)))
         return self._paths[index]
 
 
@@ -107,7 +105,7 @@ class Free(Place):
             except OSError as error:
                 raise InputError("output", WRITABLE, f"{path} ({error.strerror})") from error
         try:
-            write_file(path, _encoded(result, index, path.suffix))
+            write_file(path, result.encode(index, format_of(path)))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -146,30 +144,25 @@ class Stdout(Place):
         return False
 
     def write(self, index: int, result: Result) -> Path:
-        write_bytes(_encoded(result, index, ".png"))
+        write_bytes(result.png(index))
         return STDOUT
 
 
-def place(output: Path | None, count: int) -> Place:
-    """Where `-o` says that `count` pictures go; raises `InputError` for no format of ours."""
+def place(output: Path | None, request: Request) -> Place:
+    """Where `-o` says that a request's pictures go; raises `InputError` if they cannot go there."""
+    count = request.num_images
     if output is None:
         return Free(OUTPUT, count)
     if output == STDOUT:
         if count > 1:
             raise InputError("output", "a file for several pictures", "-, standard output")
         return Stdout()
-    if output.suffix.lower() not in FORMATS:
-        raise InputError("output", f"a name that ends in {', '.join(FORMATS)}", repr(str(output)))
+    check_format(format_of(output), request)
     return Named(output, count)
 
 
 def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}-{number}{path.suffix}")
-
-
-def _encoded(result: Result, index: int, suffix: str) -> bytes:
-    request = result.request_of(index)
-    return to_png(result.images[index], request, result.model, result.sampler)
 
 
 def check_writable(option: str, path: Path) -> None:
@@ -201,10 +194,8 @@ def check_apart(
 
     `noise` is written beside the pictures; `read` are the files that options name.
     """
-    if noise is not None:
-        check_writable("save-latents", noise)
-        if pictures.takes(noise):
-            raise InputError("save-latents", "another file than a picture's", noise)
+    if noise is not None and pictures.takes(noise):
+        raise InputError("save-latents", "another file than a picture's", noise)
     for option, path in read.items():
         if path is None:
             continue

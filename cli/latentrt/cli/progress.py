@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Bars:
@@ -24,9 +25,16 @@ class Bars:
         self._quiet = quiet
         self._tasks: dict[str, int] = {}
         self._said: dict[str, float] = {}
-        self._begun: dict[str, float] = {}
-        columns = (TextColumn("{task.description:<9}"), BarColumn(), TimeElapsedColumn())
-        self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._bars = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
 
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._quiet:
@@ -53,16 +61,34 @@ class Bars:
         else:
             self._line(stage, done, total, note)
 
+    def of(self, stage: str) -> Callable[[str, int, int], None]:
+        """A stage whose parts take long: what is being done, parts done, parts in all.
+
+        Without a terminal, each part that is made has a line; one that is only loaded has none.
+        """
+
+        def tell(part: str, done: int, total: int) -> None:
+            if part and not part.startswith("loading"):
+                self._said.pop(stage, None)
+            self(stage, done, total, part if done < total else "")
+
+        return tell
+
     def _line(self, stage: str, done: int, total: int, note: str) -> None:
         now = time.monotonic()
-        begun = self._begun.setdefault(stage, now)
+        begun, first = self._begun.setdefault(stage, (now, done))
         finished = done == total
         if not finished and now - self._said.get(stage, 0.0) < self.INTERVAL:
             return
         self._said[stage] = now
-        took = f"  {now - begun:.1f} s" if finished else ""
+        spent, passed = now - begun, done - first
+        times = ""
+        if finished:
+            times = f"  {spent:.1f} s"
+        elif passed:
+            times = f"  {spent * (total - done) / passed:.0f} s left"
         print(
-            f"{stage:<9} {100 * done // max(total, 1):3d} %{took}  {note}".rstrip(),
+            f"{stage:<9} {100 * done // max(total, 1):3d} %{times}  {note}".rstrip(),
             file=self._console.file,
             flush=True,
         )

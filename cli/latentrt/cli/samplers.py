@@ -13,6 +13,7 @@ def list_samplers() -> list[dict[str, Any]]:
     return [
         {
             "name": name,
+            "web": entry.web,
             "class": entry.class_name,
             "decides": dict(entry.decides),
             "schedules": list(schedules_of(name)),
@@ -23,6 +24,11 @@ def list_samplers() -> list[dict[str, Any]]:
 
 def print_samplers(rows: list[dict[str, Any]]) -> None:
     """As an aligned table."""
-    lines = [(row["name"], row["class"], ", ".join(row["schedules"]) or "-") for row in rows]
-    print_table(("sampler", "diffusers class", "schedules"), lines)
-    print("A class name will do for a sampler. Without a schedule, the checkpoint's own is used.")
+    lines = [
+        (row["name"], row["web"] or "-", row["class"], ", ".join(row["schedules"]) or "-")
+        for row in rows
+    ]
+    print_table(("sampler", "web UI", "diffusers class", "schedules"), lines)
+    print(
+        "A class name or a web UI's name will do. Without a schedule, the checkpoint's own is used."
+    )

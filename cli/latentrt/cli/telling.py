@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from latentrt.cli.options import (
-    JsonOption,
-)
+from latentrt.cli.options import BAD_INPUT, JsonOption, VariantOption
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, or a diffusers folder.")],
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file.")] = False,
+    variant: VariantOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a bundle or checkpoint is, and how that was inferred."""
+    """Say what a bundle or checkpoint is, and how that was inferred.
+
+    Of a checkpoint: all that export would say of it. Exit status 2: it cannot be exported.
+    """
     from latentrt.cli.inspect import describe, print_description
 
-    description = describe(path, verify=verify)
+    description = describe(path, verify=verify, variant=variant)
     if as_json:
         print(json.dumps(description, indent=2))
     else:
         print_description(description)
+    if "problem" in description:
+        print(f"latentrt: {description['problem']}", file=sys.stderr)
+        raise typer.Exit(BAD_INPUT)
 
 
 def doctor(as_json: JsonOption = False) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from latentrt.bundle.bundle import record_files
+from latentrt.bundle.files import read_file
 from latentrt.bundle.manifest import FileRecord
 from latentrt.bundle.publish import write_file
 from latentrt.engines.key import digest
@@ -48,7 +49,7 @@ class Artefact:
         """What is stored at a path; None if there is nothing."""
         try:
             used = (path / _RECORD).stat().st_mtime
-            content = (path / _RECORD).read_bytes()
+            content = read_file(path / _RECORD)
         except OSError as error:
             if not path.exists():
                 return None

@@ -13,25 +13,30 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
-from latentrt.bundle.cache_folder import VARIABLE, cache_folder
-from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt
+from latentrt.bundle.cache_folder import cache_folder, unwritable
+from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, Unwritable
 from latentrt.bundle.publish import publishing
 from latentrt.engines.artefact import FILES, Artefact, Record, write_record
 from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.key import differing, digest, engine_key
 from latentrt.engines.known_files import KnownFiles
+from latentrt.engines.log import LOG, described
 from latentrt.engines.seal import Seal, check_private
 
 PENDING: Final = "pending"
 """In a record: why the engine has not been verified. It is when it is first loaded."""
 
 Build = Literal["missing", "never"]
+Check = Callable[[Engine], Record]
+
+_Given = TypeVar("_Given")
 
 
 class Guard(Protocol):
@@ -55,24 +60,32 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An engine, whether it was there already, why not, and how it did when it was verified."""
+    """An engine, whether it was there already, why not, and how it did when it was verified.
+
+    `unkept` is why the cache does not have it now, if so.
+    """
 
     engine: Engine
     hit: bool
     reason: str
     verification: Record
+    unkept: Unwritable | None = None
 
 
 class Cache:
     """A folder of artefacts; any number of processes and threads may use it at once."""
 
     def __init__(self, path: Path | str | None = None) -> None:
-        """`path` is by default $LATENTRT_CACHE, or else this user's own cache folder."""
-        self.path = Path(os.path.abspath(path or cache_folder()))
+        """`path` is by default $LATENTRT_CACHE, or else this user's own cache folder.
+
+        Raises `InputError` where no home folder is known.
+        """
+        self.path = cache_folder(path)
         self._engines = self.path / "engines"
         self._locks = self.path / "locks"
         self._seal = Seal(self.path)
         self._known = KnownFiles(self.path / "known", self._seal)
+        self._said = False
 
     def open(
         self,
@@ -85,17 +98,41 @@ class Cache:
     ) -> Opened:
         """The stored engine, or one that is built, verified and stored now.
 
-        Of several who want the same one, one builds and the others wait. Raises `ShapeNotBuilt`
-        saying what differs from the nearest one if `build` is "never", `Unavailable`,
-        `BuildFailed`, `VerificationFailed`, `BundleError` for weights that have changed, and
-        `FileError` if the cache is open to others.
+        Of several who want the same one, one builds and the others wait. Where the cache cannot be
+        written, the engine is made for the caller alone, and a warning logged. Raises
+        `ShapeNotBuilt` saying what differs from the nearest one if `build` is "never",
+        `Unavailable`, `BuildFailed`, `VerificationFailed`, `BundleError` for weights that have
+        changed, and `FileError` if the cache is open to others.
         """
-        key, place = self._place(chosen, blueprint)
+        key = engine_key(chosen, blueprint)
+        self._known.check(blueprint.weights, key["weights"])
+        try:
+            return self._opened(key, chosen, blueprint, build, guard, progress)
+        except Unwritable as error:
+            if build == "never":
+                raise ShapeNotBuilt(f"{blueprint.component}: not built: {error}") from error
+            work = _Work(chosen, blueprint, progress)
+            check = work.prepared(guard)
+            problem = self._told(error)
+            engine = work.compiled()
+            return Opened(engine, False, str(problem), work.checked(engine, check), problem)
+
+    def _opened(
+        self,
+        key: Mapping[str, str],
+        chosen: Chosen,
+        blueprint: Blueprint,
+        build: Build,
+        guard: Guard | None,
+        progress: Progress | None,
+    ) -> Opened:
+        self._prepare()
+        place = self._engines / digest(key)
         while True:
             artefact, refused = self._find(place, guard)
             if artefact is not None:
                 try:
-                    return self._load(artefact, chosen, blueprint, guard)
+                    return self._load(artefact, chosen, blueprint, guard, progress)
                 except (OSError, BuildFailed):
                     if self._find(place, guard)[0] is not None:
                         raise
@@ -107,10 +144,12 @@ class Cache:
                 artefact, refused = self._find(place, guard)
                 if artefact is None:  # else it was built while we waited
                     reason = refused or self.explain(key)
-                    engine, verification = self._make(
+                    what = described(blueprint.component, blueprint.sizes)
+                    LOG.info("%s: not in the cache: %s", what, reason)
+                    engine, verification, unkept = self._make(
                         place, key, chosen, blueprint, guard, progress
                     )
-                    return Opened(engine, False, reason, verification)
+                    return Opened(engine, False, reason, verification, unkept)
 
     def store(
         self,
@@ -124,24 +163,30 @@ class Cache:
 
         Returns whether it was there already, why not, and how it did when it was verified.
         `pending` says why it has not been; it is when it is first loaded. Raises what `open` raises
-        but `VerificationFailed`.
+        but `VerificationFailed`, and `Unwritable` naming the cache where that cannot be written.
         """
-        key, place = self._place(chosen, blueprint)
+        key = engine_key(chosen, blueprint)
+        self._known.check(blueprint.weights, key["weights"])
+        self._prepare()
+        place = self._engines / digest(key)
         with self._locked(place.name):
             artefact, refused = self._find(place)
             if artefact is not None:
                 return True, "", artefact.verification
             reason, verification = refused or self.explain(key), {PENDING: pending}
-            with publishing(place, force=True, locks=self._locks) as partial:
-                _build(partial, chosen, blueprint, progress)
-                write_record(partial, key, verification, self._seal)
+            try:
+                with publishing(place, force=True, locks=self._locks) as partial:
+                    _build(partial, chosen, blueprint, progress)
+                    write_record(partial, key, verification, self._seal)
+            except Unwritable as error:
+                raise unwritable(self.path, error.got) from error
         return False, reason, verification
 
     def artefacts(self) -> list[Artefact]:
         """Everything stored, the longest unused first; what cannot be trusted has a `problem`."""
-        if not self._engines.is_dir():
+        if not os.path.isdir(self._engines):
             return []
-        self._prepare()
+        check_private(self._engines, 0o022)
         places = [p for p in self._engines.iterdir() if p.is_dir() and not p.name.startswith(".")]
         found = [a for a in (Artefact.read(p, self._seal) for p in places) if a is not None]
         return sorted(found, key=lambda a: a.used)
@@ -155,9 +200,12 @@ class Cache:
         return ", ".join(differing(key, nearest))
 
     def remove(self, artefact: Artefact) -> None:
-        """Delete one; who has it loaded keeps it."""
+        """Delete one; who has it loaded keeps it. Raises `Unwritable` naming the cache."""
         with self._locked(artefact.path.name):
-            artefact.disown()
+            try:
+                artefact.disown()
+            except OSError as error:
+                raise unwritable(artefact.path, error.strerror or error) from error
             shutil.rmtree(artefact.path, ignore_errors=True)
 
     def limit(self, size: int) -> list[Artefact]:
@@ -179,13 +227,6 @@ class Cache:
             with contextlib.suppress(TimeoutError), self._locked(path.name.split(".")[1], 0):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _place(self, chosen: Chosen, blueprint: Blueprint) -> tuple[dict[str, str], Path]:
-        """The key, and where its artefact would be; the weights are what the key says."""
-        key = engine_key(chosen, blueprint)
-        self._prepare()
-        self._known.check(blueprint.weights, key["weights"])
-        return key, self._engines / digest(key)
-
     def _find(self, place: Path, guard: Guard | None = None) -> tuple[Artefact | None, str]:
         """What is stored there if it may be loaded, else why it may not, if there is anything."""
         artefact = Artefact.read(place, self._seal)
@@ -204,33 +245,55 @@ class Cache:
         blueprint: Blueprint,
         guard: Guard | None,
         progress: Progress | None,
-    ) -> tuple[Engine, Record]:
-        check = None if guard is None else guard.prepare()
-        with publishing(place, force=True, locks=self._locks) as partial:
-            _build(partial, chosen, blueprint, progress)
-            engine = chosen.backend.load(blueprint, chosen.options, partial / FILES)
-            try:
-                verification = {} if check is None else dict(check(engine))
-                write_record(partial, key, verification, self._seal)
-            except BaseException:
-                engine.close()
-                raise
-        return engine, verification
+    ) -> tuple[Engine, Record, Unwritable | None]:
+        work = _Work(chosen, blueprint, progress)
+        check = work.prepared(guard)
+        made: tuple[Engine, Record] | None = None
+        try:
+            with publishing(place, force=True, locks=self._locks) as partial:
+                work.done("compiling", lambda: _build(partial, chosen, blueprint, progress))
+                engine = work.loaded(partial / FILES)
+                made = engine, work.checked(engine, check)
+                write_record(partial, key, made[1], self._seal)
+        except Unwritable as error:
+            if made is None:
+                engine = work.compiled()
+                made = engine, work.checked(engine, check)
+            return *made, self._told(error)
+        except BaseException:
+            if made is not None:
+                made[0].close()
+            raise
+        return *made, None
+
+    def _told(self, error: Unwritable) -> Unwritable:
+        """Why engines are not kept, naming the cache; it is logged once."""
+        named = error if error.field == "cache" else unwritable(self.path, error.got)
+        if not self._said:
+            self._said = True
+            LOG.warning("engines are made anew each time: %s", named)
+        return named
 
     def _load(
-        self, artefact: Artefact, chosen: Chosen, blueprint: Blueprint, guard: Guard | None
+        self,
+        artefact: Artefact,
+        chosen: Chosen,
+        blueprint: Blueprint,
+        guard: Guard | None,
+        progress: Progress | None,
     ) -> Opened:
+        work = _Work(chosen, blueprint, progress)
         artefact.touch()
         # What is made or put in just now is checked as a new engine is.
         unsure = chosen.backend.TIMED or chosen.options.stripped
         check = None
         if guard is not None and (unsure or not guard.holds(artefact.verification)):
-            check = guard.prepare()
-        engine = chosen.backend.load(blueprint, chosen.options, artefact.path / FILES)
+            check = work.prepared(guard)
+        engine = work.loaded(artefact.path / FILES)
         if check is None:
             return Opened(engine, True, "", artefact.verification)
+        verification = work.checked(engine, check)
         try:
-            verification = check(engine)
             self._keep(artefact, verification)
         except BaseException:
             engine.close()
@@ -247,11 +310,10 @@ class Cache:
     def _prepare(self) -> None:
         try:
             self._engines.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self._locks, self._known.folder):
-                folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            expected = f"a folder that can be written (${VARIABLE})"
-            raise InputError("cache", expected, f"{self.path} ({error.strerror})") from error
+            raise unwritable(self.path, error.strerror or error) from error
+        with contextlib.suppress(OSError):  # who locks finds out
+            self._locks.mkdir(mode=0o700, exist_ok=True)
         check_private(self._engines, 0o022)
 
     @contextlib.contextmanager
@@ -259,8 +321,70 @@ class Cache:
         # Only builds lock; whoever finds its engines here does not wait for this import.
         from filelock import FileLock
 
-        with FileLock(self._locks / f"{name}.lock", timeout=timeout):
+        lock = FileLock(self._locks / f"{name}.lock", timeout=timeout)
+        try:
+            lock.acquire()
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise unwritable(self.path, error.strerror or error) from error
+        try:
             yield
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done to have an engine, as it is told to the log and to who waits."""
+
+    chosen: Chosen
+    blueprint: Blueprint
+    progress: Progress | None
+
+    def done(self, phase: str, work: Callable[[], _Given]) -> _Given:
+        """Do it, and say what it is and how long it took."""
+        if self.progress is not None:
+            self.progress(phase, 0, 1)
+        begun = time.perf_counter()
+        self._say(phase)
+        given = work()
+        self._say(f"{phase} took {time.perf_counter() - begun:.1f} s")
+        return given
+
+    def prepared(self, guard: Guard | None) -> Check | None:
+        """The check of the engine to come."""
+        return None if guard is None else self.done("preparing the reference", guard.prepare)
+
+    def compiled(self) -> Engine:
+        """An engine that is not stored."""
+        return self.done(
+            "compiling", lambda: self.chosen.backend.compile(self.blueprint, self.chosen.options)
+        )
+
+    def loaded(self, folder: Path) -> Engine:
+        """A stored engine."""
+        load = self.chosen.backend.load
+        return self.done("loading", lambda: load(self.blueprint, self.chosen.options, folder))
+
+    def checked(self, engine: Engine, check: Check | None) -> Record:
+        """How an engine does; it is closed if that is not good enough."""
+        if check is None:
+            return {}
+        try:
+            verification = dict(self.done("verifying", lambda: check(engine)))
+        except BaseException:
+            engine.close()
+            raise
+        reference = verification.get("reference", "nothing")
+        for name, error in verification.get("errors", {}).items():
+            self._say(f"{name} is {error['relative']:.1e} from {reference}")
+        return verification
+
+    def _say(self, what: str) -> None:
+        chosen, blueprint = self.chosen, self.blueprint
+        name = described(blueprint.component, blueprint.sizes)
+        LOG.info("%s on %s %s: %s", name, chosen.name, chosen.options.precision, what)
 
 
 def _build(partial: Path, chosen: Chosen, blueprint: Blueprint, progress: Progress | None) -> None:

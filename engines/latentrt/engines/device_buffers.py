@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import EngineError, Unavailable
+from latentrt.bundle.errors import Closed, EngineError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Bytes, Memory, Stream
 from latentrt.engines.engine import Arrays
+
+CALLS: Final = 4
+"""Calls of an engine at once, each with memory of its own; further ones wait for one to end."""
 
 
 @dataclass(slots=True)
@@ -127,39 +131,58 @@ Item = TypeVar("Item", bound=Closable)
 
 
 class Pool(Generic[Item]):
-    """What works on one call at a time, as many of them as there were calls at once."""
+    """At most `most` of what works on one call at a time; more calls at once wait for one."""
 
-    def __init__(self, component: str, make: Callable[[], Item]) -> None:
+    def __init__(self, component: str, make: Callable[[], Item], *, most: int = CALLS) -> None:
         self._component = component
         self._make: Callable[[], Item] | None = make
-        self._lock = threading.Lock()
+        self._most = most
+        self._made = 0
         self._idle: list[Item] = []
+        self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def one(self) -> Generator[Item]:
-        """One that nobody uses, for the length of the block; raises `Unavailable` when closed."""
-        with self._lock:
-            if self._make is None:
-                raise Unavailable(f"{self._component}: the engine is closed")
-            # The last one given back: a caller alone finds its own inputs on the GPU.
-            item = self._idle.pop() if self._idle else self._make()
+        """One that nobody uses, for the length of the block; raises `Closed` when closed."""
+        item = self._taken()
         try:
             yield item
         finally:
-            with self._lock:
+            with self._changed:
                 closed = self._make is None
                 if not closed:
                     self._idle.append(item)
+                    self._changed.notify()
             if closed:
                 item.close()
 
     def close(self) -> None:
         """Free everything; what is in use is freed when its block ends."""
-        with self._lock:
+        with self._changed:
             self._make = None
             idle, self._idle = self._idle, []
+            self._changed.notify_all()
         for item in idle:
             item.close()
+
+    def _taken(self) -> Item:
+        with self._changed:
+            while self._make is not None and not self._idle and self._made == self._most:
+                self._changed.wait()
+            if self._make is None:
+                raise Closed(f"{self._component}: the engine is closed")
+            if self._idle:
+                # The last one given back: a caller alone finds its own inputs on the GPU.
+                return self._idle.pop()
+            item = self._make()
+            self._made += 1
+            return item
+
+
+def close_with(engine: object, pool: Pool[Item]) -> None:
+    """Close a pool, at the latest when nobody holds its engine any more."""
+    # At the end of the process the driver frees everything, and may be gone already.
+    weakref.finalize(engine, pool.close).atexit = False
 
 
 def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.checks import flag, integer, shown
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.spec import TensorSpec
 
@@ -87,6 +88,11 @@ class Blueprint:
         )
 
     @property
+    def root(self) -> Path:
+        """The folder that the graph's path to its weights starts from."""
+        return self.weights.parents[:2][-1]
+
+    @property
     def fixed_inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs with every dimension a number."""
         return tuple(s.fixed(self.sizes) for s in self.inputs)
@@ -121,12 +127,18 @@ class Options:
     stripped: bool = False
 
     def __post_init__(self) -> None:
+        put = object.__setattr__
+        for name in ("precision", "target"):
+            value: object = getattr(self, name)
+            if not isinstance(value, str) and (name, value) != ("target", None):
+                raise InputError(name, "a name", shown(value))
         for name in ("threads", "streams"):
-            value: int | None = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(name, "at least 1", value)
-        if self.level not in range(6):
-            raise InputError("level", "0 to 5", self.level)
+            value = getattr(self, name)
+            if value is not None:
+                put(self, name, integer(name, "an integer of at least 1", value, 1))
+        put(self, "level", integer("level", "an integer from 0 to 5", self.level, 0, 5))
+        for name in ("arena", "stripped"):
+            put(self, name, flag(name, getattr(self, name)))
 
 
 def check_inputs(component: str, specs: tuple[TensorSpec, ...], inputs: Arrays) -> None:

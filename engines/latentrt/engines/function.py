@@ -12,7 +12,7 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays, check_inputs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class FunctionEngine:
     """Calls `function` with the checked inputs; it returns the named outputs."""
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.bundle.bundle import file_sha256
-from latentrt.bundle.errors import BundleError, InputError
+from latentrt.bundle.errors import BundleError, Unwritable
+from latentrt.bundle.files import read_file
 from latentrt.bundle.publish import write_file
 from latentrt.engines.seal import Seal
 
@@ -25,6 +26,7 @@ class KnownFiles:
     def __init__(self, folder: Path, seal: Seal) -> None:
         self.folder = folder
         self._seal = seal
+        self._checked: set[tuple[object, ...]] = set()
 
     def check(self, path: Path, sha256: str) -> None:
         """Raise `BundleError` with both hashes if a file is not the one of that SHA-256.
@@ -36,7 +38,7 @@ class KnownFiles:
             found = path.stat()
             now = [str(path), sha256, found.st_size, found.st_mtime_ns]
             note = self.folder / hashlib.sha256(os.fsencode(path)).hexdigest()[:40]
-            if self._noted(note) == now:
+            if tuple(now) in self._checked or self._noted(note) == now:
                 return
             got = file_sha256(path)
         except OSError as error:
@@ -45,12 +47,16 @@ class KnownFiles:
             raise BundleError(
                 path, f"has changed since export: its SHA-256 is {got[:12]}, not {sha256[:12]}"
             )
-        with contextlib.suppress(InputError):  # a cache that is only read: hashed again next time
+        try:
+            with contextlib.suppress(OSError):
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_file(note, self._seal.sealed(now))
+        except Unwritable:  # a cache that is only read: known to this process alone
+            self._checked.add(tuple(now))
 
     def _noted(self, note: Path) -> Any:
         try:
-            content = note.read_bytes()
-        except FileNotFoundError:
+            content = read_file(note)
+        except OSError:
             return None
         return self._seal.opened(content)

@@ -1,6 +1,6 @@
 """The part of ONNX's file format that is rewritten on every machine, without the onnx package.
 
-protobuf comes with ONNX Runtime; onnx is 30 MB more. What is not declared here is kept as it is
+protobuf is 0.5 MB, onnx 30 MB more. What is not declared here is kept as it is
 when a message is written again.
 
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto (numbers and types of the fields).
@@ -34,7 +34,9 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
         "data_type": (2, "int32"),
         "name": (8, "string"),
         "raw_data": (9, "bytes"),
+        "external_data": (13, "StringStringEntryProto*"),
     },
+    "StringStringEntryProto": {"key": (1, "string"), "value": (2, "string")},
     "NodeProto": {
         "input": (1, "string*"),
         "output": (2, "string*"),

@@ -19,13 +19,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Closed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cores
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 from latentrt.engines.group_norm import write_out_group_norms
 from latentrt.engines.halves import half_of
 from latentrt.engines.onnxruntime_session import Model, package, session, settings
+from latentrt.engines.process import Home, keep_in_children
 
 NAME: Final = "onnxruntime"
 PRECISIONS: Final = {"float32": ("fp32",), "float16": ("fp32",), "bfloat16": ("fp32",)}
@@ -90,6 +91,8 @@ class OnnxRuntimeEngine:
     """A session of all rows, or of half of them, with every dimension fixed."""
 
     def __init__(self, blueprint: Blueprint, made: Any, *, halved: bool = False) -> None:
+        self._home = Home("engine")
+        keep_in_children(self)
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
@@ -98,10 +101,11 @@ class OnnxRuntimeEngine:
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""
+        self._home.check()
         check_inputs(self.component, self.inputs, inputs)
         rows = self._rows
         if rows is None:
-            raise Unavailable(f"{self.component}: the engine is closed")
+            raise Closed(f"{self.component}: the engine is closed")
         try:
             values = rows(inputs)
         except Exception as error:  # the package raises bare classes of its own, one a kind
@@ -110,7 +114,8 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Free the session and its memory."""
-        self._rows = None
+        if self._home.here:
+            self._rows = None
 
 
 def compile(blueprint: Blueprint, options: Options) -> OnnxRuntimeEngine:

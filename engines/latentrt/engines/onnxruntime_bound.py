@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import EngineError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Memory
-from latentrt.engines.device_buffers import Buffers, Pool
+from latentrt.engines.device_buffers import Buffers, Pool, close_with
 from latentrt.engines.engine import Arrays, Blueprint, check_inputs
+from latentrt.engines.process import Home, keep_in_children
 
 
 class Binding:
@@ -78,7 +79,7 @@ class Binding:
 
 
 class BoundEngine:
-    """A session with as many bindings as there were calls at once.
+    """A session with a binding for each of a few calls at once.
 
     `device` is where ONNX Runtime is told that `memory` is.
     """
@@ -86,6 +87,8 @@ class BoundEngine:
     def __init__(
         self, blueprint: Blueprint, api: Any, session: Any, memory: Memory, device: str = "cuda"
     ) -> None:
+        self._home = Home("engine")
+        keep_in_children(self)
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
@@ -93,17 +96,21 @@ class BoundEngine:
         # call at a time in any case.
         self._turn = threading.Lock()
         numbers = itertools.count()
+        inputs, outputs = self.inputs, self.outputs
         self._pool = Pool(
             self.component,
-            lambda: Binding(api, session, next(numbers), self.inputs, self.outputs, memory, device),
+            lambda: Binding(api, session, next(numbers), inputs, outputs, memory, device),
         )
+        close_with(self, self._pool)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype."""
+        self._home.check()
         check_inputs(self.component, self.inputs, inputs)
         with self._pool.one() as binding:
             return binding(inputs, self._turn)
 
     def close(self) -> None:
         """Free the session and every binding; one at work is freed when its call ends."""
-        self._pool.close()
+        if self._home.here:
+            self._pool.close()

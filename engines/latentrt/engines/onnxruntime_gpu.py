@@ -107,7 +107,7 @@ class GpuProvider:
         self._usable()
         api = package(self.name, self.remedy)
         model = self.prepare(Model.of(blueprint, options.precision))
-        chosen = settings(api, blueprint)
+        chosen = settings(api, model.blueprint)
         providers = self.attach(api, chosen, options)
         made = session_on(api, model, chosen, providers, self.provider)
         return BoundEngine(model.blueprint, api, made, CudaMemory())

@@ -5,9 +5,6 @@ mapped from the bundle's own file: the graph names only a file and byte ranges, 
 told which folder that name is relative to.
 """
 
-# The package has no type stubs; everything taken from it is annotated where it is used.
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
+from latentrt.engines import libraries
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.external_weights import followed
 from latentrt.engines.widen import widen, widened
 
 _RECORD: Final = "session.record_ep_graph_assignment_info"
@@ -38,9 +37,9 @@ class Model:
     def of(blueprint: Blueprint, precision: str) -> Model:
         """The bundle's graph, widened where fp32 is asked of halves.
 
-        Raises `Unavailable` where that needs onnx and it is missing, `BuildFailed`.
+        Raises `Unavailable` where that needs onnx and it is missing, `BuildFailed`, `BundleError`.
         """
-        graph = blueprint.graph.read_bytes()
+        blueprint, graph = followed(blueprint)
         if precision != "fp32" or blueprint.dtype == "float32":
             return Model(blueprint, graph)
         try:
@@ -52,10 +51,9 @@ class Model:
 def package(name: str, remedy: str) -> Any:
     """ONNX Runtime; raises `Unavailable` for the engine of that name."""
     try:
-        import onnxruntime
+        return libraries.onnxruntime()
     except ImportError as error:
         raise Unavailable(f"engine {name}: not installed; {remedy}") from error
-    return onnxruntime
 
 
 def settings(api: Any, blueprint: Blueprint) -> Any:
@@ -63,7 +61,7 @@ def settings(api: Any, blueprint: Blueprint) -> Any:
     chosen: Any = api.SessionOptions()
     chosen.log_severity_level = 4  # what is wrong is raised
     chosen.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(blueprint.weights.parents[1])
+        "session.model_external_initializers_file_folder_path", str(blueprint.root)
     )
     for symbol, size in blueprint.sizes.items():
         chosen.add_free_dimension_override_by_name(symbol, size)

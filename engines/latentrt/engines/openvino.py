@@ -8,12 +8,8 @@ loading takes 25 s. For other devices the whole compiled model is stored. OpenVI
 outputs are wrong (models/shapes' U-Net: relative error 0.9, then NaN).
 """
 
-# The package's stubs leave most of its API unknown.
-# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
-
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +17,17 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, EngineError, Unavailable
+from latentrt.bundle.errors import BuildFailed, EngineError, LatentrtError, Unavailable
 from latentrt.bundle.spec import TensorSpec
+from latentrt.engines import libraries
 from latentrt.engines.backends import Progress, Status, cpu_identity, usable_cores
+from latentrt.engines.device_buffers import CALLS, Pool
 from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 from latentrt.engines.halves import half_of
 from latentrt.engines.openvino_model import as_computed, read
 from latentrt.engines.openvino_norms import write_out_group_norms
 from latentrt.engines.openvino_requests import HalvedRequest, Request, WholeRequest
+from latentrt.engines.process import Home, keep_in_children
 
 _INSTALL: Final = "pip install 'latentrt[openvino]'"
 _HINT: Final = "INFERENCE_PRECISION_HINT"
@@ -38,45 +37,40 @@ _DTYPES: Final = ("float32", "float16", "bfloat16")
 
 
 class OpenVinoEngine:
-    """A compiled model, of all rows or of half; infer requests for as many calls as come."""
+    """A compiled model, of all rows or of half, and infer requests for `calls` of them at once."""
 
-    def __init__(self, blueprint: Blueprint, model: Any, *, halved: bool = False) -> None:
+    def __init__(
+        self, blueprint: Blueprint, model: Any, *, halved: bool = False, calls: int = CALLS
+    ) -> None:
+        self._home = Home("engine")
+        keep_in_children(self)
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
-        self._model: Any = model
-        self._lock = threading.Lock()
-        self._idle: list[Request] = []
-        self._half = half_of(blueprint) if halved else None
+        half = half_of(blueprint) if halved else None
+        kind = WholeRequest if half is None else HalvedRequest
+        arrays = half or blueprint
+        inputs, outputs = arrays.fixed_inputs, arrays.fixed_outputs
+        self._pool: Pool[Request] = Pool(
+            self.component, lambda: kind(model, inputs, outputs), most=calls
+        )
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""
+        self._home.check()
         check_inputs(self.component, self.inputs, inputs)
-        with self._lock:
-            model = self._model
-            if model is None:
-                raise Unavailable(f"{self.component}: the engine is closed")
-            request = self._idle.pop() if self._idle else None
         try:
-            request = request or self._request(model)
-            outputs = request(inputs)
+            with self._pool.one() as request:
+                return request(inputs)
+        except LatentrtError:
+            raise
         except Exception as error:  # the package raises RuntimeError for everything
             raise EngineError(f"{self.component}: OpenVINO says: {error}") from error
-        with self._lock:
-            if self._model is not None:  # else nobody would free it
-                self._idle.append(request)
-        return outputs
-
-    def _request(self, model: Any) -> Request:
-        if self._half is None:
-            return WholeRequest(model, self.inputs, self.outputs)
-        return HalvedRequest(model, self._half.fixed_inputs, self._half.fixed_outputs)
 
     def close(self) -> None:
         """Free the model and its infer requests; those at work are freed when their calls end."""
-        with self._lock:
-            self._model = None
-            self._idle.clear()
+        if self._home.here:
+            self._pool.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +110,11 @@ class OpenVino:
         """Installed or not, and whether OpenVINO sees such a device; never raises."""
         untried = not self.on_cpu
         try:
-            import openvino
+            openvino = libraries.openvino()
         except ImportError as error:
             problem = f"not installed ({error})"
             return Status(self.name, None, (), problem, _INSTALL, untried)
-        version = openvino.__version__.split("-")[0]
+        version = str(openvino.__version__).split("-")[0]
         if self.on_cpu:
             return Status(self.name, version, ("CPU",))
         try:
@@ -199,7 +193,9 @@ class OpenVino:
 
     def _engine(self, blueprint: Blueprint, options: Options, model: Any) -> OpenVinoEngine:
         halved = self.half(blueprint, options) is not None
-        return OpenVinoEngine(as_computed(blueprint, options.precision), model, halved=halved)
+        wide = as_computed(blueprint, options.precision)
+        calls = max(CALLS, options.streams or 1)
+        return OpenVinoEngine(wide, model, halved=halved, calls=calls)
 
     @property
     def _form(self) -> Mapping[str, str]:
@@ -232,22 +228,23 @@ class OpenVino:
         try:
             model = self.model(self.half(blueprint, options) or blueprint, options.precision)
             return package.Core().compile_model(model, self.device, settings)
+        except LatentrtError:
+            raise
         except Exception as error:  # the package raises RuntimeError for everything
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
 
 
 def _package(name: str) -> Any:
     try:
-        import openvino
+        return libraries.openvino()
     except ImportError as error:
         raise Unavailable(f"engine {name}: not installed; {_INSTALL}") from error
-    return openvino
 
 
 def _heeds_bf16() -> bool:
     """Whether the CPU computes in bf16 where that is asked for; so too where nobody can tell."""
     try:
-        import openvino
+        openvino = libraries.openvino()
     except ImportError:
         return True
     # The precision of a compiled model is what this property then is.

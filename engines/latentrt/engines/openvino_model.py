@@ -1,7 +1,9 @@
 """What OpenVINO is given to compile: the graph beside its weights, at fixed sizes, in one type.
 
-OpenVINO reads external weights only from below the graph's own folder, so a graph with the weights
-of another bundle is linked together with them in a temporary folder first.
+OpenVINO reads external weights only from below the graph's own folder, and follows no link out of
+it. So a graph with the weights of another bundle, or with weights behind a link, is put together
+with them in a temporary folder first: as a hard link, where there is a folder on their filesystem,
+else as a copy.
 
 Its precision hint narrows a float32 graph and widens none: a bfloat16 graph is computed in bfloat16
 (models/shapes' U-Net: 2.6e-3 off), and a float16 one gives float16 (2e-4 off). So a 16-bit graph
@@ -13,13 +15,19 @@ that is to be computed in anything but its own type is made float32 first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.bundle.cache_folder import cache_folder
+from latentrt.bundle.errors import InputError
+from latentrt.engines import libraries
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.external_weights import in_place, read_graph
 from latentrt.engines.widen import widened
 
 _OWN: Final = {"fp16": "float16", "bf16": "bfloat16"}
@@ -33,8 +41,8 @@ def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
 
 def read(package: Any, blueprint: Blueprint, precision: str) -> Any:
     """OpenVINO's model of a graph, every dimension a number; raises what the package raises."""
-    with tempfile.TemporaryDirectory(prefix="latentrt-") as scratch:
-        model = package.Core().read_model(_beside_weights(blueprint, Path(scratch)))
+    with _beside_weights(blueprint) as graph:
+        model = package.Core().read_model(graph)
     model.reshape({s.name: list(s.dims) for s in blueprint.fixed_inputs})
     if as_computed(blueprint, precision) != blueprint:
         _widen(model)
@@ -58,11 +66,11 @@ def _keep_angles(model: Any) -> None:
 
 def _widen(model: Any) -> None:
     """Make a model float32 over the same weights, which keep their type and place in the file."""
-    from openvino import Type, opset13
-
+    package = libraries.openvino()
+    opset13, wide_type = package.opset13, package.Type.f32
     for parameter in model.get_parameters():
         if parameter.get_element_type().get_type_name() in _NARROW:
-            parameter.set_element_type(Type.f32)
+            parameter.set_element_type(wide_type)
     for node in model.get_ordered_ops():
         if node.get_output_element_type(0).get_type_name() not in _NARROW:
             continue
@@ -76,14 +84,35 @@ def _widen(model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _beside_weights(blueprint: Blueprint, scratch: Path) -> Path:
-    root = blueprint.weights.parents[1]
-    if blueprint.graph.parent == root:
-        return blueprint.graph
-    (scratch / blueprint.weights.parent.name).mkdir()
-    linked = scratch / blueprint.weights.parent.name / blueprint.weights.name
-    try:
-        os.link(blueprint.weights, linked)
-    except OSError:
-        shutil.copyfile(blueprint.weights, linked)
-    return Path(shutil.copyfile(blueprint.graph, scratch / blueprint.graph.name))
+@contextlib.contextmanager
+def _beside_weights(blueprint: Blueprint) -> Generator[Path]:
+    """A file with the graph in a folder where its weights are; what is made goes afterwards."""
+    if blueprint.graph.parent == blueprint.root and in_place(blueprint):
+        yield blueprint.graph
+        return
+    below = blueprint.weights.relative_to(blueprint.root)
+    with contextlib.ExitStack() as stack:
+        root = _linked(stack, blueprint.weights, below)
+        if root is None:
+            root = _scratch(stack, None)
+            (root / below).parent.mkdir(exist_ok=True)
+            shutil.copyfile(blueprint.weights, root / below)
+        graph = root / blueprint.graph.name
+        graph.write_bytes(read_graph(blueprint))
+        yield graph
+
+
+def _linked(stack: contextlib.ExitStack, weights: Path, below: Path) -> Path | None:
+    """A folder in which a hard link to the weights is; None where there can be none."""
+    for place in (cache_folder, lambda: None):
+        with contextlib.suppress(OSError, InputError):
+            root = _scratch(stack, place())
+            (root / below).parent.mkdir(exist_ok=True)
+            os.link(weights.resolve(), root / below)
+            return root
+    return None
+
+
+def _scratch(stack: contextlib.ExitStack, place: Path | None) -> Path:
+    made = tempfile.TemporaryDirectory(prefix="latentrt-", dir=place, ignore_cleanup_errors=True)
+    return Path(stack.enter_context(made))

@@ -21,6 +21,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from latentrt.engines import libraries
+
 _POSITIONS: Final = 64 * 64
 """Positions from which on a change of layout costs more than the nodes that save it."""
 
@@ -48,8 +50,7 @@ def _is_large(node: Any) -> bool:
 
 def _written_out(node: Any) -> Any:
     """The node's arithmetic, [batch, channels, height, width] to the same."""
-    from openvino import opset13 as op
-
+    op = libraries.openvino().opset13
     pictures, scale, shift = (node.input_value(i) for i in range(3))
     given = node.get_attributes()
     rows, channels, _, width = node.get_output_shape(0)

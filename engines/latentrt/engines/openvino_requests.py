@@ -37,6 +37,10 @@ class WholeRequest:
         self._request.infer(share_outputs=True)
         return {name: array.copy() for name, array in self._outputs.items()}
 
+    def close(self) -> None:
+        """Let go of the model."""
+        self._inputs, self._outputs, self._request = {}, {}, None
+
 
 class HalvedRequest:
     """Two infer requests at once, of the first and the second half of the rows."""
@@ -64,6 +68,10 @@ class HalvedRequest:
                 second.wait()
         ahead, behind = self._outputs
         return {name: np.concatenate((array, behind[name])) for name, array in ahead.items()}
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._inputs, self._outputs, self._requests = [], [], ()
 
 
 Request = WholeRequest | HalvedRequest

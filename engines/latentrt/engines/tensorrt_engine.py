@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import BuildFailed, EngineError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda_memory import Memory
-from latentrt.engines.device_buffers import Buffers, Pool
+from latentrt.engines.device_buffers import Buffers, Pool, close_with
 from latentrt.engines.engine import Arrays, Blueprint, check_inputs
+from latentrt.engines.process import Home, keep_in_children
 from latentrt.engines.tensorrt_kernels import Kernels
 
 _DTYPES: Final[Mapping[str, str]] = MappingProxyType(
@@ -98,7 +99,7 @@ class Execution:
 
 
 class TensorRtEngine:
-    """A plan on the GPU, with as many executions as there were calls at once.
+    """A plan on the GPU, with an execution for each of a few calls at once.
 
     `plan` is what TensorRT deserialised; what has to outlive it is in `keep`, the longest first.
     `kernels` are what its contexts still compile, None where that is nothing. Raises `BuildFailed`
@@ -113,6 +114,8 @@ class TensorRtEngine:
         keep: Any = None,
         kernels: Kernels | None = None,
     ) -> None:
+        self._home = Home("engine")
+        keep_in_children(self)
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
@@ -120,10 +123,22 @@ class TensorRtEngine:
         # An execution keeps the plan for its context, and what the plan was made with; a tuple lets
         # go of its last first.
         held = (keep, plan, kernels)
-        self._pool = Pool(self.component, lambda: self._execution(held, memory))
+        component, inputs, outputs = self.component, self.inputs, self.outputs
+
+        def execution() -> Execution:
+            context: Any = (
+                plan.create_execution_context() if kernels is None else kernels.context(plan)
+            )
+            if context is None:
+                raise EngineError(f"{component}: TensorRT has no room for another context")
+            return Execution(held, kernels, context, inputs, outputs, memory)
+
+        self._pool = Pool(component, execution)
+        close_with(self, self._pool)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype."""
+        self._home.check()
         check_inputs(self.component, self.inputs, inputs)
         with self._pool.one() as execution:
             return execution(inputs)
@@ -135,14 +150,8 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """Free the plan and every execution; one at work is freed when its call ends."""
-        self._pool.close()
-
-    def _execution(self, held: tuple[Any, Any, Kernels | None], memory: Memory) -> Execution:
-        _, plan, kernels = held
-        context: Any = plan.create_execution_context() if kernels is None else kernels.context(plan)
-        if context is None:
-            raise EngineError(f"{self.component}: TensorRT has no room for another context")
-        return Execution(held, kernels, context, self.inputs, self.outputs, memory)
+        if self._home.here:
+            self._pool.close()
 
 
 def _check_arrays(plan: Any, blueprint: Blueprint) -> None:

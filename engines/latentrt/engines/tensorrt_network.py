@@ -8,6 +8,7 @@ from typing import Any
 
 from latentrt.bundle.errors import BuildFailed
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.external_weights import followed
 from latentrt.engines.widen import widen, widened
 
 
@@ -20,14 +21,18 @@ class Source:
 
     @staticmethod
     def of(blueprint: Blueprint, precision: str) -> Source:
-        """The graph as it is, or for fp32 of a 16-bit one, widened; raises what `widen` raises."""
-        graph, wide = blueprint.graph.read_bytes(), as_computed(blueprint, precision)
+        """The graph as it is, or for fp32 of a 16-bit one, widened.
+
+        Raises what `widen` and `followed` raise.
+        """
+        blueprint, graph = followed(blueprint)
+        wide = as_computed(blueprint, precision)
         return Source(wide, graph if wide is blueprint else widen(graph))
 
     @property
     def path(self) -> Path:
         """Where the graph would lie: weights are looked up beside it."""
-        return self.blueprint.weights.parents[1] / self.blueprint.graph.name
+        return self.blueprint.root / self.blueprint.graph.name
 
 
 def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:

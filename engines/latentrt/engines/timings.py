@@ -9,7 +9,9 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.cache_folder import unwritable
+from latentrt.bundle.errors import Unwritable
+from latentrt.bundle.files import read_file
 from latentrt.bundle.publish import write_file
 
 _FOLDER: Final = "timings"
@@ -23,14 +25,14 @@ def timings_folder(cache: Path) -> Path:
 def recall(path: Path) -> bytes:
     """What was written last; nothing if nothing was."""
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError:
         return b""
 
 
 def keep(path: Path, content: bytes) -> None:
     """Replace a file whole; of several builds at once the last one's stays."""
-    with contextlib.suppress(OSError, InputError):  # a plan that is built is not lost for a hint
+    with contextlib.suppress(OSError, Unwritable):  # a plan that is built is not lost for a hint
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_file(path, content)
 
@@ -48,5 +50,8 @@ def forget(cache: Path) -> dict[str, int]:
     """Delete them all; returns what went."""
     found = kept(cache)
     for name in found:
-        (timings_folder(cache) / name).unlink(missing_ok=True)
+        try:
+            (timings_folder(cache) / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(timings_folder(cache) / name, error.strerror or error) from error
     return found

@@ -17,16 +17,22 @@ from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.bundle.manifest import FILE_NAME, GOLDEN, ComponentRecord, Manifest
 from latentrt.bundle.publish import publishing
-from latentrt.bundle.tensors import Entry, Layout, TensorFile, save_tensors, write_tensors
+from latentrt.bundle.tensors import (
+    FLOAT8,
+    Entry,
+    Layout,
+    TensorFile,
+    save_tensors,
+    write_tensors,
+)
 from latentrt.export import trace
+from latentrt.export.check import Checked, check
 from latentrt.export.components import BORDER, Component, components
-from latentrt.export.family import Family, family_of, forces_zeros, tokenizer_of
+from latentrt.export.family import tokenizer_of
 from latentrt.export.islands import check_measurable, measured_islands, set_apart, whole_island
-from latentrt.export.latent_space import LatentSpace
-from latentrt.export.parts import Part, open_parts
+from latentrt.export.libraries import quiet_libraries
+from latentrt.export.parts import Part
 from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
-from latentrt.export.source import Source, open_source
-from latentrt.export.tokenizer import Tokenizer, open_tokenizers
 
 DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Arrays = Mapping[str, NDArray[Any]]
@@ -47,15 +53,15 @@ def _silent(stage: str, done: int, total: int) -> None:
 class _Job:
     """One export on its way: what is read, where it goes, how it is stored."""
 
-    source: Source
-    family: Family
-    parts: Mapping[str, Part]
-    tokenizers: Mapping[str, Tokenizer]
-    latent_space: LatentSpace
-    zeros: bool
+    checked: Checked
     folder: Path
     dtype: str
     progress: Progress
+
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """The folders that hold tensors."""
+        return self.checked.parts
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -68,39 +74,31 @@ def export(
     destination: str | Path,
     *,
     dtype: str = "fp32",
+    variant: str | None = None,
     golden: bool = True,
     force: bool = False,
     progress: Progress = _silent,
 ) -> None:
     """Turn a diffusers folder, or `random:sd15`, into a bundle at `destination`.
 
-    `dtype` ("fp32", "fp16", "bf16") is how weights are stored; `golden` also stores PyTorch's
-    outputs, and measures on them what storing the weights in 16 bits cost and where float16 would
-    overflow. Raises `CheckpointError` naming the file, tensor or field that cannot be exported,
-    `InputError` if the destination is taken and `force` is false, and `Unavailable` if ONNX
-    Runtime, which measures overflows, is not there. The bundle appears whole or not at all.
+    `dtype` ("fp32", "fp16", "bf16") is how weights are stored. `variant` names the weights files to
+    read, such as "fp16" for `diffusion_pytorch_model.fp16.safetensors`; a part that has none is
+    read without. `golden` also stores PyTorch's outputs, and measures on them what storing the
+    weights in 16 bits cost and where float16 would overflow.
+
+    Raises `CheckpointError` naming the file, tensor or field that cannot be exported, `InputError`
+    if the destination is taken and `force` is false, and `Unavailable` if ONNX Runtime, which
+    measures overflows, is not there. The bundle appears whole or not at all.
     """
     if dtype not in DTYPES:
         raise InputError("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
     _check_replaceable(Path(destination))
     if golden and dtype == "fp16":
         check_measurable()
-    with publishing(Path(destination), force=force) as folder:
+    with quiet_libraries(), publishing(Path(destination), force=force) as folder:
         progress("check", 0, 1)
-        source = open_source(checkpoint)
-        family = family_of(source)
-        parts = open_parts(source, family)
-        job = _Job(
-            source=source,
-            family=family,
-            parts=parts,
-            tokenizers=open_tokenizers(source, family, parts, folder),
-            latent_space=LatentSpace.of(f"{source.name}/vae", family, parts["vae"].config),
-            zeros=forces_zeros(source, family),
-            folder=folder,
-            dtype=DTYPES[dtype],
-            progress=progress,
-        )
+        checked = check(checkpoint, folder, variant)
+        job = _Job(checked=checked, folder=folder, dtype=DTYPES[dtype], progress=progress)
         _copy_texts(job)
         progress("check", 1, 1)
         entries = _write_weights(job)
@@ -112,6 +110,9 @@ def export(
 
 
 def _check_replaceable(destination: Path) -> None:
+    # Tokenizers and engines are libraries that open files by names in UTF-8 alone.
+    if any("\ud800" <= letter <= "\udfff" for letter in str(destination)):
+        raise InputError("destination", "a path in UTF-8", repr(str(destination)))
     # `force` replaces a bundle; it is no way to lose a folder of something else.
     taken = destination.is_dir() and any(destination.iterdir())
     if taken and not (destination / FILE_NAME).is_file():
@@ -121,8 +122,9 @@ def _check_replaceable(destination: Path) -> None:
 def _copy_texts(job: _Job) -> None:
     scheduler = job.folder / "scheduler" / "scheduler_config.json"
     scheduler.parent.mkdir()
-    scheduler.write_text(json.dumps(dict(job.source.config("scheduler")), indent=2) + "\n")
-    for encoder, tokenizer in job.tokenizers.items():
+    text = json.dumps(dict(job.checked.scheduler), indent=2)
+    scheduler.write_text(text + "\n", encoding="utf-8")
+    for encoder, tokenizer in job.checked.tokenizers.items():
         tokenizer.save(job.folder / tokenizer_of(encoder))
 
 
@@ -147,7 +149,7 @@ def _write_weights(job: _Job) -> dict[str, Mapping[str, Entry]]:
         write_tensors(
             job.folder / "weights" / f"{folder}.safetensors",
             layout,
-            lambda name, part=part: _converted(job.source.name, part, name, dtype),
+            lambda name, part=part: _converted(job.checked.source.name, part, name, dtype),
             advance,
         )
     return {folder: layout.entries for folder, layout in layouts.items()}
@@ -155,6 +157,8 @@ def _write_weights(job: _Job) -> dict[str, Mapping[str, Entry]]:
 
 def _converted(source: str, part: Part, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     stored = part.tensors[name]
+    if stored.dtype.name in FLOAT8:
+        stored = stored.astype(np.float32)  # exact
     where = f"{source}/{part.folder}"
     if not _finite(stored):
         raise CheckpointError(where, f"tensor {name!r} holds a value that is not finite")
@@ -193,17 +197,17 @@ def _write_goldens(job: _Job) -> Arrays:
         job.progress("goldens", done, len(job.components))
 
     job.progress("goldens", 0, len(job.components))
-    sample_size = _sample_size(job)
-    height, width = (n * job.latent_space.factor for n in sample_size)
+    checked = job.checked
+    height, width = (n * checked.latent_space.factor for n in checked.sample_size)
     inputs = GoldenInputs(
-        input_ids={name: t(RUN_PROMPT) for name, t in job.tokenizers.items()},
-        negative_input_ids={name: t("") for name, t in job.tokenizers.items()},
-        zeros=job.zeros,
-        scheduler_config=job.source.config("scheduler"),
-        forced=job.family.forced,
-        sample_size=sample_size,
+        input_ids={name: t(RUN_PROMPT) for name, t in checked.tokenizers.items()},
+        negative_input_ids={name: t("") for name, t in checked.tokenizers.items()},
+        zeros=checked.zeros,
+        scheduler_config=checked.scheduler,
+        forced=checked.family.forced,
+        sample_size=checked.sample_size,
         size=(height, width),
-        unscale=job.latent_space.unscale,
+        unscale=checked.latent_space.unscale,
     )
     stored = {f: TensorFile(job.folder / "weights" / f"{f}.safetensors") for f in job.parts}
     tensors = Goldens(job.parts, stored, inputs, advance).tensors()
@@ -235,7 +239,7 @@ def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str
         if goldens is not None:
             of = {n.removeprefix(prefix): a for n, a in goldens.items() if n.startswith(prefix)}
             names = measured_islands(graph, of)
-        elif job.family.upcasts(component.folder, job.parts[component.folder].config):
+        elif job.checked.family.upcasts(component.folder, job.parts[component.folder].config):
             names = whole_island(graph)
         else:
             names = ()
@@ -246,28 +250,15 @@ def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str
     return islands
 
 
-def _sample_size(job: _Job) -> tuple[int, int]:
-    size = job.parts["unet"].config["sample_size"] or 64
-    height, width = (size, size) if isinstance(size, int) else size
-    return int(height), int(width)
-
-
 def _write_manifest(
     job: _Job, storage: Mapping[str, float], islands: Mapping[str, tuple[str, ...]]
 ) -> None:
     job.progress("manifest", 0, 1)
-    latents = job.latent_space
-    scheduler = job.source.config("scheduler")
-    inferred = [
-        f"{folder}: {part.tensors.renamed}"
-        for folder, part in job.parts.items()
-        if part.tensors.renamed
-    ]
-    if "prediction_type" not in scheduler:
-        inferred.append("prediction_type: epsilon, the default of a scheduler that states none")
+    checked = job.checked
+    latents = checked.latent_space
     manifest = Manifest(
-        family=job.family.name,
-        source=job.source.name,
+        family=checked.family.name,
+        source=checked.source.name,
         dtype=job.dtype,
         latent_channels=latents.channels,
         vae_factor=latents.factor,
@@ -275,18 +266,18 @@ def _write_manifest(
         vae_shift=latents.shift,
         latents_mean=latents.mean,
         latents_std=latents.std,
-        sample_size=_sample_size(job),
-        prediction_type=str(scheduler.get("prediction_type", "epsilon")),
-        force_zeros_for_empty_prompt=job.zeros,
+        sample_size=checked.sample_size,
+        prediction_type=checked.prediction_type,
+        force_zeros_for_empty_prompt=checked.zeros,
         components={c.name: _record(job, c) for c in job.components},
         storage=storage,
         islands=islands,
         files=record_files(job.folder),
-        inferred=tuple(inferred),
+        inferred=checked.notes,
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
     )
     text = json.dumps(manifest.to_json(), indent=1, sort_keys=False)
-    (job.folder / FILE_NAME).write_text(text + "\n")
+    (job.folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
     job.progress("manifest", 1, 1)
 
 

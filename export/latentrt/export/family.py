@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from latentrt.bundle.errors import CheckpointError
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
@@ -18,13 +19,15 @@ from latentrt.export.source import Source
 class Family:
     """One kind of checkpoint.
 
-    `name` is that in manifests; `pipeline` the class that `model_index.json` names; `forced` what
-    that class sets in every scheduler's config; `addition` the U-Net's `addition_embed_type`;
-    `distilled` whether its U-Net has to take a guidance scale, which those of the others may.
+    `name` is that in manifests; `pipeline` the class that is the reference; `siblings` the names of
+    classes of the same parts for other tasks; `forced` what the reference sets in every scheduler's
+    config; `addition` the U-Net's `addition_embed_type`; `distilled` whether its U-Net has to take
+    a guidance scale, which those of the others may.
     """
 
     name: str
     pipeline: str
+    siblings: re.Pattern[str]
     forced: Mapping[str, Any]
     text_encoders: tuple[str, ...] = ("text_encoder",)
     addition: str | None = None
@@ -53,11 +56,17 @@ FAMILIES: Final = (
     Family(
         STABLE_DIFFUSION,
         "StableDiffusionPipeline",
+        # Not StableDiffusion3Pipeline, which has another kind of parts.
+        re.compile(
+            r"StableDiffusion(?!XL|\d)\w*Pipeline\w*|SemanticStableDiffusionPipeline"
+            r"|CycleDiffusionPipeline|LEditsPPPipelineStableDiffusion"
+        ),
         forced=MappingProxyType({"steps_offset": 1, "clip_sample": False}),
     ),
     Family(
         STABLE_DIFFUSION_XL,
         "StableDiffusionXLPipeline",
+        re.compile(r"StableDiffusionXL\w*Pipeline|LEditsPPPipelineStableDiffusionXL"),
         forced=MappingProxyType({}),
         text_encoders=("text_encoder", "text_encoder_2"),
         addition="text_time",
@@ -65,6 +74,7 @@ FAMILIES: Final = (
     Family(
         LATENT_CONSISTENCY,
         "LatentConsistencyModelPipeline",
+        re.compile(r"LatentConsistencyModel\w*Pipeline"),
         forced=MappingProxyType({}),
         distilled=True,
     ),
@@ -80,19 +90,30 @@ _PLAIN_UNET: Final[Mapping[str, Any]] = {
 """Values under which a U-Net takes what `latentrt.export.components` knows, and nothing else."""
 
 
+_RGB: Final = 3
+
+
 def tokenizer_of(text_encoder: str) -> str:
     """The folder of a text encoder's tokenizer."""
     return text_encoder.replace("text_encoder", "tokenizer")
 
 
 def family_of(source: Source) -> Family:
-    """The family that a checkpoint's `model_index.json` names.
+    """The family of a checkpoint: that of the pipeline which its `model_index.json` names.
 
-    Raises `CheckpointError` for any other, for a refiner, and for a part that is null.
+    A pipeline of the same parts for another task counts, such as image to image; one that is the
+    checkpoint's own code (["file", "Class"]) does by its parts. Raises `CheckpointError` for any
+    other, for a refiner, and for a part that is null.
     """
     where = f"{source.name}/model_index.json"
-    found = source.index.get("_class_name")
-    family = next((f for f in FAMILIES if f.pipeline == found), None)
+    stated: object = source.index.get("_class_name")
+    custom = isinstance(stated, list) and bool(stated)
+    found = str(cast("list[object]", stated)[-1]) if custom else stated
+    family = next((f for f in FAMILIES if f.pipeline == found), None) or next(
+        (f for f in FAMILIES if isinstance(found, str) and f.siblings.fullmatch(found)), None
+    )
+    if family is None and custom:
+        family = _by_parts(source)
     if family is None:
         known = ", ".join(f.pipeline for f in FAMILIES)
         raise CheckpointError(where, f"architecture {found!r} is not supported; {known} are")
@@ -106,18 +127,51 @@ def family_of(source: Source) -> Family:
     return family
 
 
+def _by_parts(source: Source) -> Family | None:
+    listed = set(source.index)
+    if "text_encoder_2" in listed:
+        name = STABLE_DIFFUSION_XL
+    elif "unet" in listed and source.config("unet").get("time_cond_proj_dim") is not None:
+        name = LATENT_CONSISTENCY
+    else:
+        name = STABLE_DIFFUSION
+    family = next(f for f in FAMILIES if f.name == name)
+    return family if {*family.folders, *family.tokenizers} <= listed else None
+
+
+def left_out(source: Source, family: Family) -> tuple[str, ...]:
+    """What of a checkpoint's pipeline is not exported, one sentence each."""
+    said: list[str] = []
+    stated: object = source.index.get("_class_name")
+    if stated != family.pipeline:
+        words = cast("list[object]", stated) if isinstance(stated, list) else [stated]
+        named = " of ".join(str(word) for word in reversed(words))
+        said.append(f"pipeline: {named}, exported for text to image as {family.pipeline}")
+    read = {*family.folders, *family.tokenizers, "scheduler"}
+    others = [
+        name
+        for name, entry in source.index.items()
+        if name not in read and isinstance(entry, list) and entry != [None, None]
+        if name != "_class_name"
+    ]
+    if others:
+        said.append(f"left out: {', '.join(others)}")
+    return tuple(said)
+
+
 def forces_zeros(source: Source, family: Family) -> bool:
     """Whether no negative prompt is zeros rather than the empty prompt; SDXL alone has the choice.
 
-    Raises `CheckpointError` if `model_index.json` says neither.
+    null is false, as in diffusers. Raises `CheckpointError` if `model_index.json` says anything
+    else than that, true or false.
     """
     if family.name != STABLE_DIFFUSION_XL:
         return False
     stated = source.index.get("force_zeros_for_empty_prompt", True)
-    if not isinstance(stated, bool):
+    if stated not in (None, True, False):
         problem = f"force_zeros_for_empty_prompt is {stated!r}, expected true or false"
         raise CheckpointError(f"{source.name}/model_index.json", problem)
-    return stated
+    return bool(stated)
 
 
 def check_unet(where: str, family: Family, config: Config) -> None:
@@ -140,6 +194,10 @@ def check_fit(source: Source, family: Family, configs: Mapping[str, Config]) -> 
             "only text to image is supported"
         )
         raise CheckpointError(where, problem)
+    for field in ("in_channels", "out_channels"):
+        if vae[field] != _RGB:
+            problem = f"{field} is {vae[field]}, expected {_RGB}: a VAE of RGB pictures"
+            raise CheckpointError(f"{source.name}/vae", problem)
     if unet["out_channels"] != unet["in_channels"]:
         problem = f"out_channels is {unet['out_channels']}, in_channels {unet['in_channels']}"
         raise CheckpointError(where, problem)

@@ -24,6 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import CheckpointError, Unavailable
+from latentrt.engines import libraries
 from latentrt.export import trace
 from latentrt.export.casts import READS_SHAPE, dtypes_of, nodes_in_float32
 
@@ -148,8 +149,7 @@ def _peak(model: ir.Model, value: ir.Value) -> ir.Value:
 
 
 def _session(graph: bytes, folder: Path) -> Any:
-    import onnxruntime
-
+    onnxruntime = libraries.onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     # Folding would keep a second copy of the weights; and in the default order every number above

@@ -29,7 +29,7 @@ class LatentSpace:
 
     @staticmethod
     def of(where: str, family: Family, config: Config) -> LatentSpace:
-        """Read a config; raises `CheckpointError` for statistics that are not one a channel."""
+        """Read a config; raises `CheckpointError` for a scale that is no number."""
         channels = int(config["latent_channels"])
         stated = [config.get("latents_mean"), config.get("latents_std")]
         mean, std = None, None
@@ -42,8 +42,8 @@ class LatentSpace:
         return LatentSpace(
             channels=channels,
             factor=vae_factor(config),
-            scaling=float(config["scaling_factor"]),
-            shift=float(config.get("shift_factor") or 0.0),
+            scaling=_number(where, "scaling_factor", config["scaling_factor"]),
+            shift=_number(where, "shift_factor", config.get("shift_factor") or 0.0),
             mean=mean,
             std=std,
         )
@@ -54,6 +54,13 @@ class LatentSpace:
             return latents / self.scaling + self.shift
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         return latents * std / self.scaling + mean
+
+
+def _number(where: str, field: str, value: object) -> float:
+    zero = field == "scaling_factor" and value == 0
+    if not isinstance(value, int | float) or not math.isfinite(value) or zero:
+        raise CheckpointError(where, f"{field} is {value!r}, expected a number")
+    return float(value)
 
 
 def _by_channel(where: str, field: str, value: object, channels: int) -> tuple[float, ...]:

@@ -31,12 +31,18 @@ class QuickGelu(nn.Module):
         return hidden * torch.sigmoid((1.702 * hidden.float()).to(hidden.dtype))
 
 
+def _of_text(config: Config) -> Config:
+    # A whole CLIPModel's config holds the text encoder's: CLIPTextConfig.from_pretrained.
+    inner = config.get(CLIPTextConfig.base_config_key)
+    return inner if isinstance(inner, Mapping) else config
+
+
 class TextEncoder(nn.Module):
     """CLIP text encoder from token embeddings to every hidden state."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        fields = {k: v for k, v in config.items() if k not in ("torch_dtype", "dtype")}
+        fields = {k: v for k, v in _of_text(config).items() if k not in ("torch_dtype", "dtype")}
         self.text_model = CLIPTextModel(CLIPTextConfig(**fields))
         self.text_model.set_attn_implementation("sdpa")
         model: Any = self.text_model
@@ -157,9 +163,19 @@ def _model_config(module: Any) -> Config:
     return dict(module.config)
 
 
+def _unet_config(module: Any) -> Config:
+    # A list has one width a block, of which those without cross-attention read none.
+    config = dict(module.config)
+    if not isinstance(config["cross_attention_dim"], int):
+        layers = [layer for name, layer in module.named_modules() if name.endswith(".attn2")]
+        widths = {layer.to_k.in_features for layer in layers}
+        config["cross_attention_dim"] = widths.pop() if len(widths) == 1 else sorted(widths)
+    return config
+
+
 WHOLE: Final[Mapping[str, Whole]] = {
     "text_encoder": Whole("CLIPTextModel", TextEncoder, _text_config),
     "text_encoder_2": Whole("CLIPTextModelWithProjection", TextEncoderWithProjection, _text_config),
-    "unet": Whole("UNet2DConditionModel", unet, _model_config),
+    "unet": Whole("UNet2DConditionModel", unet, _unet_config),
     "vae": Whole("AutoencoderKL", _vae, _model_config),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,10 +12,11 @@ from typing import Final
 import torch
 
 from latentrt.bundle.errors import CheckpointError
+from latentrt.bundle.tensors import FLOAT8
 from latentrt.export.family import Family, check_fit, check_unet
 from latentrt.export.modules import WHOLE, Config
 from latentrt.export.source import Source, TensorSource
-from latentrt.weights.checkpoint import HARMLESS
+from latentrt.weights.checkpoint import HARMLESS, class_of
 
 _INERT: Final = frozenset(
     {
@@ -31,15 +33,27 @@ _INERT: Final = frozenset(
 )
 """Config fields that decide nothing a graph computes."""
 
+_TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
+_FLOATS: Final = ("float64", "float32", "float16", "bfloat16")
+_QUANTIZED: Final = re.compile(
+    r"(.*[._])?(scale_weight|weight_scale(_inv)?|scale_input|input_scale|scaled_fp8|absmax"
+    r"|quant_map|quant_state\..*|SCB|qweight|qzeros)"
+)
+"""Names of tensors without which the others are not the weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One folder of a checkpoint that fits its architecture: config filled in, tensors checked."""
+    """One folder of a checkpoint that fits its architecture: config filled in, tensors checked.
+
+    `notes` say what was inferred, ignored or left out of it.
+    """
 
     folder: str
     config: Config
     tensors: TensorSource
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -54,6 +68,11 @@ def open_parts(source: Source, family: Family) -> dict[str, Part]:
 
     Raises `CheckpointError` naming the config field or the tensor that does not fit.
     """
+    for folder in family.tokenizers:
+        found, _ = _class_of(source, folder, {})
+        if found not in (None, *_TOKENIZERS):
+            problem = f"{folder} is a {found}; {_TOKENIZERS[0]} is supported"
+            raise CheckpointError(f"{source.name}/model_index.json", problem)
     parts = {folder: _open_part(source, family, folder) for folder in family.folders}
     check_fit(source, family, {folder: part.config for folder, part in parts.items()})
     return parts
@@ -61,48 +80,65 @@ def open_parts(source: Source, family: Family) -> dict[str, Part]:
 
 def _open_part(source: Source, family: Family, folder: str) -> Part:
     whole = WHOLE[folder]
+    where = f"{source.name}/{folder}"
     stated = source.config(folder)
-    _check_class(f"{source.name}/{folder}/config.json", stated, whole.class_name)
+    found, note = _class_of(source, folder, stated)
+    if found not in (None, whole.class_name):
+        names = "model_index.json" if folder in source.index else f"{folder}/config.json"
+        problem = f"architecture {found!r} is not supported; {whole.class_name} is"
+        raise CheckpointError(f"{source.name}/{names}", f"{folder}: {problem}")
+    if stated.get("quantization_config"):
+        problem = "quantization_config: quantized weights are not supported; export the originals"
+        raise CheckpointError(f"{where}/config.json", problem)
     try:
         with torch.device("meta"):
             module = whole.make(stated)
     except Exception as error:  # whatever a library says of a config that it cannot build
         problem = f"is not a config of {whole.class_name}: {type(error).__name__}: {error}"
-        raise CheckpointError(f"{source.name}/{folder}/config.json", problem) from error
+        raise CheckpointError(f"{where}/config.json", problem) from error
     config = whole.filled(module)
     if folder == "unet":
-        check_unet(f"{source.name}/unet", family, config)
+        check_unet(where, family, config)
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     tensors = source.tensors(folder)
-    _check_tensors(f"{source.name}/{folder}", expected, tensors)
-    return Part(folder, config, tensors, tuple(sorted(expected)))
+    notes = [note, *tensors.notes, tensors.renamed and f"{folder}: {tensors.renamed}"]
+    notes += _check_tensors(where, expected, tensors)
+    return Part(folder, config, tensors, tuple(sorted(expected)), tuple(n for n in notes if n))
 
 
-def _check_class(where: str, config: Config, expected: str) -> None:
-    listed = config.get("architectures")
-    found = config.get("_class_name") or (
-        listed[0] if isinstance(listed, list) and listed else listed
-    )
-    if found != expected:
-        raise CheckpointError(where, f"architecture {found!r} is not supported; {expected} is")
+def _class_of(source: Source, folder: str, config: Config) -> tuple[str | None, str]:
+    try:
+        return class_of(source.index, config, folder)
+    except ValueError as error:
+        raise CheckpointError(f"{source.name}/model_index.json", str(error)) from error
 
 
 def _check_tensors(
     where: str, expected: Mapping[str, tuple[int, ...]], tensors: TensorSource
-) -> None:
+) -> list[str]:
+    """What is to be known of a part's tensors, once all that it needs are there."""
+    folder = where.rpartition("/")[2]
     stored = set(tensors)
     missing = sorted(set(expected) - stored)
     if missing:
         raise CheckpointError(where, f"tensor {missing[0]!r} is missing{_more(missing)}")
     unknown = sorted(stored - set(expected) - HARMLESS)
-    if unknown:
-        raise CheckpointError(where, f"tensor {unknown[0]!r} is unknown{_more(unknown)}")
+    scales = [name for name in unknown if _QUANTIZED.fullmatch(name)]
+    if scales:
+        problem = f"tensor {scales[0]!r}{_more(scales)} belongs to quantized weights"
+        raise CheckpointError(where, f"{problem}, which are not supported; export the originals")
     for name, shape in expected.items():
         entry = tensors.entry(name)
         if entry.shape != shape:
             raise CheckpointError(where, f"tensor {name!r} is {entry.shape}, expected {shape}")
-        if entry.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
+        if entry.dtype.name not in (*_FLOATS, *FLOAT8):
             raise CheckpointError(where, f"tensor {name!r} is {entry.dtype}, expected a float")
+    notes = [f"{folder}: left out tensor {unknown[0]!r}{_more(unknown)}"] if unknown else []
+    narrow = [name for name in expected if tensors.entry(name).dtype.name in FLOAT8]
+    if narrow:
+        dtype = tensors.entry(narrow[0]).dtype
+        notes.append(f"{folder}: {len(narrow)} of {len(expected)} tensors are stored in {dtype}")
+    return notes
 
 
 def _more(names: list[str]) -> str:

@@ -14,16 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import EulerDiscreteScheduler, LatentConsistencyModelPipeline
+from diffusers import LatentConsistencyModelPipeline
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_GUIDANCE_SCALE, RUN_STEPS, Difference
 from latentrt.export.components import Component, components
 from latentrt.export.modules import WHOLE, Config
 from latentrt.export.parts import Part
+from latentrt.runtime.schedules import euler_name, find_sampler
 
 SEED = 20_260_101
 TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -136,9 +139,7 @@ class Goldens:
             return whole.text_projection(output.pooler_output)
 
     def _denoise(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        stated, forced = self._inputs.scheduler_config, self._inputs.forced
-        scheduler: Any = EulerDiscreteScheduler.from_config(dict(stated), **forced)
-        scheduler.set_timesteps(self._inputs.steps)
+        scheduler = self._scheduler()
         kind, config = self._components["unet"], self._parts["unet"].config
         shape = (1, config["in_channels"], *self._inputs.sample_size)
         noise = torch.randn(shape, generator=generator)
@@ -165,6 +166,18 @@ class Goldens:
                 self._keep(f"run/steps/{i}/latents", latents)
         self._advance()
         return latents
+
+    def _scheduler(self) -> Any:
+        """Euler's method over the run's steps, whatever class the config names."""
+        stated, forced = self._inputs.scheduler_config, self._inputs.forced
+        kind: Any = getattr(diffusers, find_sampler(euler_name(stated)).class_name)
+        try:
+            scheduler = kind.from_config(dict(stated), **forced)
+            scheduler.set_timesteps(self._inputs.steps)
+        except Exception as error:  # whatever a library says of a config that it cannot use
+            expected = f"a scheduler config that {kind.__name__} draws from, for goldens"
+            raise InputError("goldens", expected, error) from error
+        return scheduler
 
     def _evaluate(self, name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         kind = self._components[name]

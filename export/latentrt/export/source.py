@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.tensors import Entry
 from latentrt.export.synthetic import PREFIX, SyntheticCheckpoint
 from latentrt.weights.checkpoint import Checkpoint
@@ -17,6 +18,7 @@ class TensorSource(Protocol):
     """Named arrays whose dtype and shape are known before they are read."""
 
     renamed: str
+    notes: tuple[str, ...]
 
     def entry(self, name: str) -> Entry: ...
     def __getitem__(self, name: str) -> NDArray[Any]: ...
@@ -36,8 +38,13 @@ class Source(Protocol):
     def tokenizer(self, folder: str) -> dict[str, bytes]: ...
 
 
-def open_source(checkpoint: str | Path) -> Source:
-    """The folder or random checkpoint of that name; raises what opening either raises."""
+def open_source(checkpoint: str | Path, variant: str | None = None) -> Source:
+    """The folder or random checkpoint of that name; raises what opening either raises.
+
+    `variant` names the weights files of a folder that are preferred, such as "fp16".
+    """
     if str(checkpoint).startswith(PREFIX):
+        if variant is not None:
+            raise InputError("variant", f"none with {checkpoint}", repr(variant))
         return SyntheticCheckpoint.named(str(checkpoint))
-    return Checkpoint.open(Path(checkpoint))
+    return Checkpoint.open(Path(checkpoint), variant)

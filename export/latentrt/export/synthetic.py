@@ -99,6 +99,7 @@ class SyntheticTensors(Mapping[str, NDArray[Any]]):
     """Seeded random float32 tensors by name."""
 
     renamed = ""
+    notes = ()
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: str) -> None:
         self._shapes = shapes

@@ -4,46 +4,67 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import numpy as np
+import transformers
+from diffusers.loaders import TextualInversionLoaderMixin
 from numpy.typing import NDArray
-from transformers import CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
-from latentrt.bundle.errors import CheckpointError
+from latentrt.bundle.errors import CheckpointError, FileError
+from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.export.family import Family, tokenizer_of
 from latentrt.export.parts import Part
 from latentrt.export.source import Source
+from latentrt.runtime.text import PromptTokenizer
+
+_ADDED: Final = 100
+"""How many added tokens of a tokenizer are tried."""
+
+_LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
+"""What transformers would print of a long prompt that is cut afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """The library's tokenizer, and the number of tokens that its text encoder is given."""
+    """The library's tokenizer, and the number of tokens that its text encoder takes.
 
-    library: CLIPTokenizer
+    `bos` and `eos` are the ids that it puts around a prompt.
+    """
+
+    library: Any
     length: int
+    bos: int
+    eos: int
 
     def __call__(self, prompt: str) -> NDArray[np.int64]:
-        """Tokens [1, length], from BOS to padding."""
+        """Tokens [1, length], from BOS to padding, as a diffusers pipeline gives them."""
+        # The loader's own method; it uses nothing of a loader.
+        converted = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, self.library)
         ids = self.library(
-            [prompt], padding="max_length", truncation=True, max_length=self.length
+            [converted], padding="max_length", truncation=True, max_length=self.length
         ).input_ids
         return np.array(ids, dtype=np.int64)
 
     def save(self, folder: Path) -> None:
         """Write what `latentrt.runtime.text` reads."""
         special: dict[str, Any] = {
-            "bos_token_id": self.library.bos_token_id,
-            "eos_token_id": self.library.eos_token_id,
+            "bos_token_id": self.bos,
+            "eos_token_id": self.eos,
             "pad_token_id": self.library.pad_token_id,
             "model_max_length": self.length,
+            "padding_side": self.library.padding_side,
+            "truncation_side": self.library.truncation_side,
         }
         folder.mkdir()
-        (folder / "tokenizer.json").write_text(self.library.backend_tokenizer.to_str())
-        (folder / "special_tokens.json").write_text(json.dumps(special, indent=2) + "\n")
+        model: str = self.library.backend_tokenizer.to_str()
+        (folder / "tokenizer.json").write_text(model, "utf-8")
+        (folder / "special_tokens.json").write_text(json.dumps(special, indent=2) + "\n", "utf-8")
 
 
 def open_tokenizers(
@@ -51,8 +72,9 @@ def open_tokenizers(
 ) -> dict[str, Tokenizer]:
     """The tokenizer of each text encoder, by the encoder's name; `folder` is one to work in.
 
-    Raises `CheckpointError` for files that cannot be read, and where two encoders would be given
-    sequences of two lengths, whose states could not lie side by side.
+    Raises `CheckpointError` for files that cannot be read, for ids that the text encoder does not
+    have, and where two encoders would be given sequences of two lengths, whose states could not lie
+    side by side.
     """
     tokenizers = {
         encoder: _open(source, tokenizer_of(encoder), parts[encoder], folder)
@@ -66,14 +88,88 @@ def open_tokenizers(
 
 
 def _open(source: Source, name: str, encoder: Part, folder: Path) -> Tokenizer:
+    where = f"{source.name}/{name}"
+    _check_end(f"{source.name}/{encoder.folder}/config.json", encoder)
+    kind = _kind(source, name)
     files = source.tokenizer(name)
     # Below the bundle to be: whatever ends the export, what is left of it goes with the rest.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        loaded, saved = Path(scratch) / "loaded", Path(scratch) / "saved"
+        loaded.mkdir()
         for file, content in files.items():
-            (Path(scratch) / file).write_bytes(content)
+            (loaded / file).write_bytes(content)
         try:
-            library = CLIPTokenizer.from_pretrained(scratch)
+            library = kind.from_pretrained(loaded, trust_remote_code=False)
+            library.deprecation_warnings[_LONG] = True
+            longest = min(int(library.model_max_length), encoder.config["max_position_embeddings"])
+            around = library("").input_ids
+            vocabulary = library.get_vocab()
         except Exception as error:  # whatever a library says of files it cannot read
-            raise CheckpointError(f"{source.name}/{name}", f"unreadable: {error}") from error
-    longest = int(encoder.config["max_position_embeddings"])
-    return Tokenizer(library, min(int(library.model_max_length), longest))
+            raise CheckpointError(where, f"unreadable: {error}") from error
+        _check_ids(where, vocabulary, encoder)
+        if len(around) != 2:
+            problem = (
+                f"puts {len(around)} tokens around a prompt, expected one before and one after"
+            )
+            raise CheckpointError(where, problem)
+        tokenizer = Tokenizer(library, longest, *around)
+        try:
+            expected = {text: tokenizer(text)[0].tolist() for text in _samples(library)}
+            tokenizer.save(saved)
+            runtime = PromptTokenizer(saved)
+            differing = [t for t, ids in expected.items() if runtime(t).ids.tolist() != ids]
+        except FileError as error:
+            raise CheckpointError(where, f"cannot be stored: {error.problem}") from error
+        except Exception as error:
+            raise CheckpointError(where, f"cannot tokenize a prompt: {error}") from error
+        if differing:
+            problem = f"gives other tokens than transformers, for {differing[0][:80]!r}"
+            raise CheckpointError(where, problem)
+    return tokenizer
+
+
+def _kind(source: Source, name: str) -> Any:
+    """The class that `model_index.json` names, by default CLIP's."""
+    entry: object = source.index.get(name)
+    if not isinstance(entry, list | tuple):
+        return CLIPTokenizer
+    stated = cast("list[object]", entry)[-1]
+    try:
+        kind: Any = getattr(transformers, str(stated), None)
+    except Exception:  # a class of a library that is not installed
+        kind = None
+    if kind is AutoTokenizer or (
+        isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)
+    ):
+        return kind
+    problem = f"{name} is {stated!r}, expected a tokenizer of transformers such as CLIPTokenizer"
+    raise CheckpointError(f"{source.name}/model_index.json", problem)
+
+
+def _check_end(where: str, encoder: Part) -> None:
+    """The id of the end of a text: transformers pools by it, and fails if it is no integer."""
+    end: object = encoder.config["eos_token_id"]
+    if not isinstance(end, int) or isinstance(end, bool):
+        raise CheckpointError(where, f"eos_token_id is {end!r}, expected an integer")
+
+
+def _check_ids(where: str, vocabulary: Mapping[str, int], encoder: Part) -> None:
+    """Every id that the tokenizer can give has to be one token's, and a row of the table."""
+    shared = [id_ for id_, count in Counter(vocabulary.values()).items() if count > 1]
+    if shared:
+        raise CheckpointError(where, f"two tokens have the id {shared[0]}")
+    rows: int = encoder.config["vocab_size"]
+    token = max(vocabulary, key=vocabulary.__getitem__, default="")
+    largest = vocabulary.get(token, 0)
+    if largest >= rows:
+        problem = (
+            f"token {token!r} has id {largest}, but the table of {encoder.folder} has {rows} rows: "
+            "resize the text encoder, or take the added tokens out of the tokenizer"
+        )
+        raise CheckpointError(where, problem)
+
+
+def _samples(library: Any) -> list[str]:
+    """Prompts that have to give the same tokens with and without transformers."""
+    added = [str(token) for token in library.get_added_vocab()][:_ADDED]
+    return ["", RUN_PROMPT, f"{RUN_PROMPT}, " * 20, *(f"A {token} red" for token in added)]

@@ -1,5 +1,26 @@
 """Requests to pictures, in NumPy."""
 
+from latentrt.bundle.errors import (
+    BuildFailed,
+    BundleError,
+    Busy,
+    Cancelled,
+    CheckpointError,
+    Closed,
+    DeadlineExceeded,
+    EngineError,
+    FileError,
+    InputError,
+    InternalError,
+    LatentrtError,
+    NonFinite,
+    QueueFull,
+    ShapeNotBuilt,
+    Stopped,
+    Unavailable,
+    VerificationFailed,
+    WeightsError,
+)
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.pipeline import Pipeline
@@ -12,12 +33,31 @@ from latentrt.runtime.trajectory import Step
 
 __all__ = [
     "Batcher",
+    "BuildFailed",
+    "BundleError",
+    "Busy",
+    "Cancelled",
+    "CheckpointError",
+    "Closed",
+    "DeadlineExceeded",
+    "EngineError",
+    "FileError",
     "Guidance",
+    "InputError",
+    "InternalError",
+    "LatentrtError",
+    "NonFinite",
     "Pipeline",
+    "QueueFull",
     "Request",
     "Result",
     "Run",
     "Sampling",
+    "ShapeNotBuilt",
     "Size",
     "Step",
+    "Stopped",
+    "Unavailable",
+    "VerificationFailed",
+    "WeightsError",
 ]

@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from latentrt.bundle.errors import Cancelled
+from latentrt.bundle.errors import Cancelled, as_latentrt
+from latentrt.engines.process import Home
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
 from latentrt.runtime.run import Run, assemble, pictures
@@ -17,6 +19,28 @@ from latentrt.runtime.trajectory import Step, Trajectory
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+class RunFuture(Future[Result]):
+    """The future of a run. In a forked process, where nobody will end it, waiting raises."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        super().__init__()
+
+    def result(self, timeout: float | None = None) -> Result:
+        """As any future's; raises `Unavailable` in a process that did not open the batcher."""
+        self._home.check()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As any future's; raises `Unavailable` in a process that did not open the batcher."""
+        self._home.check()
+        return super().exception(timeout)
+
+    def cancel(self) -> bool:
+        """As any future's; does nothing in a process that did not open the batcher."""
+        return self._home.here and super().cancel()
 
 
 class BatchedRun(Run):
@@ -31,8 +55,9 @@ class BatchedRun(Run):
     def __init__(
         self, plan: Plan, leave: Callable[[BatchedRun], None], until: float | None = None
     ) -> None:
+        self._home = Home("run")
         self.plan = plan
-        self.future: Future[Result] = Future()
+        self.future: Future[Result] = RunFuture(self._home)
         self._leave = leave
         self._begun = time.perf_counter()
         self._until = until
@@ -45,6 +70,7 @@ class BatchedRun(Run):
     def __iter__(self) -> Iterator[Step]:
         seen: Step | None = None
         while True:
+            self._home.check()
             with self._told:
                 self._told.wait_for(lambda seen=seen: self._newest is not seen or self.ended)
                 step = self._newest
@@ -57,8 +83,10 @@ class BatchedRun(Run):
     def cancel(self) -> None:
         """End the run; no call that is yet to be put together has its rows.
 
-        `result` raises `Cancelled` at once.
+        `result` raises `Cancelled` at once. In a forked process it does nothing.
         """
+        if not self._home.here:
+            return
         self.fail(Cancelled("the run was cancelled"))
 
     def result(self) -> Result:
@@ -111,7 +139,8 @@ class BatchedRun(Run):
 
     def fail(self, error: BaseException) -> None:
         """End with an error, unless it has ended already."""
-        self._settle(lambda: self.future.set_exception(error))
+        told = as_latentrt(error)
+        self._settle(lambda: self.future.set_exception(told))
 
     def preview(self, latent: Latent) -> Image.Image:
         """One latent as a picture."""
@@ -128,6 +157,7 @@ class BatchedRun(Run):
         if future.cancelled():
             future.set_running_or_notify_cancel()  # else `concurrent.futures.wait` waits for ever
         self._done.clear()
+        self.plan = replace(self.plan, engines=())  # they may be freed now
         self._leave(self)
         with self._told:
             self._told.notify_all()

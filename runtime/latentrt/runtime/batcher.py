@@ -6,15 +6,18 @@ import atexit
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
 
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.checks import integer, items, shown
+from latentrt.bundle.errors import InputError, only_latentrt_errors
+from latentrt.engines.process import Home
 from latentrt.runtime.batched_run import BatchedRun
-from latentrt.runtime.checks import is_integer
-from latentrt.runtime.decodes import Decodes, padded
+from latentrt.runtime.checks import number
+from latentrt.runtime.decodes import Decodes, Padded
 from latentrt.runtime.line import Line
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.request import Request
@@ -55,7 +58,8 @@ class Batcher:
     holds, and evaluated by the smallest batch that fits them; a picture whose rows are all answered
     takes its step and its next rows go to the end of the line. A picture is decoded by another
     thread. Closing it, or leaving its `with` block, first finishes what was submitted; after an
-    exception, it cancels that.
+    exception, it cancels that. One that is left without being closed finishes what was submitted,
+    too, and is collected.
     """
 
     def __init__(
@@ -66,22 +70,20 @@ class Batcher:
         decode_sizes: Sequence[int] = (1,),
         queue: int = 256,
     ) -> None:
+        if not hasattr(planner, "plan"):
+            raise InputError("planner", "a Pipeline", shown(planner))
+        self._home = Home("batcher")
         self._planner = planner
         self._sizes = _sizes("batch_sizes", batch_sizes)
         self._decode_sizes = _sizes("decode_sizes", decode_sizes)
-        if not is_integer(queue) or queue < 1:
-            raise InputError("queue", "an integer of at least 1", queue)
-        self._line = Line(queue)
+        self._line = Line(integer("queue", "an integer of at least 1", queue, 1))
         self._turns = Turns(self._line, self._sizes)
         self._decodes = Decodes(self._line, self._decode_sizes[-1])
-        self._threads = [
-            threading.Thread(target=self._serve, args=(work,), name=f"latentrt-{name}", daemon=True)
-            for name, work in (("steps", self._turns.serve), ("decodes", self._decodes.serve))
-        ]
-        # A thread inside an engine while the interpreter goes down would abort the process.
-        atexit.register(self.close, cancel=True)
-        for thread in self._threads:
-            thread.start()
+        # Its threads do not hold it, so that one that nobody has any more is collected.
+        works = {"steps": self._turns.serve, "decodes": self._decodes.serve}
+        self._service = _Service(self._home, self._line, works)
+        self._collected = weakref.finalize(self, self._service.close_later)
+        self._collected.atexit = False
 
     def __enter__(self) -> Self:
         return self
@@ -100,15 +102,22 @@ class Batcher:
         `deadline` is in seconds from now. A run that is not finished then fails with
         `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
         `InputError` for a request that does not fit, `QueueFull` if there is no room for its
-        pictures, `Cancelled` if the batcher is closed.
+        pictures, `Closed` if the batcher is closed, or was opened by another process.
         """
+        self._home.check()
+        if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                "request", "a Request, such as Request('a red circle')", shown(request)
+            )
         until = _until(deadline)
         count = request.num_images
         place = object()
         run: BatchedRun | None = None
         try:
             self._line.reserve(place, count)
-            run = BatchedRun(self._plan(request), self._line.leave, until)
+            with only_latentrt_errors():
+                plan = self._plan(request)
+            run = BatchedRun(plan, self._line.leave, until)
             self._line.admit(place, [WaitingPicture.of(run, image) for image in range(count)])
         except BaseException as error:  # an interrupt too must leave nothing behind
             if run is not None:
@@ -121,6 +130,7 @@ class Batcher:
     @property
     def load(self) -> Load:
         """How busy it is."""
+        self._home.check()
         pictures, rows, latents = self._line.lengths
         calls = self._turns.calls
         return Load(
@@ -134,7 +144,38 @@ class Batcher:
         )
 
     def close(self, *, cancel: bool = False) -> None:
+        """Take nothing more in, finish (or cancel) what is on its way, and end the threads.
+
+        In a forked process, which has none of them, it does nothing.
+        """
+        self._collected.detach()
+        self._service.close(cancel=cancel)
+
+    def _plan(self, request: Request) -> Plan:
+        plan = self._planner.plan(request, batches=self._sizes, decodes=self._decode_sizes)
+        # A preview too is decoded at a size that is compiled.
+        return replace(plan, decode=Padded(plan.decode, self._decode_sizes))
+
+
+class _Service:
+    """A batcher's threads, one for each work, which end when their line is at its end."""
+
+    def __init__(self, home: Home, line: Line, works: Mapping[str, Callable[[], None]]) -> None:
+        self._home = home
+        self._line = line
+        self._threads = [
+            threading.Thread(target=self._serve, args=(work,), name=f"latentrt-{name}", daemon=True)
+            for name, work in works.items()
+        ]
+        # A thread inside an engine while the interpreter goes down would abort the process.
+        atexit.register(self.close, cancel=True)
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, *, cancel: bool = False) -> None:
         """Take nothing more in, finish (or cancel) what is on its way, and end the threads."""
+        if not self._home.here:
+            return
         runs = self._line.close()
         atexit.unregister(self.close)
         if cancel:
@@ -144,10 +185,13 @@ class Batcher:
             for thread in self._threads:
                 thread.join()
 
-    def _plan(self, request: Request) -> Plan:
-        plan = self._planner.plan(request, batches=self._sizes, decodes=self._decode_sizes)
-        # A preview too is decoded at a size that is compiled.
-        return replace(plan, decode=padded(plan.decode, self._decode_sizes))
+    def close_later(self) -> None:
+        """Close from where nothing may be waited for: the garbage collector may run anywhere.
+
+        The thread that it interrupts may hold a lock that a thread here waits for.
+        """
+        if self._home.here:
+            threading.Thread(target=self.close, name="latentrt-close", daemon=True).start()
 
     def _serve(self, work: Callable[[], None]) -> None:
         """A thread's life. What ends it before its time ends every run: none may wait for ever."""
@@ -159,16 +203,21 @@ class Batcher:
             raise
 
 
-def _until(deadline: float | None) -> float | None:
+def _until(deadline: object) -> float | None:
     """The moment of a deadline; None for one that never comes."""
-    if deadline is None or deadline == math.inf:
+    if deadline is None:
         return None
-    if not deadline > 0:
-        raise InputError("deadline", "a number of seconds above 0", deadline)
-    return time.perf_counter() + deadline
+    expected = "a number of seconds above 0, or None"
+    seconds = number("deadline", expected, deadline, 0.0)
+    if seconds == 0.0:
+        raise InputError("deadline", expected, seconds)
+    return None if seconds == math.inf else time.perf_counter() + seconds
 
 
-def _sizes(field: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    if not sizes or not all(is_integer(n) and n >= 1 for n in sizes):
-        raise InputError(field, "integers of at least 1", sizes)
-    return tuple(sorted(set(sizes)))
+def _sizes(field: str, sizes: object) -> tuple[int, ...]:
+    """Compiled batch sizes, ascending."""
+    expected = "integers of at least 1"
+    given = items(sizes)
+    if not given:
+        raise InputError(field, expected, shown(sizes))
+    return tuple(sorted({integer(field, expected, size, 1) for size in given}))

@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
-from collections.abc import Collection, Mapping
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
+from typing import Final, cast
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
-from latentrt.bundle.errors import InputError, ShapeNotBuilt, Unavailable
-from latentrt.engines.backends import BACKENDS, PRECISIONS, Chosen, backend, choose
+from latentrt.bundle.checks import shown
+from latentrt.bundle.errors import Closed, InputError, ShapeNotBuilt
+from latentrt.engines.backends import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.log import LOG, described
+from latentrt.engines.process import Home
 from latentrt.engines.verify import open_verified
 from latentrt.runtime.size import Size
 
 _Key = tuple[str, tuple[tuple[str, int], ...]]
 
 
+MAX_ENGINES: Final = 12
+"""Engines that are kept by default: a text encoder's, and those of five sizes for single pictures.
+
+A batcher of four batch sizes has four U-Nets for each size.
+"""
+
+
 @dataclass(slots=True, eq=False)
 class _Place:
-    """Where an engine is, or will be when the thread that has the lock has compiled it."""
+    """Where an engine is, or will be when the thread that has the lock has compiled it.
+
+    `kept` is None for one that nobody may hold but who still uses it; `known` finds it there.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    engine: Engine | None = None
+    kept: Engine | None = None
+    known: weakref.ref[Engine] | None = None
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine, if it has not been freed."""
+        return self.kept or (None if self.known is None else self.known())
+
+    def keep(self, engine: Engine) -> None:
+        """Have it stay though nobody uses it."""
+        self.kept, self.known = engine, weakref.ref(engine)
 
 
 class BundleEngines:
     """Gives each component's engine for a size, made once. Thread-safe.
 
     Arguments are as in `choices`. Without `guarded`, engines are compiled for this object alone and
-    not verified. Raises what `choices` raises.
+    not verified. `max_engines` is how many are kept while nobody uses them, the last used first;
+    where it is None, that is `MAX_ENGINES`, with weights of at most half the `memory` (bytes; None:
+    any). One that is in use, by a run or a batch, is freed only after that. Raises what `choices`
+    raises.
     """
 
     def __init__(
@@ -45,8 +74,13 @@ class BundleEngines:
         build: Build,
         cache: Cache | None,
         guarded: bool,
+        max_engines: int | None = None,
+        memory: int | None = None,
     ) -> None:
+        self._home = Home("pipeline")
         self._bundle = bundle
+        self._most = MAX_ENGINES if max_engines is None else max_engines
+        self._memory = memory if max_engines is None else None
         self._chosen = choices(bundle, engine, options, components)
         self._cache = Cache() if cache is None else cache
         self._build: Build = build
@@ -62,50 +96,89 @@ class BundleEngines:
 
     @property
     def compiled(self) -> frozenset[tuple[str, int]]:
-        """(component, batch size) of every engine there is so far."""
+        """(component, batch size) of every engine that is there."""
+        self._home.check()
         with self._lock:
             made = [key for key, place in self._places.items() if place.engine is not None]
         return frozenset((name, dict(sizes)["batch"]) for name, sizes in made)
 
-    def get(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        """The component's engine for these sizes, opened at first use.
+    def get(
+        self, component: str, sizes: Mapping[str, int], progress: Progress | None = None
+    ) -> Engine:
+        """The component's engine for these sizes, opened at first use, or after it was freed.
 
-        Raises `Unavailable` when closed, `ShapeNotBuilt`, `BuildFailed` or `VerificationFailed`.
+        It stays for as long as somebody holds it. `progress` is told of what has to be done. Raises
+        `Closed` when closed or in a process that did not open the pipeline, `ShapeNotBuilt`,
+        `BuildFailed` or `VerificationFailed`.
         """
+        self._home.check()
         key = component, tuple(sorted(sizes.items()))
         with self._lock:
             if self._closed:
-                raise Unavailable("the pipeline is closed")
-            place = self._places.setdefault(key, _Place())
+                raise Closed("the pipeline is closed")
+            # The last used is the last of the places.
+            place = self._places[key] = self._places.pop(key, None) or _Place()
         # Only who wants this very engine waits for it to be compiled.
         with place.lock:
-            if place.engine is None:
-                place.engine = self._compile(component, sizes)
             engine = place.engine
+            if engine is None:
+                engine = self._compile(component, sizes, progress)
+            place.keep(engine)
         if self._closed:  # while it was compiled; `close` did not see it
             engine.close()
-            raise Unavailable("the pipeline is closed")
+            raise Closed("the pipeline is closed")
+        self._free_unused()
         return engine
 
+    def _free_unused(self) -> None:
+        """Let go of the engines that were not used for the longest time, beyond what is kept."""
+        with self._lock:
+            kept, weights = 0, 0
+            for (component, sizes), place in reversed(self._places.items()):
+                if place.kept is None:
+                    continue
+                kept, weights = kept + 1, weights + self._weights(component)
+                over = self._memory is not None and weights > self._memory // 2
+                if kept > 1 and (kept > self._most or over):
+                    place.kept = None
+                    LOG.info("%s: not kept any more", described(component, dict(sizes)))
+
+    def _weights(self, component: str) -> int:
+        """Bytes of a component's weights in memory."""
+        manifest = self._bundle.manifest
+        stored = manifest.files[manifest.components[component].weights].size
+        wide = self._chosen[component].options.precision == "fp32" and manifest.dtype != "float32"
+        return 2 * stored if wide else stored
+
     def close(self) -> None:
-        """Free every engine; none is given any more."""
+        """Free every engine; none is given any more. In a forked process it does nothing."""
+        if not self._home.here:
+            return
         with self._lock:
             self._closed = True
             places = list(self._places.values())
             self._places.clear()
         for place in places:
             with place.lock:
-                if place.engine is not None:
-                    place.engine.close()
+                if (engine := place.engine) is not None:
+                    engine.close()
 
-    def _compile(self, component: str, sizes: Mapping[str, int]) -> Engine:
+    def _compile(
+        self, component: str, sizes: Mapping[str, int], progress: Progress | None
+    ) -> Engine:
         chosen = self._chosen[component]
         if not self._guarded:
             blueprint = Blueprint.of(self._bundle, component, sizes)
             return chosen.backend.compile(blueprint, chosen.options)
         try:
             opened = open_verified(
-                self._cache, self._bundle, component, sizes, chosen, build=self._build
+                self._cache,
+                self._bundle,
+                component,
+                sizes,
+                chosen,
+                build=self._build,
+                progress=progress,
             )
         except ShapeNotBuilt as error:
             command = self._command(component, sizes)
@@ -124,9 +197,36 @@ class BundleEngines:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
         words += _spelt(chosen.options)
-        if self._cache.path == cache_folder():
-            return shlex.join(words)
+        with contextlib.suppress(InputError):  # no home folder
+            if self._cache.path == cache_folder():
+                return shlex.join(words)
         return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RowEngines:
+    """A component's engine for any number of rows, its other sizes given.
+
+    `engine` gives it by component and sizes, such as a pipeline's method. Two are equal where they
+    give the same engines: rows for both may share a call.
+    """
+
+    engine: Callable[[str, Mapping[str, int]], Engine]
+    component: str
+    sizes: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def of(
+        engine: Callable[[str, Mapping[str, int]], Engine],
+        component: str,
+        sizes: Mapping[str, int],
+    ) -> RowEngines:
+        """The sizes are those of every symbol but `batch`."""
+        return RowEngines(engine, component, tuple(sorted(sizes.items())))
+
+    def __call__(self, rows: int) -> Engine:
+        """The engine; raises what `BundleEngines.get` raises."""
+        return self.engine(self.component, {"batch": rows, **dict(self.sizes)})
 
 
 def choices(
@@ -141,10 +241,11 @@ def choices(
     backend that does not work here.
     """
     manifest = bundle.manifest
+    _check_names(engine, components)
     unknown = sorted(set(components) - set(manifest.components))
     if unknown:
         expected = f"names among {', '.join(manifest.components)}"
-        raise InputError("components", expected, repr(unknown[0]))
+        raise InputError("components", expected, shown(unknown[0]))
     # Asking a backend whether it works here may take a while, and most components have the same.
     wanted = {name: components.get(name, "") for name in manifest.components}
     found = {own: _choose(own, engine, options, manifest.dtype) for own in wanted.values()}
@@ -154,6 +255,19 @@ def choices(
         if option.name != "precision" and asked not in given:
             raise InputError(option.name, "nothing: no component's engine has it", asked)
     return {name: found[own] for name, own in wanted.items()}
+
+
+def _check_names(engine: object, components: object) -> None:
+    """Raise `InputError` for what is no name of a backend, or no mapping of names to names."""
+    if not isinstance(engine, str):
+        raise InputError("engine", "a backend's name, or auto", shown(engine))
+    if not isinstance(components, Mapping):
+        expected = "a mapping, such as {'vae_decoder': 'fp32'}"
+        raise InputError("components", expected, shown(components))
+    for names in cast("Mapping[object, object]", components).items():
+        if not all(isinstance(name, str) for name in names):
+            expected = "names of components, each with an engine or a precision"
+            raise InputError("components", expected, "{!s}: {!s}".format(*map(shown, names)))
 
 
 def _choose(own: str, engine: str, options: Options, dtype: str) -> Chosen:

@@ -164,11 +164,15 @@ class _PromptEncoder:
         names = [n for n in ("text_encoder", "text_encoder_2") if n in bundle.manifest.components]
         self._encoders = {name: TextEncoder(bundle, name) for name in names}
         self._tokenizers = {
-            name: PromptTokenizer(bundle, name.replace("text_encoder", "tokenizer"))
+            name: PromptTokenizer.of(bundle, name.replace("text_encoder", "tokenizer"))
             for name in names
         }
         self._pooled = pooled
-        self.length = self._tokenizers["text_encoder"].length
+        lengths = {tokenizer.length for tokenizer in self._tokenizers.values()}
+        if len(lengths) != 1:
+            problem = f"has tokenizers of {sorted(lengths)} tokens, expected one length"
+            raise BundleError(bundle.path, problem)
+        self.length = lengths.pop()
 
     @property
     def most_skipped(self) -> int:

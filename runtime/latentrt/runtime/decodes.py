@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +16,23 @@ from latentrt.runtime.waiting import WaitingPicture
 Decode = Callable[[Latent], NDArray[np.float32]]
 
 
-def padded(decode: Decode, sizes: Sequence[int]) -> Decode:
+@dataclass(frozen=True, slots=True)
+class Padded:
     """A decode of any number of latents that makes only calls of these sizes, ascending.
 
-    Each is the smallest that holds them; places that are left over repeat the first latent.
+    Each is the smallest that holds them; places that are left over repeat the first latent. Two
+    are equal where they decode by the same model.
     """
 
-    def decoded(latents: Latent) -> NDArray[np.float32]:
-        count = len(latents)
-        size = next(size for size in sizes if size >= count)
-        places = [*range(count), *[0] * (size - count)]
-        return decode(latents[places])[:count]
+    decode: Decode
+    sizes: tuple[int, ...]
 
-    return decoded
+    def __call__(self, latents: Latent) -> NDArray[np.float32]:
+        """Latents [n, c, h, w] to pixels [n, 3, H, W]."""
+        count = len(latents)
+        size = next(size for size in self.sizes if size >= count)
+        places = [*range(count), *[0] * (size - count)]
+        return self.decode(latents[places])[:count]
 
 
 class Decodes:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import finite_numbers, number
+from latentrt.runtime.checks import finite_numbers, json_object, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,7 @@ class Guidance:
         if not callable(self.scale):
             # A NumPy double would promote float32 arrays.
             object.__setattr__(self, "scale", _checked_scale(self.scale))
-        rescale = number("guidance rescale", "a number from 0 to 1", self.rescale)
-        if not 0 <= rescale <= 1:
-            raise InputError("guidance rescale", "a number from 0 to 1", rescale)
+        rescale = number("guidance rescale", "a number from 0 to 1", self.rescale, 0.0, 1.0)
         object.__setattr__(self, "rescale", rescale)
         if self.interval is not None:
             # JSON has lists.
@@ -53,12 +52,18 @@ class Guidance:
     def scale_at(self, sigma: float) -> float:
         """The scale at a noise level, 1 wherever only the prompt is to be evaluated.
 
-        Raises `InputError` if a function gives what is no scale.
+        Raises `InputError` if a function fails or gives what is no scale.
         """
         if self.interval is not None and not self.interval[0] < sigma <= self.interval[1]:
             return 1.0
-        scale = _checked_scale(self.scale(sigma)) if callable(self.scale) else self.scale
-        return max(scale, 1.0)
+        if not callable(self.scale):
+            return max(self.scale, 1.0)
+        try:
+            scale = self.scale(sigma)
+        except Exception as error:  # the function is the caller's
+            expected = f"a function that gives a number for sigma {sigma:g}"
+            raise InputError("guidance scale", expected, shown(error)) from error
+        return max(_checked_scale(scale), 1.0)
 
     @property
     def scale_text(self) -> str:
@@ -76,11 +81,12 @@ class Guidance:
         }
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> Guidance:
-        """From `to_json`; raises `InputError` for a scale that was a function."""
-        if isinstance(value["scale"], str):
-            raise InputError("guidance scale", "a number", value["scale"])
-        return Guidance(**value)
+    def from_json(value: object) -> Guidance:
+        """From `to_json`; a key that is absent has its default.
+
+        Raises `InputError`, also for a scale that was a function.
+        """
+        return Guidance(**json_object("guidance", value, [f.name for f in fields(Guidance)]))
 
 
 def guide(
@@ -118,7 +124,4 @@ def guide(
 
 def _checked_scale(scale: float) -> float:
     expected = "a finite number of at least 0"
-    checked = number("guidance scale", expected, scale)
-    if not math.isfinite(checked) or checked < 0:
-        raise InputError("guidance scale", expected, checked)
-    return checked
+    return number("guidance scale", expected, scale, 0.0, sys.float_info.max)

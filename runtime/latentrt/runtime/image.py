@@ -1,49 +1,58 @@
-"""Arrays to pictures, and the generation parameters in a PNG's text.
+"""Arrays to images, and the generation parameters in a file's text.
 
-Pillow is imported when the first picture is made: a service that has just started need not wait.
+Pillow is imported when the first image is made: a service that has just started need not wait.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.runtime.request import Request
+from latentrt.runtime.schedules import Schedule, web_names
+from latentrt.runtime.size import Size
 
 if TYPE_CHECKING:
     from PIL import Image
 
-PARAMETERS: Final = "parameters"
-"""The PNG text key that Stable Diffusion web UIs read."""
-REQUEST: Final = "latentrt"
-"""The PNG text key of the request as JSON, from which the picture can be made again."""
-MAX_TEXT: Final = 1 << 20
-_WEB_NAMES: Final = {
-    "ddim": "DDIM",
-    "deis": "DEIS",
-    "dpm2": "DPM2",
-    "dpm2_ancestral": "DPM2 a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "dpmpp_sde": "DPM++ SDE",
-    "euler": "Euler",
-    "euler_ancestral": "Euler a",
-    "heun": "Heun",
-    "lcm": "LCM",
-    "lms": "LMS",
-    "plms": "PLMS",
-    "unipc": "UniPC",
+Format = Literal["PNG", "JPEG", "WEBP"]
+FORMATS: Final[Mapping[str, Format]] = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
 }
-"""What web UIs call the samplers that they have too."""
+"""The format of a file by the end of its name."""
+QUALITY: Final = 80
+"""Of JPEG and WebP, from 1 to 100: the web UI's default."""
+
+PARAMETERS: Final = "parameters"
+"""The PNG text key that Stable Diffusion web UIs read; JPEG and WebP have EXIF's UserComment."""
+REQUEST: Final = "latentrt"
+"""The PNG text key of the request as JSON, from which the picture can be made again.
+
+JPEG and WebP have EXIF's MakerNote, which begins with this word and a null byte.
+"""
+MAX_TEXT: Final = 4 << 20
+"""Characters of JSON that are read: more than a `Request` can have."""
 
 _WEB_GENERATORS: Final = {"numpy": "NumPy", "torch": "CPU", "torch-cuda": "NV"}
+_EXIF, _USER_COMMENT, _MAKER_NOTE = 0x8769, 0x9286, 0x927C
+_UNICODE: Final = b"UNICODE\0"
+_MOST_EXIF: Final = 65533
+"""Bytes of EXIF in a JPEG: one marker's."""
+_UNKNOWN: Final = 4096
+"""Bytes of EXIF that what a run adds, provenance and parameters, takes at most."""
+_LARGEST_SIDES: Final[Mapping[Format, int]] = {"JPEG": 65535, "WEBP": 16383}
 
 
 def to_picture(pixels: NDArray[np.float32]) -> Image.Image:
@@ -54,66 +63,108 @@ def to_picture(pixels: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(np.round(scaled).astype(np.uint8))
 
 
-def parameters(request: Request, model: str, sampler: str) -> str:
+def format_of(path: Path | str) -> Format:
+    """The format that a file's name asks for; raises `InputError` for one that is not written."""
+    target = as_path("output", path)
+    found = FORMATS.get(target.suffix.lower())
+    if found is None:
+        raise InputError("output", f"a name that ends in {', '.join(FORMATS)}", target)
+    return found
+
+
+def check_format(kind: Format, request: Request) -> None:
+    """Raise `InputError` where a format cannot hold a request's pictures or their text.
+
+    Nothing has to be drawn for it: what is not known yet is taken as long as it can be.
+    """
+    _check_sides(kind, request.size)
+    if kind == "JPEG":
+        _check_exif(len(_exif(_json(request), "\n".join(_prompts(request)))) + _UNKNOWN)
+
+
+def parameters(request: Request, model: str, schedule: Schedule) -> str:
     """The parameters of one picture in the form web UIs write and read.
 
-    Source: AUTOMATIC1111's `infotext` convention.
+    Source: `create_infotext` of AUTOMATIC1111's web UI.
     """
-    from importlib.metadata import version
-
-    size, guidance = request.size, request.guidance
+    guidance, made = request.guidance, request.provenance
+    sampler, schedule_type = web_names(schedule)
     fields = {
         "Steps": request.sampling.steps,
-        "Sampler": _WEB_NAMES.get(sampler, sampler),
-        "Schedule type": (request.sampling.schedule or "").replace("_", " ").title() or None,
+        "Sampler": sampler,
+        "Schedule type": schedule_type,
         "CFG scale": guidance.scale_text,
         "Seed": request.seed,
         "RNG": _WEB_GENERATORS[request.generator],
-        "Size": size,
-        "Model": model,
+        "Model hash": made.model_hash[:10] if made is not None else None,
+        "Size": request.size,
+        "Model": model or None,
         "Clip skip": request.clip_skip + 1 if request.clip_skip else None,
         "Version": f"latentrt {version('latentrt')}",
     }
-    lines = [request.prompt]
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    lines.append(", ".join(f"{k}: {v}" for k, v in fields.items() if v is not None))
-    return "\n".join(lines)
+    last = ", ".join(f"{k}: {_quoted(str(v))}" for k, v in fields.items() if v is not None)
+    return "\n".join((*_prompts(request), last))
 
 
-def to_png(picture: Image.Image, request: Request, model: str, sampler: str) -> bytes:
-    """The picture as PNG with its parameters and its request as text."""
-    from PIL.PngImagePlugin import PngInfo
+def encode(
+    picture: Image.Image,
+    kind: Format,
+    request: Request,
+    model: str,
+    schedule: Schedule,
+    *,
+    quality: int = QUALITY,
+) -> bytes:
+    """A picture as a file with its parameters and its request as text.
 
-    text = PngInfo()
-    text.add_itxt(PARAMETERS, parameters(request, model, sampler))
-    text.add_itxt(REQUEST, json.dumps(request.to_json(), ensure_ascii=False))
+    Raises `InputError` where the format cannot hold them.
+    """
+    _check_sides(kind, request.size)
+    text, value = parameters(request, model, schedule), _json(request)
+    options: dict[str, Any] = {"quality": quality}
+    if kind == "PNG":
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        # A tEXt chunk where Latin-1 has all of its characters, else an iTXt chunk.
+        info.add_text(PARAMETERS, text)
+        info.add_itxt(REQUEST, value)
+        options = {"pnginfo": info}
+    else:
+        exif = _exif(value, text)
+        if kind == "JPEG":
+            _check_exif(len(exif))
+        options["exif"] = exif
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=text)
+    picture.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def read_request(path: Path, latents: NDArray[np.float32] | None = None) -> Request:
-    """The request that a PNG of ours was made by.
+def read_request(path: Path | str, latents: NDArray[np.float32] | None = None) -> Request:
+    """The request that a picture of ours was made by.
 
     `latents` are needed if the picture was made from given ones. Raises `FileError` for a file that
-    is not such a PNG.
+    is not such a picture, `InputError` for a request that cannot be used.
     """
     return Request.from_json(recorded_request(path), latents)
 
 
-def recorded_request(path: Path) -> dict[str, Any]:
+def recorded_request(path: Path | str) -> dict[str, Any]:
     """The same as JSON, whatever is in it; raises `FileError` for a file that holds none."""
     from PIL import Image
 
+    path = as_path("picture", path)
     try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            texts = cast("dict[str, Any]", getattr(picture, "text", {}))
+        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
+            text = _text(picture)
+    except Image.DecompressionBombError as error:
+        raise FileError(path, f"is too large: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise FileError(path, f"is not a readable PNG: {error}") from error
-    text = texts.get(REQUEST)
-    if text is None or len(text) > MAX_TEXT:
+        raise FileError(path, f"is not a readable PNG, JPEG or WebP: {error}") from error
+    if text is None:
         raise FileError(path, "holds no latentrt request")
+    if len(text) > MAX_TEXT:
+        raise FileError(path, f"holds a request of more than {MAX_TEXT} characters")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -121,3 +172,59 @@ def recorded_request(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError("request", "a JSON object", type(value).__name__)
     return cast("dict[str, Any]", value)
+
+
+def _text(picture: Image.Image) -> str | None:
+    """The JSON in a file's text, if there is some."""
+    if picture.format == "PNG":
+        return cast("dict[str, str]", getattr(picture, "text", {})).get(REQUEST)
+    note: object = picture.getexif().get_ifd(_EXIF).get(_MAKER_NOTE)
+    head = REQUEST.encode() + b"\0"
+    if not isinstance(note, bytes) or not note.startswith(head):
+        return None
+    return note.removeprefix(head).decode("utf-8")
+
+
+def _exif(value: str, text: str) -> bytes:
+    """EXIF with a request's JSON and the parameters, as web UIs write these."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    entries = cast("dict[int, bytes]", exif.get_ifd(_EXIF))
+    entries[_USER_COMMENT] = _UNICODE + text.encode("utf-16-be")
+    entries[_MAKER_NOTE] = REQUEST.encode() + b"\0" + value.encode()
+    return exif.tobytes()
+
+
+def _check_sides(kind: Format, size: Size | None) -> None:
+    largest = _LARGEST_SIDES.get(kind)
+    if largest is not None and size is not None and max(size.width, size.height) > largest:
+        raise InputError("output", f"a PNG, or at most {largest} pixels a side", f"{kind}, {size}")
+
+
+def _check_exif(length: int) -> None:
+    if length > _MOST_EXIF:
+        expected = f"a PNG or WebP: a JPEG holds at most {_MOST_EXIF} bytes of text"
+        raise InputError("output", expected, f"{length} bytes")
+
+
+def _json(request: Request) -> str:
+    return json.dumps(request.to_json(), ensure_ascii=False)
+
+
+def _prompts(request: Request) -> list[str]:
+    """The first lines of the parameters. Many readers end a text at a null character."""
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    return [line.replace("\0", "\N{REPLACEMENT CHARACTER}") for line in lines]
+
+
+def _quoted(text: str) -> str:
+    """A value as the web UI quotes it: as a JSON string where it could be taken for two values.
+
+    Source: `quote` of AUTOMATIC1111's web UI, which looks for commas, colons and newlines.
+    """
+    if text.isprintable() and text == text.strip() and not set(text) & set(',:"'):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from latentrt.bundle.errors import Cancelled, DeadlineExceeded, InputError, QueueFull
+from latentrt.bundle.errors import Closed, DeadlineExceeded, InputError, QueueFull
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.waiting import WaitingPicture, WaitingRow, take_alike
 
@@ -36,28 +36,28 @@ class Line:
     def reserve(self, place: object, count: int) -> None:
         """Keep places for pictures whose prompts are yet to be encoded.
 
-        Raises `InputError` for more than there are, `QueueFull` for more than are free, `Cancelled`
+        Raises `InputError` for more than there are, `QueueFull` for more than are free, `Closed`
         when closed.
         """
         if count > self._places:
             raise InputError("num_images", f"at most {self._places}, the queue", count)
         with self._changed:
             if self._closed:
-                raise Cancelled("the batcher is closed")
+                raise Closed("the batcher is closed")
             on_their_way = self._on_their_way()
             if on_their_way + count > self._places:
                 raise QueueFull(
-                    f"{on_their_way} pictures are on their way, and {count} more would be over "
-                    f"{self._places}"
+                    f"queue full: {on_their_way} of {self._places} places in use, "
+                    f"{count} more requested"
                 )
             self._reserved[place] = count
 
     def admit(self, place: object, pictures: Sequence[WaitingPicture]) -> None:
-        """Put pictures in line, in the places that were kept; raises `Cancelled` when closed."""
+        """Put pictures in line, in the places that were kept; raises `Closed` when closed."""
         rows = [row for picture in pictures for row in picture.rows()]
         with self._changed:
             if self._closed:
-                raise Cancelled("the batcher is closed")
+                raise Closed("the batcher is closed")
             self._live.update(pictures)
             self._rows.extend(rows)
             self._reserved.pop(place, None)
@@ -85,7 +85,7 @@ class Line:
             return {picture.run for picture in self._live}
 
     def next_rows(self, most: int) -> list[WaitingRow]:
-        """Wait for rows of one signature, at most so many; none come when all is over.
+        """Wait for rows of one model and signature, at most so many; none come when all is over.
 
         Runs that are late are failed here.
         """
@@ -96,7 +96,7 @@ class Line:
                 self._rows = deque(row for row in self._rows if not row.picture.run.ended)
                 if not late:
                     if self._rows:
-                        return take_alike(self._rows, most, _signature)
+                        return take_alike(self._rows, most, _row_kind)
                     if self._at_end():
                         return []
                     self._changed.wait(self._patience())
@@ -104,13 +104,16 @@ class Line:
                 run.fail(DeadlineExceeded("the run took longer than its deadline"))
 
     def next_latents(self, most: int) -> list[WaitingPicture]:
-        """Wait for pictures of one size to decode, at most so many; none come when all is over."""
+        """Wait for pictures of one model and size to decode, at most so many.
+
+        None come when all is over.
+        """
         with self._changed:
             while not self._latents:
                 if self._at_end():
                     return []
                 self._changed.wait()
-            return take_alike(self._latents, most, _latent_shape)
+            return take_alike(self._latents, most, _latent_kind)
 
     def put_back(self, picture: WaitingPicture) -> None:
         """Let a picture that took its step wait for its next call, unless its run has ended."""
@@ -147,9 +150,10 @@ class Line:
         return min(max(min(finite), 0.0), threading.TIMEOUT_MAX) if finite else None
 
 
-def _signature(row: WaitingRow) -> object:
-    return row.picture.signature
+def _row_kind(row: WaitingRow) -> object:
+    return row.picture.kind
 
 
-def _latent_shape(picture: WaitingPicture) -> object:
-    return picture.run.plan.latent_shape
+def _latent_kind(picture: WaitingPicture) -> object:
+    plan = picture.run.plan
+    return plan.decode, plan.latent_shape

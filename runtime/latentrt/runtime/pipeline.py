@@ -15,21 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.checks import as_path, integer, shown
+from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
+from latentrt.engines.backends import Progress
 from latentrt.engines.cache import Build, Cache
 from latentrt.engines.engine import Engine, Options
+from latentrt.engines.memory import available_memory
+from latentrt.engines.process import Home
 from latentrt.runtime.batcher import Batcher
-from latentrt.runtime.bundle_engines import BundleEngines
+from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.latents import for_vae
+from latentrt.runtime.opening import Opening
 from latentrt.runtime.plan import Plan
+from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
+from latentrt.runtime.size_limit import SizeLimit
 
 _SCHEDULES: Final = 64
 """How many schedules a pipeline remembers."""
@@ -48,18 +55,44 @@ class Pipeline:
         build: Build = "missing",
         cache: Cache | None = None,
         guarded: bool = True,
+        max_pixels: int | None = None,
+        max_engines: int | None = None,
     ) -> None:
         """Over a bundle that is open already; other arguments as in `open`.
 
         Without `guarded`, engines are compiled for this pipeline alone and not verified: for
         measuring how far off an engine is that would be refused.
         """
+        self._home = Home("pipeline")
+        if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("options", "Options", shown(options))
+        most_pixels = _limit("max_pixels", max_pixels)
+        most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
         self.options = options
+        memory = available_memory()
         self._engines = BundleEngines(
-            bundle, engine, options, components, build=build, cache=cache, guarded=guarded
+            bundle,
+            engine,
+            options,
+            components,
+            build=build,
+            cache=cache,
+            guarded=guarded,
+            max_engines=most_engines,
+            memory=memory,
+        )
+        self._limit = SizeLimit.of(
+            bundle.manifest,
+            set(self.engines.values()),
+            max_pixels=most_pixels,
+            memory=memory,
+            verified=guarded and build == "missing",
         )
         self._conditioner = Conditioner(bundle)
+        self._model_hash = bundle.manifest.model_hash
         config = bundle.scheduler_config()
         if bundle.manifest.forces_scheduler:
             config = as_stable_diffusion(config)
@@ -81,6 +114,8 @@ class Pipeline:
         components: Mapping[str, str] = MappingProxyType({}),
         build: Build = "missing",
         cache: Path | str | None = None,
+        max_pixels: int | None = None,
+        max_engines: int | None = None,
     ) -> Pipeline:
         """Open a bundle.
 
@@ -91,11 +126,18 @@ class Pipeline:
         `stripped` are as in `latentrt.engines.engine.Options`, and what a component's own backend
         has not of them, it is not given. Engines come from the folder `cache` (None: the user's
         own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
-        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it. Raises
+        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it.
+        `max_pixels` is how many pixels, width times height, a picture may have; by default 16 times
+        those of the checkpoint's own size, and what the machine's memory bears. `max_engines` is
+        how many engines are kept while nobody uses them, the last used first; by default 12, with
+        weights of at most half of the memory that is available when the pipeline is opened. Raises
         `BundleError`, `Unavailable` or `InputError`.
+
+        A pipeline is used by the process that opened it: open it after a fork.
         """
         if build not in ("missing", "never"):
-            raise InputError("build", "missing or never", repr(build))
+            raise InputError("build", "missing or never", shown(build))
+        folder = None if cache is None else as_path("cache", cache)
         options = Options(
             precision=precision,
             threads=threads,
@@ -105,7 +147,14 @@ class Pipeline:
             stripped=stripped,
         )
         return Pipeline(
-            Bundle.open(path), engine, options, components, build=build, cache=Cache(cache)
+            Bundle.open(path),
+            engine,
+            options,
+            components,
+            build=build,
+            cache=Cache(folder),
+            max_pixels=max_pixels,
+            max_engines=max_engines,
         )
 
     @property
@@ -135,19 +184,25 @@ class Pipeline:
         self.close()
 
     def close(self) -> None:
-        """Free every engine; runs still going fail at their next step."""
+        """Free every engine; runs still going fail at their next step.
+
+        In a forked process, which has none of their threads, it does nothing.
+        """
         self._engines.close()
 
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""
         return self.run(request).result()
 
-    def run(self, request: Request) -> DirectRun:
+    def run(self, request: Request, *, progress: Progress | None = None) -> DirectRun:
         """Begin a request: check it, compile the engines that are missing, encode its prompts.
 
-        Raises `InputError` naming the field that does not fit this bundle, before any step.
+        `progress` is told which engine is being opened, compiled or verified: what is done to
+        which, how many engines are ready, and how many there will be. Raises `InputError` naming
+        the field that does not fit this bundle, before any step.
         """
-        return DirectRun(self.plan(request))
+        with only_latentrt_errors():
+            return DirectRun(self.plan(request, progress=progress))
 
     def batcher(
         self,
@@ -164,8 +219,7 @@ class Pipeline:
         gives the same picture bit for bit whatever it shares calls with. `queue` is how many
         pictures may be on their way before `submit` raises `QueueFull`.
         """
-        if max_batch < 1:
-            raise InputError("max_batch", "at least 1", max_batch)
+        max_batch = integer("max_batch", "an integer of at least 1", max_batch, 1)
         powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
         sizes = (*powers, max_batch) if batch_sizes is None else batch_sizes
         return Batcher(self, batch_sizes=sizes, decode_sizes=decode_sizes, queue=queue)
@@ -176,27 +230,43 @@ class Pipeline:
         *,
         batches: Sequence[int] | None = None,
         decodes: Sequence[int] = (1,),
+        progress: Progress | None = None,
     ) -> Plan:
         """A request with everything resolved, encoded and compiled.
 
         The U-Net is compiled for `batches`, or for the numbers of rows that the request has by
-        itself, the VAE decoder for `decodes`. Raises `InputError` naming the field that does not
-        fit this bundle.
+        itself, the VAE decoder for `decodes`; `progress` is as in `run`. Raises `InputError` naming
+        the field that does not fit this bundle.
         """
+        self._home.check()
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("request", "a Request, such as Request('a red circle')", repr(request))
+            raise InputError(
+                "request", "a Request, such as Request('a red circle')", shown(request)
+            )
         request = self._resolved(request)
+        self._check_size(request, batches, decodes)
         self._conditioner.check(request)
         schedule = self._schedule(request.sampling)
         if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
             visited = sum(e.stage == 0 for e in schedule.evaluations)
             request = request.with_values(sampling=replace(request.sampling, steps=visited))
+        drawn = Provenance(
+            model=self.bundle.manifest.source,
+            model_hash=self._model_hash,
+            sampler=schedule.sampler,
+            schedule=schedule.spacing or "",
+        )
+        before = request.provenance
+        notes = () if before is None else before.notes(drawn, request.sampling)
+        request = request.with_values(provenance=drawn)
         shape = self._latent_shape(request)
         sizes = {"height": shape[1], "width": shape[2]}
         length = self._conditioner.length
         begun = time.perf_counter()
         encoders = [name for name in self.engines if name.startswith("text_encoder")]
-        text = {name: self.engine(name, {"batch": 1, "sequence": length}) for name in encoders}
+        opening = Opening(self.engine, progress, len(encoders) + len(decodes))
+        opening.more(1 if batches is None else len(batches))
+        text = {name: opening(name, {"batch": 1, "sequence": length}) for name in encoders}
         opened = time.perf_counter()
         conditioning = self._conditioner(request, text.__getitem__)
         encoded = time.perf_counter()
@@ -204,24 +274,30 @@ class Pipeline:
             request=request,
             schedule=schedule,
             conditioning=conditioning,
-            unet=lambda rows: self.engine("unet", {"batch": rows, "sequence": length, **sizes}),
+            unet=RowEngines.of(self.engine, "unet", {"sequence": length, **sizes}),
             decode=self.decode,
             latent_shape=shape,
             model=self.bundle.manifest.source,
             seconds=(0.0, encoded - opened),
+            notes=notes,
         )
         # Asked for in any case: a scale function that fails does so before any step.
         own = sorted(plan.row_counts)
+        if batches is None:
+            opening.more(len(own) - 1)
         for rows in own if batches is None else batches:
-            plan.unet(rows)
+            opening("unet", {"batch": rows, "sequence": length, **sizes})
         for count in decodes:
-            self.engine("vae_decoder", {"batch": count, **sizes})
+            opening("vae_decoder", {"batch": count, **sizes})
         compiling = (opened - begun) + (time.perf_counter() - encoded)
-        return replace(plan, seconds=(compiling, encoded - opened))
+        seconds = (compiling, encoded - opened)
+        return replace(plan, seconds=seconds, engines=tuple(opening.engines))
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
         manifest = self.bundle.manifest
+        if np.ndim(latents) != 4:
+            raise InputError("latents", "an array [n, c, h, w]", shown(latents))
         count, _, height, width = latents.shape
         sizes = {"batch": count, "height": height, "width": width}
         decoder = self.engine("vae_decoder", sizes)
@@ -230,9 +306,17 @@ class Pipeline:
         outputs = decoder({spec.name: theirs.astype(spec.dtype, copy=False)})
         return outputs["images"].astype(np.float32, copy=False)
 
-    def engine(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        """The component's engine for these sizes, opened at first use."""
-        return self._engines.get(component, sizes)
+    def engine(
+        self, component: str, sizes: Mapping[str, int], progress: Progress | None = None
+    ) -> Engine:
+        """The component's engine for these sizes, opened at first use.
+
+        It is not freed while somebody holds it; `progress` is told of what is done for it.
+        """
+        if component not in self._engines.chosen:
+            expected = f"one of {', '.join(self._engines.chosen)}"
+            raise InputError("component", expected, shown(component))
+        return self._engines.get(component, sizes, progress)
 
     def _resolved(self, request: Request) -> Request:
         manifest = self.bundle.manifest
@@ -248,6 +332,14 @@ class Pipeline:
         seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
         return request.with_values(size=size, seed=seed)
 
+    def _check_size(
+        self, request: Request, batches: Sequence[int] | None, decodes: Sequence[int]
+    ) -> None:
+        assert request.size is not None
+        own = 2 + len(request.composed) if request.guidance.active else 1
+        rows = own if batches is None else max(batches)
+        self._limit.check(request.size, rows=rows, decodes=max(decodes), images=request.num_images)
+
     def _latent_shape(self, request: Request) -> tuple[int, int, int]:
         manifest = self.bundle.manifest
         assert request.size is not None
@@ -259,6 +351,11 @@ class Pipeline:
             expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
             raise InputError("latents", expected, request.latents.shape)
         return shape
+
+
+def _limit(field: str, value: object) -> int | None:
+    """A limit that the operator sets; None for the default."""
+    return None if value is None else integer(field, "an integer of at least 1", value, 1)
 
 
 def _schedule(config: Mapping[str, object], xl: bool, sampling: Sampling) -> Schedule:

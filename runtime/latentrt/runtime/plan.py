@@ -22,8 +22,10 @@ class Plan:
     """Everything a run needs, resolved: `request` has a seed and a size.
 
     `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
-    has them into pixels [n, 3, H, W] in [-1, 1]; `seconds` is what compiling and encoding the
-    prompts took.
+    has them into pixels [n, 3, H, W] in [-1, 1]. Two plans share calls only where their `unet`, or
+    their `decode`, are equal: each must equal those of its own model alone. `seconds` is what
+    compiling and encoding the prompts took; `notes` say what a caller should know. `engines` are
+    those that it will call: they are not freed while it holds them.
     """
 
     request: Request
@@ -34,6 +36,8 @@ class Plan:
     latent_shape: tuple[int, int, int]
     model: str
     seconds: tuple[float, float]
+    notes: tuple[str, ...] = ()
+    engines: tuple[Engine, ...] = ()
 
     def scale_at(self, sigma: float) -> float:
         """The guidance scale at a noise level: 1 where the prompts alone decide."""

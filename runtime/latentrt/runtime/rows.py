@@ -17,6 +17,9 @@ Conditioning = Mapping[str, NDArray[np.float32]]
 
 Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
+RowKind = tuple[Callable[[int], Engine], Signature]
+"""What gives the engines, and a signature: rows share a call where both are equal."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
@@ -32,7 +35,7 @@ class Row:
 
     @property
     def signature(self) -> Signature:
-        """Names, shapes and dtypes: rows of one signature can share a call."""
+        """Names, shapes and dtypes: rows of one model and signature can share a call."""
         arrays = {"sample": self.sample, **self.conditioning}
         return tuple((name, a.shape, a.dtype.name) for name, a in sorted(arrays.items()))
 
@@ -71,7 +74,7 @@ class Batch:
 
 
 class Batches:
-    """The batches of one signature, each made when it is first needed. Not thread-safe.
+    """The batches of one kind of row, each made when it is first needed. Not thread-safe.
 
     `unet` gives the engine of a size; `sizes` are those there are, ascending.
     """

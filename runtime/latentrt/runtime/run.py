@@ -6,12 +6,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from latentrt.bundle.errors import Cancelled, NonFinite
+from latentrt.bundle.errors import Cancelled, NonFinite, only_latentrt_errors
+from latentrt.engines.process import Home
 from latentrt.runtime.checks import all_finite
 from latentrt.runtime.image import to_picture
 from latentrt.runtime.plan import Latent, Plan
@@ -56,6 +58,7 @@ class DirectRun(Run):
     """A run that is driven by whoever iterates it, one picture after the other."""
 
     def __init__(self, plan: Plan) -> None:
+        self._home = Home("run")
         self._plan = plan
         self._begun = time.perf_counter()
         self._batches: dict[int, Batch] = {}
@@ -77,6 +80,7 @@ class DirectRun(Run):
         self._steps.close()
 
     def __iter__(self) -> Iterator[Step]:
+        self._home.check()
         return self._steps
 
     def cancel(self) -> None:
@@ -85,6 +89,7 @@ class DirectRun(Run):
 
     def result(self) -> Result:
         """Take the remaining steps and give the pictures."""
+        self._home.check()
         for _ in self._steps:
             pass
         if self._result is None:
@@ -111,10 +116,15 @@ class DirectRun(Run):
 
     def _all_steps(self) -> Generator[Step, None, None]:
         try:
-            yield from self._pictures()
+            with only_latentrt_errors():
+                yield from self._pictures()
         except Exception as error:
             self._error = error
             raise
+        finally:
+            # Engines that nobody else uses may be freed now.
+            self._batches.clear()
+            self._plan = replace(self._plan, engines=())
 
     def _pictures(self) -> Generator[Step, None, None]:
         for image in range(self._plan.request.num_images):
@@ -166,8 +176,8 @@ def assemble(
         latents=np.stack([each.latent for each in finished if each.latent is not None]),
         noise=np.stack([each.start for each in finished]),
         request=plan.request,
-        sampler=plan.schedule.sampler,
+        schedule=plan.schedule,
         model=plan.model,
         seconds=seconds,
-        notes=plan.conditioning.notes,
+        notes=(*plan.notes, *plan.conditioning.notes),
     )

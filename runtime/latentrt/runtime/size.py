@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
+from latentrt.bundle.checks import integer, shown
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import is_integer
+
+LARGEST: Final = 16384
+"""Pixels of a side."""
+_EXPECTED: Final = f"an integer from 1 to {LARGEST}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +22,18 @@ class Size:
     height: int
 
     def __post_init__(self) -> None:
-        for name, value in (("width", self.width), ("height", self.height)):
-            if not is_integer(value) or not 1 <= value <= 16384:
-                raise InputError(f"size {name}", "an integer from 1 to 16384", repr(value))
+        for name in ("width", "height"):
+            value = integer(f"size {name}", _EXPECTED, getattr(self, name), 1, LARGEST)
+            object.__setattr__(self, name, value)
 
     @staticmethod
     def parse(text: str) -> Size:
         """From e.g. "768x512", width first; raises `InputError` for anything else."""
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("size", "WIDTHxHEIGHT such as 512x512", repr(text))
-        match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
+            raise InputError("size", "WIDTHxHEIGHT such as 512x512", shown(text))
+        match = re.fullmatch(r"([0-9]{1,6})[xX]([0-9]{1,6})", text.strip())
         if match is None:
-            raise InputError("size", "WIDTHxHEIGHT such as 512x512", repr(text))
+            raise InputError("size", "WIDTHxHEIGHT such as 512x512", shown(text))
         return Size(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BundleError, NonFinite
+from latentrt.bundle.checks import integer
+from latentrt.bundle.errors import BundleError, InputError, NonFinite
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.engine import Engine
-from latentrt.runtime.checks import all_finite
+from latentrt.runtime.checks import all_finite, text
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 TOKEN_TABLE: Final = "text_model.embeddings.token_embedding.weight"
 FINAL_NORM: Final = "text_model.final_layer_norm"
 PROJECTION: Final = "text_projection.weight"
 _LARGEST: Final = 2
 """An `eos_token_id` from before transformers knew it: the end is where the largest id is."""
+
+_IDS: Final = 1 << 24
+"""More than any tokenizer has, and than any text encoder has positions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,38 +40,102 @@ class Tokens:
 
 
 class PromptTokenizer:
-    """One of CLIP's tokenizers as the bundle has it, in `folder`. Thread-safe."""
+    """One of CLIP's tokenizers, in a folder of a bundle. Thread-safe.
 
-    def __init__(self, bundle: Bundle, folder: str = "tokenizer") -> None:
+    Raises `BundleError` for a folder that does not hold one.
+    """
+
+    def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer
 
         try:
-            self._tokenizer = Tokenizer.from_file(str(bundle.listed(f"{folder}/tokenizer.json")))
-            special = json.loads(bundle.listed(f"{folder}/special_tokens.json").read_text("utf-8"))
-            self._bos, self._eos, self._pad, self.length = (
-                int(special[f"{k}_token_id"]) if k else int(special["model_max_length"])
-                for k in ("bos", "eos", "pad", "")
-            )
-        except BundleError:
-            raise
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            special: object = json.loads((folder / "special_tokens.json").read_text("utf-8"))
+            added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
         except Exception as error:  # tokenizers raises a bare Exception for a bad file
-            raise BundleError(bundle.path / folder, f"is malformed: {error}") from error
+            raise BundleError(folder, f"is malformed: {error}") from error
+        if not isinstance(special, dict):
+            raise BundleError(folder, "is malformed: special_tokens.json is no JSON object")
+        values = cast("dict[str, object]", special)
+        self._bos, self._eos, self._pad = (
+            _integer(folder, values, f"{k}_token_id", 0) for k in ("bos", "eos", "pad")
+        )
+        self.length = _integer(folder, values, "model_max_length", 2)
+        self._pad_left, self._cut_left = (
+            values.get(f"{k}_side", "right") == "left" for k in ("padding", "truncation")
+        )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._inversions = _inversions(added)
+
+    @staticmethod
+    def of(bundle: Bundle, folder: str = "tokenizer") -> PromptTokenizer:
+        """The tokenizer in that folder of a bundle; raises `BundleError` if it is not listed."""
+        bundle.listed(f"{folder}/special_tokens.json")
+        return PromptTokenizer(bundle.listed(f"{folder}/tokenizer.json").parent)
 
     def __call__(self, prompt: str) -> Tokens:
-        """BOS, at most `length - 2` tokens of the prompt, EOS, padding."""
+        """BOS, at most `length - 2` tokens of the prompt, EOS, padding.
+
+        A textual inversion's first token stands for all of its vectors. Raises `InputError` for
+        what is not text.
+        """
+        prompt = text("prompt", prompt)
         encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
-        room = self.length - 2
-        ids = np.full(self.length, self._pad, dtype=np.int64)
-        kept = encoding.ids[:room]
-        ids[0] = self._bos
-        ids[1 : 1 + len(kept)] = kept
-        ids[1 + len(kept)] = self._eos
-        cut = ""
-        if len(encoding.ids) > room:
-            cut = prompt[encoding.offsets[room][0] :]
-        return Tokens(ids, cut)
+        converted = self._converted(prompt, encoding.tokens) if self._inversions else prompt
+        if converted != prompt:
+            prompt = converted
+            encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        found, room, cut = encoding.ids, self.length - 2, ""
+        if len(found) > room and self._cut_left:
+            cut = prompt[: _place(encoding, len(found) - room - 1)[1]]
+            found = found[len(found) - room :]
+        elif len(found) > room:
+            cut = prompt[_place(encoding, room)[0] :]
+            found = found[:room]
+        padding = [self._pad] * (room - len(found))
+        inner = [self._bos, *found, self._eos]
+        ids = [*padding, *inner] if self._pad_left else [*inner, *padding]
+        return Tokens(np.array(ids, dtype=np.int64), cut)
+
+    def _converted(self, prompt: str, tokens: Sequence[str]) -> str:
+        """The prompt with all vectors of each textual inversion that `tokens` name.
+
+        Source: diffusers' `TextualInversionLoaderMixin.maybe_convert_prompt`, which takes the
+        tokens in any order; here it is theirs in the prompt.
+        """
+        for token in dict.fromkeys(tokens):
+            if token in self._inversions:
+                prompt = prompt.replace(token, self._inversions[token])
+        return prompt
+
+
+def _inversions(added: Set[str]) -> dict[str, str]:
+    """What stands for each textual inversion of several vectors: `<x>` for `<x> <x>_1 <x>_2`."""
+    found: dict[str, str] = {}
+    for token in added:
+        vectors = [token]
+        while (following := f"{token}_{len(vectors)}") in added:
+            vectors.append(following)
+        if len(vectors) > 1:
+            found[token] = " ".join(vectors)
+    return found
+
+
+def _place(encoding: Encoding, token: int) -> tuple[int, int]:
+    """Where a token of a prompt begins and ends, in characters."""
+    # `offsets` would make a list of them all, and a prompt may have a million.
+    place = encoding.token_to_chars(token)
+    assert place is not None
+    return place
+
+
+def _integer(folder: Path, values: Mapping[str, object], key: str, least: int) -> int:
+    expected = f"an integer from {least} to {_IDS - 1}"
+    try:
+        return integer(key, expected, values.get(key), least, _IDS - 1)
+    except InputError as error:
+        raise BundleError(folder, f"is malformed: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,19 +147,30 @@ class TextStates:
 
 
 class TextEncoder:
-    """Token ids to hidden states, and the two ways in which models take them. Thread-safe."""
+    """Token ids to hidden states, and the two ways in which models take them. Thread-safe.
+
+    Raises `BundleError` where the config or the weights lack something.
+    """
 
     def __init__(self, bundle: Bundle, component: str = "text_encoder") -> None:
         self._component = component
-        self._weights = TensorFile(bundle.weights(component))
-        self._table: NDArray[Any] = self._weights[TOKEN_TABLE]
+        self._path = bundle.weights(component)
+        self._weights = TensorFile(self._path)
         config: Mapping[str, Any] = bundle.manifest.components[component].config
-        self._epsilon = float(config.get("layer_norm_eps", 1e-5))
-        self._eos = int(config["eos_token_id"])
-        self.layers = int(config["num_hidden_layers"])
+        try:
+            self._table: NDArray[Any] = self._weights[TOKEN_TABLE]
+            self._epsilon = float(config.get("layer_norm_eps", 1e-5))
+            self._eos = int(config["eos_token_id"])
+            self.layers = int(config["num_hidden_layers"])
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"has a {component} that lacks something: {error}"
+            raise BundleError(bundle.path, problem) from error
 
     def __call__(self, ids: NDArray[np.int64], engine: Engine) -> TextStates:
         """Evaluate the encoder for the tokens `ids` [n]; the engine is one of batch 1."""
+        if ids.max() >= len(self._table):
+            problem = f"has a table of {len(self._table)} tokens, the tokenizer gives {ids.max()}"
+            raise BundleError(self._path, problem)
         spec = engine.inputs[0]
         embeds = self._table[ids][None].astype(spec.dtype)
         return TextStates(ids, engine({spec.name: embeds}))

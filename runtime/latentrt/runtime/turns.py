@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.runtime.line import Line
-from latentrt.runtime.rows import Batches, Signature
+from latentrt.runtime.rows import Batches, RowKind
 from latentrt.runtime.waiting import WaitingPicture, WaitingRow
 
 
@@ -32,8 +32,8 @@ class Turns:
     def __init__(self, line: Line, sizes: Sequence[int]) -> None:
         self._line = line
         self._sizes = sizes
-        # Only the pictures on their way hold them, so that a signature goes with its last one.
-        self._batches: WeakValueDictionary[Signature, Batches] = WeakValueDictionary()
+        # Only the pictures on their way hold them, so that a kind goes with its last one.
+        self._batches: WeakValueDictionary[RowKind, Batches] = WeakValueDictionary()
         self.calls = Calls()
 
     def serve(self) -> None:
@@ -82,10 +82,10 @@ class Turns:
         return outputs
 
     def _batches_of(self, picture: WaitingPicture) -> Batches:
-        found = self._batches.get(picture.signature)
+        found = self._batches.get(picture.kind)
         if found is None:
             found = Batches(picture.run.plan.unet, self._sizes)
-            self._batches[picture.signature] = found
+            self._batches[picture.kind] = found
         return found
 
     def _advance(self, picture: WaitingPicture) -> None:

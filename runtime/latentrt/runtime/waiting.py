@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.plan import Latent
-from latentrt.runtime.rows import Batches, Row, Signature
+from latentrt.runtime.rows import Batches, Row, RowKind
 from latentrt.runtime.trajectory import Trajectory
 
 __all__ = ["WaitingPicture", "WaitingRow", "take_alike"]
@@ -24,12 +24,13 @@ _Waiting = TypeVar("_Waiting")
 class WaitingPicture:
     """A trajectory among others, and what of its present rows is answered.
 
-    `batches` are those that had its last rows; they are kept for its next ones.
+    `kind` is the model and the signature of its rows. `batches` are those that had its last rows;
+    they are kept for its next ones.
     """
 
     run: BatchedRun
     trajectory: Trajectory
-    signature: Signature
+    kind: RowKind
     outputs: list[NDArray[np.float32] | None] = field(
         default_factory=list[NDArray[np.float32] | None]
     )
@@ -39,7 +40,7 @@ class WaitingPicture:
     def of(run: BatchedRun, image: int) -> WaitingPicture:
         """Picture `image` of a run, at its first rows."""
         trajectory = Trajectory(run.plan, image, run.preview)
-        return WaitingPicture(run, trajectory, trajectory.rows[0].signature)
+        return WaitingPicture(run, trajectory, (run.plan.unet, trajectory.rows[0].signature))
 
     def rows(self) -> list[WaitingRow]:
         """Its next rows, none of them answered."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,20 @@ from typing import Any, Final, cast
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import CheckpointError, WeightsError
+from latentrt.bundle.errors import CheckpointError, InputError, WeightsError
 from latentrt.bundle.tensors import Entry, TensorFile
-
-_STEMS: Final = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-_VARIANTS: Final = ("", ".fp16", ".non_ema")
-_PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth")
-_CONVERT: Final = (
-    "a pickled file runs code when it is loaded; on a machine you trust, load it with PyTorch and "
-    "write the tensors with safetensors.torch.save_file"
+from latentrt.weights.contents import (
+    CONVERT,
+    JSON,
+    PICKLES,
+    TEXT,
+    WEIGHTS,
+    check_contents,
+    list_folder,
+    read_bytes,
+    read_json,
 )
+from latentrt.weights.weight_files import WeightFiles, find_weights, library_of, variants
 
 HARMLESS: Final = frozenset({"text_model.embeddings.position_ids"})
 """Buffers that checkpoints carry and no graph reads."""
@@ -29,11 +33,15 @@ HARMLESS: Final = frozenset({"text_model.embeddings.position_ids"})
 class Tensors(Mapping[str, NDArray[Any]]):
     """The tensors of one component, sharded or not, under canonical names.
 
-    `renamed` says which convention of names was found other than the canonical one, if any.
+    `renamed` says which convention of names was found other than the canonical one, if any;
+    `notes` what is to be known of the files that were read.
     """
 
-    def __init__(self, files: tuple[TensorFile, ...], folder: str) -> None:
+    def __init__(
+        self, files: tuple[TensorFile, ...], folder: str, notes: tuple[str, ...] = ()
+    ) -> None:
         self._places: dict[str, tuple[TensorFile, str]] = {}
+        self.notes = notes
         self.renamed: str = ""
         for file in files:
             for stored in file:
@@ -86,101 +94,147 @@ def canonical_name(stored: str, folder: str) -> tuple[str, str]:
     return stored, ""
 
 
+def listed_class(index: Mapping[str, Any], folder: str) -> str | None:
+    """The class that `model_index.json` names for a part, None if it lists no such part.
+
+    Raises `ValueError` for an entry that is not a library and a class, and for a class of another
+    library than the part's, such as the checkpoint's own code.
+    """
+    entry: object = index.get(folder)
+    if entry is None:
+        return None
+    pair = cast("list[object]", entry) if isinstance(entry, list) else []
+    if len(pair) != 2 or not all(isinstance(word, str) for word in pair):
+        raise ValueError(f"{folder} is {entry!r}, expected a library and a class")
+    library, name = str(pair[0]), str(pair[1])
+    own = library_of(folder).name
+    if library != own:
+        raise ValueError(f"{folder} is a {name} of {library!r}; classes of {own} are supported")
+    return name
+
+
+def class_of(
+    index: Mapping[str, Any], config: Mapping[str, Any], folder: str
+) -> tuple[str | None, str]:
+    """The class of a part, and a note where its own config does not name it ("" if it does).
+
+    `model_index.json` decides, as in diffusers' pipelines; a part that it does not list is of the
+    class that its config names, None if neither does. Raises what `listed_class` raises.
+    """
+    several: object = config.get("architectures")
+    listed = cast("list[object]", several) if isinstance(several, list) else [several]
+    stated = config.get("_class_name") or next(iter(listed), None)
+    name = listed_class(index, folder)
+    if name is None:
+        return (None if stated is None else str(stated)), ""
+    if name == stated:
+        return name, ""
+    said = "names no class" if stated is None else f"says {stated!r}"
+    return name, f"{folder}: read as {name}, as model_index.json has it; its config.json {said}"
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A diffusers folder: `model_index.json` and one folder a component."""
+    """A diffusers folder: `model_index.json` and one folder a component.
+
+    `variant` is the name of the weights files to prefer, such as "fp16"; None for the plain ones.
+    """
 
     path: Path
     index: Mapping[str, Any]
+    variant: str | None = None
 
     @staticmethod
-    def open(path: Path) -> Checkpoint:
-        """Open a folder; raises `CheckpointError` saying what it is instead."""
-        if path.is_file():
-            if path.suffix in _PICKLES:
-                raise CheckpointError(path, _CONVERT)
-            raise CheckpointError(path, "is a file; a diffusers folder is expected")
-        if not path.is_dir():
-            raise CheckpointError(path, "no such checkpoint folder")
-        index = path / "model_index.json"
-        if not index.is_file():
-            pickles = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLES)
-            if pickles:
-                raise CheckpointError(path / pickles[0], _CONVERT)
-            raise CheckpointError(path, "is not a diffusers folder: it has no model_index.json")
-        return Checkpoint(path, _read_json(index))
+    def open(path: Path, variant: str | None = None) -> Checkpoint:
+        """Open a folder; raises `CheckpointError` saying what it is instead.
+
+        Raises `InputError` for a variant that no file of any part is named after.
+        """
+        try:
+            index = _find_index(path)
+        except OSError as error:  # such as a name that is too long
+            problem = f"cannot be read: {error.strerror or error}"
+            raise CheckpointError(path, problem) from error
+        checkpoint = Checkpoint(path, read_json(index), variant)
+        found = checkpoint.variants() if variant is not None else ()
+        if variant is not None and variant not in found:
+            expected = f"one that files of {path} are named after ({', '.join(found) or 'none'})"
+            raise InputError("variant", expected, repr(variant))
+        return checkpoint
 
     @property
     def name(self) -> str:
-        """What the checkpoint is called in messages and manifests."""
-        return self.path.resolve().name
+        """What the checkpoint is called in messages and manifests, as text.
+
+        Bytes of a folder's name that are no UTF-8 are replaced.
+        """
+        return os.fsencode(self.path.resolve().name).decode("utf-8", "replace")
+
+    def variants(self) -> tuple[str, ...]:
+        """The variants that weights files of the parts are named after."""
+        folders = [self.path / name for name in list_folder(self.path) if name in self.index]
+        names = [name for folder in folders if folder.is_dir() for name in list_folder(folder)]
+        return variants(names)
 
     def config(self, folder: str) -> Mapping[str, Any]:
         """`config.json` (or the scheduler's, the tokenizer's) of a component."""
         kind = folder.removesuffix("_2")
         names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-        path = self.path / folder / names.get(kind, "config.json")
-        if not path.is_file():
-            raise CheckpointError(path, "is missing")
-        return _read_json(path)
+        return read_json(self.path / folder / names.get(kind, "config.json"))
+
+    def files(self, folder: str) -> WeightFiles:
+        """The files that a component's tensors are in; raises `CheckpointError` if none is."""
+        where = self.path / folder
+        own = where / "config.json"
+        # transformers alone lets a config name the file.
+        config = read_json(own) if folder.startswith("text_encoder") and own.is_file() else {}
+        return find_weights(where, self.variant, config.get("transformers_weights"))
 
     def tensors(self, folder: str) -> Tensors:
         """The tensors of a component; raises `CheckpointError` if there is no safetensors file."""
-        where = self.path / folder
-        if not where.is_dir():
-            raise CheckpointError(where, "is missing")
-        stem = _STEMS.get(folder, "model")
-        for variant in _VARIANTS:
-            single = where / f"{stem}{variant}.safetensors"
-            index = where / f"{stem}.safetensors.index{variant}.json"
-            if single.is_file():
-                return _open((single,), folder)
-            if index.is_file():
-                return _open(_shards(index), folder)
-        pickles = sorted(p for p in where.iterdir() if p.suffix in _PICKLES)
-        if pickles:
-            raise CheckpointError(pickles[0], _CONVERT)
-        raise CheckpointError(where / f"{stem}.safetensors", "is missing")
+        files = self.files(folder)
+        try:
+            for path in files.paths:
+                check_contents(path, WEIGHTS)
+            opened = tuple(TensorFile(path) for path in files.paths)
+        except WeightsError as error:
+            raise CheckpointError(error.path, error.problem) from error
+        return Tensors(opened, folder, files.notes(self.variant))
 
     def tokenizer(self, folder: str = "tokenizer") -> dict[str, bytes]:
-        """The files of a tokenizer by name, as they are."""
+        """The files of a tokenizer by name, as they are: all that its own loader may read."""
         where = self.path / folder
-        names = (
-            "tokenizer.json",
-            "vocab.json",
-            "merges.txt",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-        )
-        found = {n: (where / n).read_bytes() for n in names if (where / n).is_file()}
+        names = {
+            "tokenizer.json": JSON,
+            "vocab.json": JSON,
+            "merges.txt": TEXT,
+            "tokenizer_config.json": JSON,
+            "special_tokens_map.json": JSON,
+            "added_tokens.json": JSON,
+            # Those that a tokenizer_config.json lists for single versions of transformers.
+            **{path.name: JSON for path in sorted(where.glob("tokenizer.*.json"))},
+        }
+        found = {
+            name: read_bytes(where / name, expected)
+            for name, expected in names.items()
+            if os.path.lexists(where / name)
+        }
         if "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= set(found):
             raise CheckpointError(where, "has neither tokenizer.json nor vocab.json and merges.txt")
         return found
 
 
-def _open(paths: tuple[Path, ...], folder: str) -> Tensors:
-    try:
-        return Tensors(tuple(TensorFile(p) for p in paths), folder)
-    except WeightsError as error:
-        raise CheckpointError(error.path, error.problem) from error
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    places: object = _read_json(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise CheckpointError(index, "has no weight_map")
-    names = sorted({str(name) for name in cast("dict[str, object]", places).values()})
-    for name in names:
-        if set(name) & set("/\\:\0") or not name.endswith(".safetensors"):
-            raise CheckpointError(index, f"names a shard {name!r} that is not beside it")
-    return tuple(index.parent / name for name in names)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: object = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(path, f"is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(path, "is not a JSON object")
-    return cast("dict[str, Any]", value)
+def _find_index(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix in PICKLES:
+            raise CheckpointError(path, CONVERT)
+        raise CheckpointError(path, "is a file; a diffusers folder is expected")
+    if not path.is_dir():
+        raise CheckpointError(path, "no such checkpoint folder")
+    index = path / "model_index.json"
+    if not os.path.lexists(index):
+        pickles = [name for name in list_folder(path) if name.endswith(PICKLES)]
+        if pickles:
+            raise CheckpointError(path / pickles[0], CONVERT)
+        raise CheckpointError(path, "is not a diffusers folder: it has no model_index.json")
+    return index

@@ -81,6 +81,7 @@ SAMPLERS: Final[Mapping[str, Callable[..., Sampler]]] = {
     "heun": heun,
     "lcm": lcm,
     "lms": lms,
+    "plms": pndm,
     "pndm": pndm,
     "tcd": tcd,
     "unipc": unipc,

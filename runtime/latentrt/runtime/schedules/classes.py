@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["CLASS_DEFAULTS", "EDM_CLASSES"]
+__all__ = ["CLASS_DEFAULTS", "EDM_CLASSES", "class_here"]
 
 _Keys = Mapping[str, object]
 
@@ -184,3 +184,23 @@ CLASS_DEFAULTS: Final[Mapping[str, _Keys]] = {
     },
 }
 """Every key that a class reads, with the value it takes when a config does not have it."""
+
+_SAME: Final = {
+    "DDIMParallelScheduler": "DDIMScheduler",
+    "DDPMParallelScheduler": "DDPMScheduler",
+}
+"""Classes that have one picture's keys, defaults and steps in common with another."""
+
+
+def class_here(name: object) -> str | None:
+    """The class here that draws what a diffusers class of this name draws, None if there is none.
+
+    A Flax class is drawn as the class without that prefix.
+
+    Source: diffusers' `DiffusionPipeline.from_pretrained`, which takes off the prefix.
+    """
+    if not isinstance(name, str):
+        return None
+    plain = name.removeprefix("Flax")
+    plain = _SAME.get(plain, plain)
+    return plain if plain in CLASS_DEFAULTS else None

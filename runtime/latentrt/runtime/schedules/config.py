@@ -9,10 +9,16 @@ from typing import TypeVar, cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.schedules.catalogue import SamplerName, find_sampler
-from latentrt.runtime.schedules.classes import CLASS_DEFAULTS, EDM_CLASSES
+from latentrt.runtime.schedules.classes import CLASS_DEFAULTS, EDM_CLASSES, class_here
 from latentrt.runtime.schedules.keys import KNOWN_KEYS
 
-__all__ = ["SchedulerConfig", "as_stable_diffusion", "read_config", "unused_keys"]
+__all__ = [
+    "SchedulerConfig",
+    "as_stable_diffusion",
+    "ignored_keys",
+    "read_config",
+    "unused_keys",
+]
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -106,16 +112,13 @@ def read_config(config: Mapping[str, object], sampler: str | None = None) -> Sch
 
     `sampler` is a short name or a diffusers class name; None takes the class that the config names.
     Keys that the class has carry over, but for those that a short name decides itself; keys that
-    the file does not have take this class's defaults, not those of the class that it names. Raises
-    InputError for a key that no diffusers scheduler knows, for a class that is not of this kind of
-    diffusion, and for what no sampler here honours.
+    the file does not have take this class's defaults, not those of the class that it names. Keys
+    that the class does not have change nothing. Raises InputError for a class that is not of this
+    kind of diffusion, and for what no sampler here honours.
 
     Source: diffusers' `ConfigMixin.from_config`.
     """
     name = _sampler(config, sampler)
-    for key, value in config.items():
-        if key not in KNOWN_KEYS and not key.startswith("_"):
-            raise _bad(key, "a key that a diffusers scheduler knows", value)
     for key in ("use_flow_sigmas", "use_dynamic_shifting", "invert_sigmas"):
         if config.get(key):
             raise _bad(key, "false: flow matching is not built", config[key])
@@ -132,7 +135,7 @@ def _sampler(config: Mapping[str, object], sampler: str | None) -> SamplerName:
     source = _source(config)
     if sampler is None and source is None:
         raise _bad("_class_name", "a scheduler class, as no sampler was asked for", None)
-    name = find_sampler(sampler or str(source))
+    name = find_sampler(str(source) if sampler is None else sampler)
     if source is not None and (source in EDM_CLASSES) != (name.class_name in EDM_CLASSES):
         expected = f"{'an' if source in EDM_CLASSES else 'no'} EDM sampler for a {source}"
         raise InputError("sampler", expected, repr(sampler))
@@ -147,6 +150,11 @@ def unused_keys(config: Mapping[str, object], sampler: str | None = None) -> tup
     name = _sampler(config, sampler)
     used = {"_class_name", *CLASS_DEFAULTS[name.class_name]} - set(name.decides)
     return tuple(sorted(set(config) - used))
+
+
+def ignored_keys(config: Mapping[str, object]) -> tuple[str, ...]:
+    """The keys that no diffusers scheduler reads, sorted: left by an older or a newer version."""
+    return tuple(sorted(k for k in config if k not in KNOWN_KEYS and not k.startswith("_")))
 
 
 def as_stable_diffusion(config: Mapping[str, object]) -> dict[str, object]:
@@ -168,8 +176,9 @@ def as_stable_diffusion(config: Mapping[str, object]) -> dict[str, object]:
 def _source(config: Mapping[str, object]) -> str | None:
     """The class that a config was written for, if it names one; InputError if it cannot be read."""
     source = config.get("_class_name")
-    if source is None or (isinstance(source, str) and source in CLASS_DEFAULTS):
-        return source
+    known = class_here(source)
+    if source is None or known is not None:
+        return known
     raise _bad("_class_name", f"one of {', '.join(sorted(CLASS_DEFAULTS))}", source)
 
 

@@ -51,7 +51,8 @@ def pndm_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
     last = last_level(config, levels)
     timesteps = whole_timesteps(config, wanted)
     stride = train_timesteps(config) // wanted.steps
-    if config.flag("skip_prk_steps"):
+    skipped = config.flag("skip_prk_steps")
+    if skipped:
         first, rest = _improved_euler(timesteps[:2], stride), timesteps[1:] or timesteps
     elif wanted.steps >= 4:
         first, rest = _runge_kutta(timesteps[:4], stride // 2), timesteps[3:]
@@ -66,7 +67,7 @@ def pndm_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
     )
     return trained_schedule(
         config,
-        "pndm",
+        "plms" if skipped else "pndm",
         evaluations,
         clipping=None,
         options={

@@ -56,8 +56,9 @@ class Schedule:
 
     Noise of unit variance times `init_scale` is the first latent; the sampler's result times
     `final_scale` is the picture's latent. `sampler` is the name of the function this was made for,
-    `options` are its keyword arguments. Raises InputError if a level is not finite or a step's
-    level rises: such a schedule adds noise.
+    `options` are its keyword arguments. `spacing` is the name of the schedule ("karras",
+    "trailing", ...), None for the sampler class's own timesteps. Raises InputError if a level is
+    not finite or a step's level rises: such a schedule adds noise.
     """
 
     sampler: str
@@ -67,6 +68,7 @@ class Schedule:
     prediction_type: PredictionType
     clipping: Clipping | None = None
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
+    spacing: str | None = None
 
     def __post_init__(self) -> None:
         steps = [e for e in self.evaluations if e.stage == 0]

@@ -1,0 +1,61 @@
+"""How much memory a process may still take: the machine's, or less in a container."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+_ROOT: Final = Path("/")
+_UNLIMITED: Final = 2**60
+"""Control groups of the first version state a number near 2**63 where there is no limit."""
+
+
+def available_memory(root: Path = _ROOT) -> int | None:
+    """Bytes that are free or can be freed, within the control group's limit; None if unknown.
+
+    `root` is where `proc` and `sys` are.
+    """
+    found = [*_of_machine(root), *_of_groups(root)]
+    return max(min(found), 0) if found else None
+
+
+def _of_machine(root: Path) -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError):
+        for line in (root / "proc/meminfo").read_text("utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name == "MemAvailable":
+                yield int(value.split()[0]) * 1024
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """What every group that this process is in has left; a parent's limit counts too."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, rest = line.partition(":")
+        kinds, _, path = rest.partition(":")
+        group = PurePosixPath(path or "/")
+        for each in (group, *group.parents):
+            inner = str(each).lstrip("/")
+            if not kinds:
+                names = ("memory.max", "memory.current", "inactive_file")
+                yield from _left(root / "sys/fs/cgroup" / inner, names)
+            elif "memory" in kinds.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                yield from _left(root / "sys/fs/cgroup/memory" / inner, names)
+
+
+def _left(folder: Path, names: tuple[str, str, str]) -> Iterator[int]:
+    """A group's limit less what is used of it, but for pages of files that can be dropped."""
+    limit, used, droppable = names
+    with contextlib.suppress(OSError, ValueError):
+        most = int((folder / limit).read_text("utf-8"))  # "max" is no number
+        taken = int((folder / used).read_text("utf-8"))
+        stated = (folder / "memory.stat").read_text("utf-8").splitlines()
+        files = sum(int(line.split()[1]) for line in stated if line.split()[:1] == [droppable])
+        if most < _UNLIMITED:
+            yield most - max(taken - files, 0)

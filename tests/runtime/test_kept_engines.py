@@ -1,0 +1,150 @@
+"""How many engines a pipeline keeps, and that none is freed while somebody uses it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.engines.backends import Chosen
+from latentrt.engines.cache import Cache, Opened
+from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
+from latentrt.engines.function import FunctionEngine
+from latentrt.runtime import Pipeline, Request, Sampling, Size
+from latentrt.runtime import bundle_engines as module
+from latentrt.runtime.bundle_engines import BundleEngines
+
+ALIVE: weakref.WeakSet[FunctionEngine] = weakref.WeakSet()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Engines are functions that give zeros; the names of those that were opened, in order."""
+    names: list[str] = []
+
+    def open_verified(
+        cache: Cache,
+        bundle: Bundle,
+        component: str,
+        sizes: dict[str, int],
+        chosen: Chosen,
+        **_: Any,
+    ) -> Opened:
+        blueprint = Blueprint.of(bundle, component, sizes)
+
+        def zeros(inputs: Arrays) -> dict[str, NDArray[Any]]:
+            del inputs
+            specs = blueprint.fixed_outputs
+            return {s.name: np.zeros(s.shape({}), s.dtype) for s in specs}
+
+        engine = FunctionEngine(component, blueprint.fixed_inputs, blueprint.fixed_outputs, zeros)
+        ALIVE.add(engine)
+        names.append(component)
+        return Opened(engine, True, "", {})
+
+    monkeypatch.setattr(module, "open_verified", open_verified)
+    yield names
+    gc.collect()
+
+
+def request(side: int, steps: int = 1) -> Request:
+    return Request("x", seed=1, size=Size(side, 64), sampling=Sampling("euler", steps=steps))
+
+
+def test_ten_sizes_leave_no_more_engines_than_are_kept(
+    bundle: Callable[[str], Path], opened: list[str]
+) -> None:
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=4) as pipe:
+        for n in range(10):
+            pipe(request(64 + 8 * n))
+        assert len(ALIVE) == 4
+        before = len(opened)
+        pipe(request(64 + 8 * 9))
+        assert len(opened) == before
+        # The text encoder is used by every request, and so never the longest unused.
+        assert opened.count("text_encoder") == 1
+
+
+def test_an_engine_that_was_freed_is_opened_again(
+    bundle: Callable[[str], Path], opened: list[str]
+) -> None:
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=1) as pipe:
+        pipe(request(64))
+        pipe(request(64))
+    assert opened.count("unet") == 2
+
+
+def test_a_run_keeps_its_engines_however_many_others_come(
+    bundle: Callable[[str], Path], opened: list[str]
+) -> None:
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=1) as pipe:
+        run = pipe.run(request(64, steps=3))
+        steps = iter(run)
+        next(steps)
+        for n in range(1, 5):
+            pipe(request(64 + 8 * n))
+        before = len(opened)
+        assert len(run.result().images) == 1
+        assert len(opened) == before
+        del steps
+        assert len(ALIVE) == 1  # even while the finished run is held
+
+
+def test_a_batchers_runs_keep_their_engines_until_they_end(
+    bundle: Callable[[str], Path], opened: list[str]
+) -> None:
+    with (
+        Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=1) as pipe,
+        pipe.batcher(batch_sizes=(1, 2)) as batcher,
+    ):
+        run = batcher.submit(request(64, steps=50))
+        for n in range(1, 4):
+            batcher.submit(request(64 + 8 * n)).result()
+        run.result()
+        # Two U-Nets and a decoder for each of four sizes, and the text encoder: each opened once.
+        assert opened.count("unet") == 8
+        assert opened.count("vae_decoder") == 4
+
+
+def test_by_default_weights_take_at_most_half_the_memory(
+    bundle: Callable[[str], Path], opened: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Bundle.open(bundle("heads"))
+    record = found.manifest.components["vae_decoder"]
+    size = found.manifest.files[record.weights].size
+    engines = BundleEngines(
+        found,
+        "onnxruntime",
+        Options(),
+        {},
+        build="missing",
+        cache=None,
+        guarded=True,
+        memory=2 * 3 * size,
+    )
+    with caplog.at_level(logging.INFO, "latentrt"):
+        for n in range(5):
+            engines.get("vae_decoder", {"batch": 1, "height": 8 + n, "width": 8})
+    assert len(ALIVE) == 3
+    assert "vae_decoder batch=1 height=8 width=8: not kept any more" in caplog.messages
+    engines.close()
+
+
+def test_closing_closes_engines_in_use_too(
+    bundle: Callable[[str], Path], opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Engine] = []
+    monkeypatch.setattr(FunctionEngine, "close", closed.append)
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=1) as pipe:
+        held = pipe.engine("vae_decoder", {"batch": 1, "height": 8, "width": 8})
+        pipe.engine("vae_decoder", {"batch": 1, "height": 9, "width": 8})
+    assert held in closed
+    assert len(closed) == 2
