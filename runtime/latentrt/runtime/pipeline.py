@@ -32,7 +32,7 @@ from latentrt.runtime.plan import Plan
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
-from latentrt.runtime.run import DirectRun, Run
+from latentrt.runtime.run import DirectRun
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
@@ -194,7 +194,7 @@ class Pipeline:
         """The pictures of a request."""
         return self.run(request).result()
 
-    def run(self, request: Request, *, progress: Progress | None = None) -> Run:
+    def run(self, request: Request, *, progress: Progress | None = None) -> DirectRun:
         """Begin a request: check it, compile the engines that are missing, encode its prompts.
 
         `progress` is told which engine is being opened, compiled or verified: what is done to
