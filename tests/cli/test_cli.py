@@ -426,5 +426,13 @@ def test_samplers_lists_every_name_that_generate_takes(run: Run) -> None:
         assert line[heading.index("schedules") :].strip() == schedules
 
 
+def test_samplers_of_a_bundle_are_those_that_can_draw_from_it(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    rows = json.loads(run("samplers", bundle("heads"), "--json").out)
+    assert [r["name"] for r in rows] == [n for n in CATALOGUE if not n.startswith("edm")]
+    assert run("samplers", bundle("heads") / "no").status == 2
+
+
 def test_doctor_says_what_never_ran_on_its_hardware(run: Run) -> None:
     assert "unverified: generator torch-cuda" in run("doctor").out

@@ -95,7 +95,7 @@ def test_a_result_that_hardly_varies_is_rescaled_as_in_diffusers() -> None:
 @pytest.mark.parametrize("scale", [1e308, 1e39, 10_001.0, -1.0, -1e308, math.nan, math.inf])
 def test_a_scale_that_overflows_is_refused_before_anything_is_evaluated(scale: float) -> None:
     for make in (Guidance, lambda s: Request("a", guidance=s)):
-        with pytest.raises(InputError, match=r"^guidance scale: expected a finite number from 0 "):
+        with pytest.raises(InputError, match=r"^guidance( scale)?: expected "):
             make(scale)
     with pytest.raises(InputError, match=r"^guidance rescale: expected a number from 0 to 1"):
         Guidance(7.5, rescale=scale)

@@ -465,6 +465,15 @@ def test_a_config_that_its_class_cannot_draw_from_is_refused(
         adopt_config({**BETAS, **keys}, class_name)
 
 
+def test_what_the_pipeline_forces_is_checked_too() -> None:
+    # Clipping makes something of noise alone, and the pipeline turns it off: diffusers draws NaN.
+    config = {**BETAS, "rescale_betas_zero_snr": True, "clip_sample": True}
+    config["timestep_spacing"] = "trailing"
+    assert adopt_config(config, "DDIMScheduler").notes
+    with pytest.raises(InputError, match=r"^prediction_type: expected v_prediction or sample"):
+        adopt_config(config, "DDIMScheduler", forced=True)
+
+
 def test_keys_that_no_scheduler_reads_are_named() -> None:
     keys = {"timestep_values": None, "tensor_format": "pt", "predict_epsilon": False}
     adopted = adopt_config({**PNDM, **keys}, "PNDMScheduler")

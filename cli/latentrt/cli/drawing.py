@@ -180,11 +180,16 @@ def _given(context: typer.Context) -> frozenset[str]:
     return frozenset(n for n, s in sources.items() if s is not None and s.name == "COMMANDLINE")
 
 
-def samplers(as_json: JsonOption = False) -> None:
+def samplers(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="List only the samplers that can draw from it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the samplers and the schedules that each of them takes."""
     from latentrt.cli.samplers import list_samplers, print_samplers
 
-    found = list_samplers()
+    found = list_samplers(bundle)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

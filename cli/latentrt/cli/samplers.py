@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from latentrt.bundle.bundle import Bundle
 from latentrt.cli.table import print_table
-from latentrt.runtime.schedules import CATALOGUE, schedules_of
+from latentrt.runtime.schedules import CATALOGUE, as_stable_diffusion, samplers_of, schedules_of
 
 
-def list_samplers() -> list[dict[str, Any]]:
-    """One row a short name: the diffusers class, what the name decides, and its schedules."""
+def list_samplers(path: Path | None = None) -> list[dict[str, Any]]:
+    """One row a short name: the diffusers class, what the name decides, and its schedules.
+
+    With the path of a bundle, only the samplers that can draw from it. Raises `BundleError`.
+    """
+    names = tuple(CATALOGUE) if path is None else _samplers_of(path)
     return [
         {
             "name": name,
@@ -19,7 +25,16 @@ def list_samplers() -> list[dict[str, Any]]:
             "schedules": list(schedules_of(name)),
         }
         for name, entry in CATALOGUE.items()
+        if name in names
     ]
+
+
+def _samplers_of(path: Path) -> tuple[str, ...]:
+    bundle = Bundle.open(path)
+    config = bundle.scheduler_config()
+    if bundle.manifest.forces_scheduler:
+        config = as_stable_diffusion(config)
+    return samplers_of(config)
 
 
 def print_samplers(rows: list[dict[str, Any]]) -> None:

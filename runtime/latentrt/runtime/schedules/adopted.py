@@ -10,7 +10,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime.schedules.builder import build_schedule
 from latentrt.runtime.schedules.catalogue import CATALOGUE
 from latentrt.runtime.schedules.classes import CLASS_DEFAULTS, class_here
-from latentrt.runtime.schedules.config import ignored_keys
+from latentrt.runtime.schedules.config import as_stable_diffusion, ignored_keys
 
 __all__ = ["Adopted", "adopt_config", "samplers_of"]
 
@@ -31,19 +31,22 @@ class Adopted:
     notes: tuple[str, ...]
 
 
-def adopt_config(config: Mapping[str, object], index_class: str | None) -> Adopted:
+def adopt_config(
+    config: Mapping[str, object], index_class: str | None, *, forced: bool = False
+) -> Adopted:
     """The config of a checkpoint as its pipeline in diffusers reads it.
 
     `config` is the content of `scheduler_config.json`, `index_class` the class that
     `model_index.json` names for the scheduler, None if it names none. The index decides the class;
-    the file gives the keys, and the class only where the index gives none. Raises InputError for a
-    class that does not exist here, and for a config that its class cannot draw from.
+    the file gives the keys, and the class only where the index gives none. `forced` says that the
+    pipeline is Stable Diffusion 1's or 2's, which forces keys on every scheduler. Raises InputError
+    for a class that does not exist here, and for a config that its class cannot draw from.
 
     Source: diffusers' `DiffusionPipeline.from_pretrained` and `ConfigMixin.from_config`.
     """
     class_name, notes = _class(config.get("_class_name"), index_class)
     adopted = {**config, "_class_name": class_name}
-    _check(adopted)
+    _check(as_stable_diffusion(adopted) if forced else adopted)
     ignored = ignored_keys(adopted)
     if ignored:
         notes = (*notes, f"{_FILE}: no diffusers scheduler reads {', '.join(ignored)}: ignored")
