@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, cast
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite, json_object, number, pair, text
-from latentrt.runtime.guidance import Guidance
+from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.sampling import Sampling
@@ -27,7 +26,7 @@ MAX_IMAGES: Final = 1024
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
 
-_WEIGHTED: Final = "pairs of a prompt and a finite weight"
+_WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 _LARGEST_SEED: Final = 2**63 - MAX_IMAGES - 1
 _SEEDS: Final = "an integer from 0 to 2**63 - 1025"
 
@@ -251,8 +250,7 @@ def _composed(pairs: object) -> tuple[tuple[str, float], ...]:
 def _weighted(value: object) -> tuple[str, float]:
     match pair(value):
         case (str(prompt), weight):
-            largest = sys.float_info.max
-            found = number("composed", _WEIGHTED, weight, -largest, largest)
+            found = number("composed", _WEIGHTED, weight, -MAX_SCALE, MAX_SCALE)
             return text("composed", prompt), found
         case _:
             raise InputError("composed", _WEIGHTED, shown(value))
