@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,34 @@ def test_timings_of_builds_are_listed_and_go_with_everything(
     found = json.loads(out)
     assert (found["timings"], found["removed_timings"]) == ({}, names)
     assert not list((tmp_path / "timings").iterdir())
+
+
+@pytest.mark.parametrize("limit", ["9" * 400, "1e400", "-1", "٣GB"])
+def test_a_limit_that_is_no_size_is_refused(run: Run, limit: str) -> None:
+    status, _, err = run("cache", f"--limit={limit}")
+    assert (status, err.splitlines()[0].startswith("latentrt: limit: expected a size")) == (2, True)
+
+
+def test_pictures_are_drawn_where_there_can_be_no_cache_and_builds_are_refused(
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "file" / "cache"))
+    folder, picture = str(bundle("heads")), tmp_path / "out.png"
+    own = ["--engine", "onnxruntime"]
+    status, _, err = run("generate", folder, "a", "-o", str(picture), "--steps", "1", *own)
+    assert status == 0
+    assert picture.is_file()
+    assert err.count("$LATENTRT_CACHE") == 1
+    status, _, err = run("build", folder, *own)
+    assert status == 2
+    assert "cache: expected a folder that can be written ($LATENTRT_CACHE), got" in err
+
+
+def test_no_folder_for_a_cache_is_one_line_that_names_the_variable(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTRT_CACHE", "~nobody-of-that-name/cache")
+    status, _, err = run("cache")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "$LATENTRT_CACHE" in err

@@ -119,10 +119,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         config("model_index.json", text_encoder=["transformers", "CLIPTextModelWithProjection"]),
         "text_encoder: architecture 'CLIPTextModelWithProjection' is not supported; CLIPTextModel",
     ),
-    "another tokenizer": (
-        config("model_index.json", tokenizer=["transformers", "T5Tokenizer"]),
-        "it/model_index.json: tokenizer is a T5Tokenizer; CLIPTokenizer is supported",
-    ),
     "a U-Net of the checkpoint's own code": (
         config("model_index.json", unet=["my_unet", "UNet2DConditionModel"]),
         "it/model_index.json: unet is a UNet2DConditionModel of 'my_unet'; classes of diffusers",

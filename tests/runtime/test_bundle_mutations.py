@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,31 @@ def folder(bundle: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     return Path(shutil.copytree(bundle("heads"), tmp_path_factory.mktemp("mutated") / "it"))
 
 
+def paths(value: Any) -> Iterator[tuple[Any, ...]]:
+    """Every place in a document, but for what only PyTorch reads of a config."""
+    if not isinstance(value, dict | list):
+        return
+    for key, below in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (key,)
+        if key != "config" or "eos_token_id" in below:
+            yield from ((key, *path) for path in paths(below))
+
+
+def change(value: Any, path: tuple[Any, ...], *new: Any) -> None:
+    """Replace what is at a path, or drop it."""
+    *above, key = path
+    for step in above:
+        value = value[step]
+    if new:
+        (value[key],) = new
+    else:
+        del value[key]
+
+
 def mutate(value: Any, data: st.DataObject) -> Any:
     """Drop or replace one value, anywhere in a document; its top stays an object."""
-    place, depth = value, data.draw(st.integers(0, 5))
-    while True:
-        keys: Any = list(place) if isinstance(place, dict) else range(len(place))
-        key = data.draw(st.sampled_from(list(keys)))
-        below = place[key]
-        if depth == 0 or not isinstance(below, dict | list) or not below:
-            break
-        place, depth = below, depth - 1
-    if data.draw(st.booleans()):
-        del place[key]
-    else:
-        place[key] = data.draw(_VALUES)
+    path = data.draw(st.sampled_from(list(paths(value))))
+    change(value, path, *data.draw(st.lists(_VALUES, max_size=1)))
     return value
 
 
@@ -61,7 +72,20 @@ def opens_or_is_refused(folder: Path) -> None:
         pass
 
 
-@settings(max_examples=150)
+def test_a_manifest_that_lacks_anything_opens_or_is_refused(folder: Path) -> None:
+    path = folder / "manifest.json"
+    original = path.read_bytes()
+    try:
+        for place in paths(json.loads(original)):
+            value = json.loads(original)
+            change(value, place)
+            path.write_text(json.dumps(value))
+            opens_or_is_refused(folder)
+    finally:
+        path.write_bytes(original)
+
+
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_manifest_with_anything_in_it_opens_or_is_refused(
     folder: Path, data: st.DataObject

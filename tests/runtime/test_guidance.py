@@ -17,7 +17,7 @@ from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Guidance, Request, Sampling
 from latentrt.runtime.conditioning import Conditioning
-from latentrt.runtime.guidance import guide
+from latentrt.runtime.guidance import MAX_SCALE, guide
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.schedules import build_schedule
@@ -70,7 +70,47 @@ def test_the_scale_at_a_noise_level(guidance: Guidance, expected: dict[float, fl
     assert {sigma: guidance.scale_at(sigma) for sigma in expected} == expected
 
 
-@pytest.mark.parametrize("scale", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e5])
+@pytest.mark.parametrize("rescale", [0.3, 1.0])
+def test_a_constant_result_is_not_rescaled(value: float, rescale: float) -> None:
+    # Its standard deviation is 0 but for rounding, of which diffusers makes NaN or noise.
+    constant = np.full(SHAPE, value, np.float32)
+    found = guide(constant, [constant], [1.0], scale=7.5, rescale=rescale)
+    np.testing.assert_allclose(found, constant, rtol=1e-5)
+    # x + 2 * (x / 2 - x) is 0 everywhere.
+    _, positive = outputs(2)
+    zero = guide(positive, [0.5 * positive], [1.0], scale=2.0, rescale=rescale)
+    assert not zero.any()
+
+
+def test_a_result_that_hardly_varies_is_rescaled_as_in_diffusers() -> None:
+    negative, positive = (1.0 + 1e-3 * each for each in outputs(2))
+    found = guide(negative, [positive], [1.0], scale=7.5, rescale=0.5)
+    uncond, cond = (torch.from_numpy(a)[None] for a in (negative, positive))
+    expected = rescale_noise_cfg(uncond + 7.5 * (cond - uncond), cond, 0.5)[0].numpy()
+    # The numbers are a thousand times as large as their differences, which are what is rescaled.
+    np.testing.assert_allclose(found, expected, rtol=1e3 * ROUNDING)
+
+
+@pytest.mark.parametrize("scale", [1e308, 1e39, 10_001.0, -1.0, -1e308, math.nan, math.inf])
+def test_a_scale_that_overflows_is_refused_before_anything_is_evaluated(scale: float) -> None:
+    for make in (Guidance, lambda s: Request("a", guidance=s)):
+        with pytest.raises(InputError, match=r"^guidance( scale)?: expected "):
+            make(scale)
+    with pytest.raises(InputError, match=r"^guidance rescale: expected a number from 0 to 1"):
+        Guidance(7.5, rescale=scale)
+    with pytest.raises(InputError, match=r"^composed: expected pairs of a prompt and a finite "):
+        Request("a", composed=[("b", scale if abs(scale) > 1.0 else 1e308)])
+
+
+def test_the_largest_scale_and_weights_overflow_nothing() -> None:
+    negative, *positive = (60_000.0 * each for each in outputs(3))
+    for rescale in (0.0, 0.7):
+        found = guide(negative, positive, [MAX_SCALE, -MAX_SCALE], scale=MAX_SCALE, rescale=rescale)
+        assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("scale", [-1.0, 1e308, math.nan, math.inf])
 def test_a_function_that_gives_no_scale_is_an_error(scale: float) -> None:
     with pytest.raises(InputError, match="guidance scale"):
         Guidance(lambda _: scale).scale_at(1.0)

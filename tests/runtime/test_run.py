@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +23,7 @@ from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Pipeline, Request, Sampling, Size
 from latentrt.runtime.image import read_request
+from latentrt.runtime.provenance import Provenance
 
 REQUEST = Request("a red circle", seed=5, sampling=Sampling("euler", steps=4))
 
@@ -247,3 +251,128 @@ def test_every_error_can_be_imported_from_the_runtime() -> None:
     assert set(errors.__all__) <= set(runtime.__all__)
     for name in errors.__all__:
         assert getattr(runtime, name) is getattr(errors, name)
+
+
+def changed_bundle(source: Path, folder: Path, spacing: str | None, name: str) -> Path:
+    """A copy of a bundle with another name and another key in its scheduler config."""
+    shutil.copytree(source, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    if spacing is not None:
+        path.write_text(json.dumps({**config, "timestep_spacing": spacing}), "utf-8")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    content = path.read_bytes()
+    manifest["files"]["scheduler/scheduler_config.json"] = {
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    manifest["source"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    return folder
+
+
+def test_a_picture_drawn_again_by_another_model_is_noted(
+    pipeline: Pipeline, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    own = REQUEST.with_values(sampling=Sampling(steps=2))
+    result = pipeline(own)
+    assert result.notes == ()
+    (path,) = result.save(tmp_path / "a.png")
+    recorded = read_request(path)
+    assert pipeline(recorded).notes == ()
+    made = recorded.provenance
+    assert made is not None
+    assert (made.model, made.sampler) == ("heads", result.sampler)
+
+    renamed = changed_bundle(bundle("heads"), tmp_path / "renamed", None, "same-model")
+    with Pipeline.open(renamed, engine="onnxruntime") as same_model:
+        again = same_model(recorded)
+    assert again.notes == ()
+    assert same(again.images[0], result.images[0])
+
+    other = changed_bundle(bundle("heads"), tmp_path / "other", "trailing", "other-model")
+    with Pipeline.open(other, engine="onnxruntime") as another:
+        again = another(recorded)
+        ancestral = another(recorded.with_values(sampling=Sampling("euler_ancestral", steps=2)))
+        batcher = another.batcher(batch_sizes=(2,))
+        batched = batcher.submit(recorded).result()
+        batcher.close()
+    assert not same(again.images[0], result.images[0])
+    assert again.notes == batched.notes
+    assert again.notes[0].startswith("the picture was drawn by model heads (")
+    assert "; other-model (" in again.notes[0]
+    assert again.notes[1].startswith("the picture was drawn with schedule ")
+    assert again.notes[1].endswith("this model's own is trailing")
+    # What is asked for cannot differ.
+    assert len(ancestral.notes) == 1
+    assert again.request.provenance != made
+
+
+def test_another_sampler_of_ones_own_is_noted() -> None:
+    made = Provenance("a", "1", "plms", "")
+    now = Provenance("a", "1", "euler", "")
+    (note,) = made.notes(now, Sampling())
+    assert note.endswith("sampler plms, the model's own; this model's own is euler")
+    assert made.notes(now, Sampling("plms")) == ()
+    assert made.notes(made, Sampling()) == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": 5},
+        {"engine": None},
+        {"precision": None},
+        {"threads": 1.5},
+        {"threads": "2"},
+        {"threads": True},
+        {"threads": 0},
+        {"streams": "1"},
+        {"arena": "no"},
+        {"level": "3"},
+        {"level": 2.0},
+        {"stripped": 1},
+        {"components": None},
+        {"components": ["unet"]},
+        {"components": {"unet": 5}},
+        {"components": {5: "fp32"}},
+        {"build": []},
+        {"cache": 5},
+        {"max_pixels": "9"},
+        {"max_engines": 1.5},
+        {"path": None},
+        {"path": 5},
+        {"path": b"bundle"},
+        {"path": "a\0b"},
+    ],
+    ids=str,
+)
+def test_an_option_of_a_wrong_kind_is_named(
+    bundle: Callable[[str], Path], options: dict[str, Any]
+) -> None:
+    (field,) = options
+    with pytest.raises(InputError) as caught:
+        Pipeline.open(**{"path": bundle("heads"), **options})
+    assert caught.value.field == {"path": "bundle"}.get(field, field)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda p: p.batcher(max_batch="8"), "max_batch"),
+        (lambda p: p.batcher(max_batch=1.5), "max_batch"),
+        (lambda p: p.batcher(max_batch=0), "max_batch"),
+        (lambda p: p.batcher(batch_sizes=8), "batch_sizes"),
+        (lambda p: p.run(None), "request"),
+        (lambda p: p("a red circle"), "request"),
+        (lambda p: p.decode("latents"), "latents"),
+        (lambda p: p.engine("vea", {}), "component"),
+        (lambda p: p.engine("unet", None), "sizes"),
+        (lambda p: Pipeline(None, "auto", p.options, {}), "bundle"),  # pyright: ignore[reportArgumentType]
+        (lambda p: Pipeline(p.bundle, "auto", None, {}), "options"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_named(pipeline: Pipeline, call: Any, field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call(pipeline)
+    assert caught.value.field == field

@@ -7,10 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-
 from latentrt.bundle.errors import InputError
+from latentrt.cli.table import print_table
 from latentrt.engines.artefact import Artefact
 from latentrt.engines.cache import PENDING, Cache
 from latentrt.engines.timings import forget, kept
@@ -20,7 +18,7 @@ _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 def parse_bytes(text: str) -> int:
     """5GB, 500MB, 0: decimal units; raises `InputError`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]+)?)\s*([KMGT]?)B?", text.strip().upper())
     if match is None:
         raise InputError("limit", "a size such as 5GB or 500MB", repr(text))
     return int(float(match[1]) * _UNITS[match[2]])
@@ -65,15 +63,14 @@ def print_cache(found: Mapping[str, Any]) -> None:
 def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
-    table = Table(box=None)
-    for heading in ("component", "engine", "precision", "sizes", "bytes", "last used", ""):
-        table.add_column(heading, justify="right" if heading == "bytes" else "left")
+    lines: list[tuple[str, ...]] = []
     for row in rows:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["used"]))
-        cells = [row[name] for name in ("component", "engine", "precision", "sizes")]
+        used = _date(row["used"])
+        cells = [str(row[name]) for name in ("component", "engine", "precision", "sizes")]
         note = row["problem"] or row["verification"].get(PENDING, "")
-        table.add_row(*cells, _readable(row["bytes"]), used, note)
-    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+        lines.append((*cells, _readable(row["bytes"]), used, note))
+    heads = ("component", "engine", "precision", "sizes", "bytes", "last used", "")
+    print_table(heads, lines, right=(4,))
 
 
 def _row(artefact: Artefact) -> dict[str, Any]:
@@ -86,6 +83,13 @@ def _row(artefact: Artefact) -> dict[str, Any]:
         "verification": dict(artefact.verification),
         "problem": artefact.problem,
     }
+
+
+def _date(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):  # a clock that was far off
+        return "?"
 
 
 def _readable(size: int) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from latentrt.bundle.bundle import Bundle
+from latentrt.cli.table import print_table
+from latentrt.runtime.schedules import CATALOGUE, as_stable_diffusion, samplers_of, schedules_of
 
-from latentrt.runtime.schedules import CATALOGUE, schedules_of
 
+def list_samplers(path: Path | None = None) -> list[dict[str, Any]]:
+    """One row a short name: the diffusers class, what the name decides, and its schedules.
 
-def list_samplers() -> list[dict[str, Any]]:
-    """One row a short name: the diffusers class, what the name decides, and its schedules."""
+    With the path of a bundle, only the samplers that can draw from it. Raises `BundleError`.
+    """
+    names = tuple(CATALOGUE) if path is None else _samplers_of(path)
     return [
         {
             "name": name,
@@ -21,19 +25,25 @@ def list_samplers() -> list[dict[str, Any]]:
             "schedules": list(schedules_of(name)),
         }
         for name, entry in CATALOGUE.items()
+        if name in names
     ]
+
+
+def _samplers_of(path: Path) -> tuple[str, ...]:
+    bundle = Bundle.open(path)
+    config = bundle.scheduler_config()
+    if bundle.manifest.forces_scheduler:
+        config = as_stable_diffusion(config)
+    return samplers_of(config)
 
 
 def print_samplers(rows: list[dict[str, Any]]) -> None:
     """As an aligned table."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("sampler", "web UI", "diffusers class", "schedules"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(
-            row["name"], row["web"] or "-", row["class"], ", ".join(row["schedules"]) or "-"
-        )
-    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+    lines = [
+        (row["name"], row["web"] or "-", row["class"], ", ".join(row["schedules"]) or "-")
+        for row in rows
+    ]
+    print_table(("sampler", "web UI", "diffusers class", "schedules"), lines)
     print(
         "A class name or a web UI's name will do. Without a schedule, the checkpoint's own is used."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.bundle.errors import CheckpointError, InputError
+from latentrt.bundle.manifest import STABLE_DIFFUSION
 from latentrt.export.family import Family, family_of, forces_zeros, left_out
 from latentrt.export.latent_space import LatentSpace
 from latentrt.export.modules import Config
@@ -53,7 +54,7 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
     """
     source = open_source(checkpoint, variant)
     family = family_of(source)
-    scheduler, notes = _scheduler(source)
+    scheduler, notes = _scheduler(source, forced=family.name == STABLE_DIFFUSION)
     parts = open_parts(source, family)
     sample_size = _sample_size(f"{source.name}/unet/config.json", parts["unet"].config)
     return Checked(
@@ -73,14 +74,14 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
     )
 
 
-def _scheduler(source: Source) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+def _scheduler(source: Source, *, forced: bool) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     stated = source.config("scheduler")
     try:
         named = listed_class(source.index, "scheduler")
     except ValueError as error:
         raise CheckpointError(f"{source.name}/model_index.json", str(error)) from error
     try:
-        adopted = adopt_config(stated, named)
+        adopted = adopt_config(stated, named, forced=forced)
     except InputError as error:
         where = f"{source.name}/scheduler/scheduler_config.json"
         raise CheckpointError(where, str(error)) from error

@@ -33,7 +33,6 @@ _INERT: Final = frozenset(
 )
 """Config fields that decide nothing a graph computes."""
 
-_TOKENIZERS: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
 _FLOATS: Final = ("float64", "float32", "float16", "bfloat16")
 _QUANTIZED: Final = re.compile(
     r"(.*[._])?(scale_weight|weight_scale(_inv)?|scale_input|input_scale|scaled_fp8|absmax"
@@ -68,11 +67,6 @@ def open_parts(source: Source, family: Family) -> dict[str, Part]:
 
     Raises `CheckpointError` naming the config field or the tensor that does not fit.
     """
-    for folder in family.tokenizers:
-        found, _ = _class_of(source, folder, {})
-        if found not in (None, *_TOKENIZERS):
-            problem = f"{folder} is a {found}; {_TOKENIZERS[0]} is supported"
-            raise CheckpointError(f"{source.name}/model_index.json", problem)
     parts = {folder: _open_part(source, family, folder) for folder in family.folders}
     check_fit(source, family, {folder: part.config for folder, part in parts.items()})
     return parts

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +13,26 @@ from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import finite_numbers, json_object, number
 
+MAX_SCALE: Final = 10_000.0
+"""The largest guidance scale, and the largest weight of a prompt.
+
+It is far beyond what makes pictures. A model sees its outputs again a step later, times this, and
+half precision ends at 65504.
+"""
+_ROUNDING: Final = 1e-6
+"""Deviations below this share of the largest number are rounding: a few units of the last place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
     """Classifier-free guidance (arXiv:2207.12598).
 
-    `scale` is how far to go from the negative prompt's output to the prompt's, as in diffusers, or
-    a function that gives it for a noise level (sigma, at data scale 1); at 1 or less only the
-    prompt is evaluated. `rescale`, from 0 to 1, pulls the result's standard deviation back to the
-    prompt's own (arXiv:2305.08891, section 3.4). `interval` (low, high) guides only where
-    low < sigma <= high (arXiv:2404.07724). A sum of composed prompts has no prompt alone: where it
-    is not guided, it is taken at scale 1.
+    `scale`, from 0 to `MAX_SCALE`, is how far to go from the negative prompt's output to the
+    prompt's, as in diffusers, or a function that gives it for a noise level (sigma, at data scale
+    1); at 1 or less only the prompt is evaluated. `rescale`, from 0 to 1, pulls the result's
+    standard deviation back to the prompt's own (arXiv:2305.08891, section 3.4). `interval` (low,
+    high) guides only where low < sigma <= high (arXiv:2404.07724). A sum of composed prompts has no
+    prompt alone: where it is not guided, it is taken at scale 1.
     """
 
     scale: float | Callable[[float], float] = 7.5
@@ -100,7 +108,8 @@ def guide(
     """One guided model output from those of a negative prompt and of weighted prompts.
 
     All are float32 [c, h, w]: negative + scale * sum of weight * (prompt - negative). `rescale`
-    pulls the standard deviation back to that of the same at scale 1.
+    pulls the standard deviation back to that of the same at scale 1; where the result is the same
+    number everywhere it has none, and nothing is pulled.
 
     Source: arXiv:2207.12598, eq. 6 (in diffusers' convention: 1 is no guidance); arXiv:2206.01714,
     eq. 11 (several prompts); arXiv:2305.08891, eq. 15 and 16, with the unbiased deviation that
@@ -118,10 +127,14 @@ def guide(
     guided: NDArray[np.float32] = direction * scale + negative
     # One prompt at scale 1 is the prompt's own output, to the last bit.
     unguided: NDArray[np.float32] = prompts[0] if len(prompts) == 1 else np.add(negative, direction)
-    ratio = float(unguided.std(ddof=1)) / float(guided.std(ddof=1))
+    deviation = float(guided.std(ddof=1))
+    if deviation <= _ROUNDING * float(np.abs(guided).max()):
+        # diffusers divides by it, which gives no number, or rounding times millions.
+        return guided
+    ratio = float(unguided.std(ddof=1)) / deviation
     return guided * (rescale * ratio + (1 - rescale))
 
 
 def _checked_scale(scale: float) -> float:
-    expected = "a finite number of at least 0"
-    return number("guidance scale", expected, scale, 0.0, sys.float_info.max)
+    expected = f"a finite number from 0 to {MAX_SCALE:g}"
+    return number("guidance scale", expected, scale, 0.0, MAX_SCALE)

@@ -30,7 +30,7 @@ class Provenance:
     def notes(self, now: Provenance, sampling: Sampling) -> tuple[str, ...]:
         """What a caller should know who draws a picture's request again, but with `now`.
 
-        `sampling` is what is asked for: what it names cannot differ.
+        `sampling` is the request's: a sampler or schedule that it names cannot differ.
         """
         found: list[str] = []
         if self.model_hash != now.model_hash:
@@ -38,11 +38,12 @@ class Provenance:
                 f"the picture was drawn by model {self.model} ({self.model_hash[:10]}); "
                 f"{now.model} ({now.model_hash[:10]}) draws another"
             )
-        if sampling.sampler is None and self.sampler != now.sampler:
-            found.append(
-                f"the picture was drawn with sampler {self.sampler}, the model's own; "
-                f"this model's own is {now.sampler}"
-            )
+        if self.sampler != now.sampler:
+            if sampling.sampler is None:
+                found.append(
+                    f"the picture was drawn with sampler {self.sampler}, the model's own; "
+                    f"this model's own is {now.sampler}"
+                )
         elif sampling.schedule is None and self.schedule != now.schedule:
             found.append(
                 f"the picture was drawn with schedule {self.schedule or 'none'}, the model's own; "

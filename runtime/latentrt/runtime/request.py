@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, cast
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite, json_object, number, pair, text
-from latentrt.runtime.guidance import Guidance
+from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.sampling import Sampling
@@ -27,7 +26,7 @@ MAX_IMAGES: Final = 1024
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
 
-_WEIGHTED: Final = "pairs of a prompt and a finite weight"
+_WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 _LARGEST_SEED: Final = 2**63 - MAX_IMAGES - 1
 _SEEDS: Final = "an integer from 0 to 2**63 - 1025"
 
@@ -46,8 +45,8 @@ class Request:
     [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are what SDXL is told of the picture's
     making; the sizes are the picture's own where they are None. `provenance` is what it was drawn
-    with, if it was: a result's request has it, and a model that draws it anew notes where it
-    differs. Requests are equal, whatever their provenance, where they ask for the same pictures.
+    with: a result's request has it. A model that draws it again notes where it differs. Requests
+    are equal, whatever their provenance, where they ask for the same pictures.
 
     Raises `InputError` naming the field that cannot be used.
     """
@@ -251,8 +250,7 @@ def _composed(pairs: object) -> tuple[tuple[str, float], ...]:
 def _weighted(value: object) -> tuple[str, float]:
     match pair(value):
         case (str(prompt), weight):
-            largest = sys.float_info.max
-            found = number("composed", _WEIGHTED, weight, -largest, largest)
+            found = number("composed", _WEIGHTED, weight, -MAX_SCALE, MAX_SCALE)
             return text("composed", prompt), found
         case _:
             raise InputError("composed", _WEIGHTED, shown(value))
@@ -271,7 +269,7 @@ def _crop(value: object) -> tuple[int, int]:
 
 
 def _latents(value: object, num_images: int) -> NDArray[np.float32]:
-    """A copy that nobody writes to."""
+    """A read-only copy."""
     latents = _check_latents(value)
     if len(latents) != num_images:
         expected = f"{num_images} of them, one for each image"

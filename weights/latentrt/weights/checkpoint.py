@@ -98,7 +98,7 @@ def listed_class(index: Mapping[str, Any], folder: str) -> str | None:
     """The class that `model_index.json` names for a part, None if it lists no such part.
 
     Raises `ValueError` for an entry that is not a library and a class, and for a class of another
-    library than the part's, such as the checkpoint's own code.
+    library than the part's own.
     """
     entry: object = index.get(folder)
     if entry is None:

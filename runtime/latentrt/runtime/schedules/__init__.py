@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentrt.runtime.schedules.adopted import Adopted, adopt_config
+from latentrt.runtime.schedules.adopted import Adopted, adopt_config, samplers_of
 from latentrt.runtime.schedules.builder import SCHEDULES, build_schedule, euler_name, schedules_of
 from latentrt.runtime.schedules.catalogue import (
     CATALOGUE,
@@ -31,6 +31,7 @@ __all__ = [
     "find_sampler",
     "resolve_sampler",
     "resolve_schedule",
+    "samplers_of",
     "schedules_of",
     "unused_keys",
     "web_names",

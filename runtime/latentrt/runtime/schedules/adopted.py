@@ -8,10 +8,11 @@ from typing import Final
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.schedules.builder import build_schedule
+from latentrt.runtime.schedules.catalogue import CATALOGUE
 from latentrt.runtime.schedules.classes import CLASS_DEFAULTS, class_here
-from latentrt.runtime.schedules.config import ignored_keys
+from latentrt.runtime.schedules.config import as_stable_diffusion, ignored_keys
 
-__all__ = ["Adopted", "adopt_config"]
+__all__ = ["Adopted", "adopt_config", "samplers_of"]
 
 _INDEX: Final = "model_index.json"
 _FILE: Final = "scheduler_config.json"
@@ -30,23 +31,31 @@ class Adopted:
     notes: tuple[str, ...]
 
 
-def adopt_config(config: Mapping[str, object], index_class: str | None) -> Adopted:
+def adopt_config(
+    config: Mapping[str, object], index_class: str | None, *, forced: bool = False
+) -> Adopted:
     """The config of a checkpoint as its pipeline in diffusers reads it.
 
     `config` is the content of `scheduler_config.json`, `index_class` the class that
     `model_index.json` names for the scheduler, None if it names none. The index decides the class;
-    the file gives the keys, and the class only where the index gives none. Raises InputError for a
-    class that does not exist here, and for a config that its class cannot draw from.
+    the file gives the keys, and the class only where the index gives none. `forced` says that the
+    pipeline is Stable Diffusion 1's or 2's, which forces keys on every scheduler. Raises InputError
+    for a class that does not exist here, and for a config that its class cannot draw from.
 
     Source: diffusers' `DiffusionPipeline.from_pretrained` and `ConfigMixin.from_config`.
     """
     class_name, notes = _class(config.get("_class_name"), index_class)
     adopted = {**config, "_class_name": class_name}
-    _check(adopted)
+    _check(as_stable_diffusion(adopted) if forced else adopted)
     ignored = ignored_keys(adopted)
     if ignored:
         notes = (*notes, f"{_FILE}: no diffusers scheduler reads {', '.join(ignored)}: ignored")
     return Adopted(adopted, notes)
+
+
+def samplers_of(config: Mapping[str, object]) -> tuple[str, ...]:
+    """The short names of the samplers that can draw from a scheduler config."""
+    return tuple(name for name in CATALOGUE if not _refusals(config, name))
 
 
 def _class(written: object, index_class: str | None) -> tuple[str, tuple[str, ...]]:
@@ -70,13 +79,20 @@ def _class(written: object, index_class: str | None) -> tuple[str, tuple[str, ..
 
 def _check(config: Mapping[str, object]) -> None:
     """Raise InputError if the config's own class cannot draw from it."""
+    errors = _refusals(config, None)
+    if errors:
+        # A refusal of the number of steps says least about the config.
+        raise next((error for error in errors if error.field != "steps"), errors[0])
+
+
+def _refusals(config: Mapping[str, object], sampler: str | None) -> list[InputError]:
+    """Why a sampler refuses each number of steps that is tried; none if it takes one."""
     errors: list[InputError] = []
     for steps in _STEPS:
         try:
-            build_schedule(config, steps=steps)
+            build_schedule(config, steps=steps, sampler=sampler)
         except InputError as error:
             errors.append(error)
         else:
-            return
-    # A refusal of the number of steps says least about the config.
-    raise next((error for error in errors if error.field != "steps"), errors[0])
+            return []
+    return errors

@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.schedules.config import SchedulerConfig
 
-__all__ = ["MAX_TRAIN_TIMESTEPS", "cumulative_alphas", "sigma_table", "train_timesteps"]
+__all__ = [
+    "MAX_TRAIN_TIMESTEPS",
+    "check_betas",
+    "cumulative_alphas",
+    "sigma_table",
+    "train_timesteps",
+]
 
 MAX_TRAIN_TIMESTEPS: Final = 100_000
 """A hundred times what models have: a config from elsewhere must not be able to fill the memory."""
 
 _F32 = NDArray[np.float32]
-_TINY: Final = np.finfo(np.float32).tiny
 
 
 def train_timesteps(config: SchedulerConfig) -> int:
@@ -28,8 +33,10 @@ def train_timesteps(config: SchedulerConfig) -> int:
 def cumulative_alphas(config: SchedulerConfig, *, floor: float) -> _F32:
     """The share of signal variance left at each training timestep, float32 [num_train_timesteps].
 
-    The last one is exactly `floor` where the config asks for zero terminal SNR. Raises InputError
-    for betas that do not add noise at every timestep, and for those that leave no signal.
+    A longer list of trained betas gives more; runs begin within `num_train_timesteps` of them.
+
+    The last one is exactly `floor` where the config asks for zero terminal SNR, which may be more
+    than the one before it has. Raises InputError for betas that cannot be.
 
     Source: arXiv:2006.11239, section 2; arXiv:2305.08891, Alg. 1 (zero terminal SNR).
     """
@@ -41,25 +48,41 @@ def cumulative_alphas(config: SchedulerConfig, *, floor: float) -> _F32:
             raise InputError(key, "false where the signal never falls", True)
         alphas = _cumulative(np.float32(1.0) - _zero_terminal_snr(alphas))
         alphas[-1] = floor
-    # Written so that a NaN fails; below the smallest normal number the noise level would overflow.
-    if not (alphas[0] < 1.0 and alphas[-1] >= _TINY and (np.diff(alphas) < 0.0).all()):
-        expected = "betas that leave less signal at every timestep, and some at the last"
-        raise InputError(_key(config), expected, _extremes(betas))
+    if not np.isfinite(alphas).all():
+        check_betas(config)
     return alphas
 
 
+def check_betas(config: SchedulerConfig) -> None:
+    """Raise InputError for betas under which the noise does not rise from timestep to timestep.
+
+    A run may do without that: it visits a few of the levels.
+    """
+    betas = _betas(config)
+    alphas = _cumulative(np.float32(1.0) - betas)
+    # Written so that a NaN fails.
+    if not (alphas[0] < 1.0 and alphas[-1] >= np.finfo(np.float32).tiny and _falls(alphas)):
+        expected = "betas that leave less signal at every timestep, and some at the last"
+        raise InputError(_key(config), expected, f"{betas.min():g} to {betas.max():g}")
+
+
 def sigma_table(alphas: _F32) -> _F32:
-    """The noise level of every training timestep at data scale 1, float32, rising."""
-    return np.sqrt((np.float32(1.0) - alphas) / alphas)
+    """The noise level of every training timestep at data scale 1, float32.
+
+    It is infinite where no signal is left.
+    """
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.sqrt((np.float32(1.0) - alphas) / alphas)
 
 
 def _betas(config: SchedulerConfig) -> _F32:
-    """The betas of a config before any rescaling, float32 [num_train_timesteps]."""
+    """The betas of a config before any rescaling, float32 [num_train_timesteps or more]."""
     count = train_timesteps(config)
     trained = config.numbers("trained_betas")
     if trained is not None:
-        if len(trained) != count:
-            raise InputError(_key(config), f"{count} betas (num_train_timesteps)", len(trained))
+        if len(trained) < count:
+            expected = f"at least {count} betas (num_train_timesteps)"
+            raise InputError(_key(config), expected, len(trained))
         if not all(0.0 < beta < 1.0 for beta in trained):
             raise InputError(_key(config), "betas above 0 and below 1", "others")
         return np.array(trained, np.float32)
@@ -105,7 +128,10 @@ def _zero_terminal_snr(alphas: _F32) -> _F32:
     first, last = root[0], root[-1]
     root = (root - last) * (first / (first - last))
     squared = np.square(root)
-    return np.float32(1.0) - np.concatenate([squared[:1], squared[1:] / squared[:-1]])
+    # No signal of no signal is not a number, which is refused later.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = squared[1:] / squared[:-1]
+    return np.float32(1.0) - np.concatenate([squared[:1], ratios])
 
 
 def _key(config: SchedulerConfig) -> str:
@@ -114,5 +140,5 @@ def _key(config: SchedulerConfig) -> str:
     return f"scheduler config '{key}'"
 
 
-def _extremes(betas: _F32) -> str:
-    return f"{betas.min():g} to {betas.max():g}"
+def _falls(alphas: _F32) -> bool:
+    return bool((np.diff(alphas) < 0.0).all())

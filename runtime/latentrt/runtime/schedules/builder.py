@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.schedules.betas import train_timesteps
+from latentrt.runtime.schedules.betas import check_betas, train_timesteps
 from latentrt.runtime.schedules.catalogue import (
     CATALOGUE,
     find_sampler,
@@ -109,7 +109,12 @@ def build_schedule(
     if schedule is not None:
         read, wanted = _respaced(read, wanted, schedule)
     _check(wanted, train_timesteps(read))
-    made = _BUILDERS[read.class_name](read, wanted)
+    try:
+        made = _BUILDERS[read.class_name](read, wanted)
+    except InputError as error:
+        if error.field == "schedule" and read.class_name not in EDM_CLASSES:
+            check_betas(read)
+        raise
     made = replace(made, spacing=_spacing(read, wanted))
     if brownian:
         _check_path(made)

@@ -133,10 +133,11 @@ def resolve_sampler(name: str) -> tuple[str, str | None]:
         if sampler is not None:
             return sampler, _SCHEDULE_OF[ending]
     spellings = {each.lower(): each for each in (*CATALOGUE, *sorted(_CLASSES))}
-    spellings |= {_squeezed(each): each for each in CATALOGUE}
     close = difflib.get_close_matches(name.lower(), spellings)
-    close += difflib.get_close_matches(squeezed, spellings)
-    near = list(dict.fromkeys(spellings[each] for each in close))[:3]
+    if not close:
+        spellings = {_squeezed(each): each for each in CATALOGUE}
+        close = difflib.get_close_matches(squeezed, spellings)
+    near = [spellings[each] for each in close]
     first = f"{', '.join(near)} or another" if near else "a name"
     raise InputError("sampler", f"{first} that `latentrt samplers` lists", repr(name))
 

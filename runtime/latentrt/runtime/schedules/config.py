@@ -34,13 +34,13 @@ class SchedulerConfig:
     values: Mapping[str, object]
 
     def flag(self, key: str) -> bool:
-        """A boolean; null is false, as in diffusers, and so is a key the class does not have."""
+        """A boolean, or 0 or 1; null and a key that is not there are false, as in diffusers."""
         value = self.values.get(key)
         if value is None:
             return False
-        if not isinstance(value, bool):
+        if value not in (True, False):
             raise _bad(key, "true or false", value)
-        return value
+        return bool(value)
 
     def integer(self, key: str, low: int, high: int) -> int:
         """An integer from `low` to `high`."""
@@ -122,9 +122,9 @@ def read_config(config: Mapping[str, object], sampler: str | None = None) -> Sch
     for key in ("use_flow_sigmas", "use_dynamic_shifting", "invert_sigmas"):
         if config.get(key):
             raise _bad(key, "false: flow matching is not built", config[key])
-    if config.get("variance_type") in ("learned", "learned_range"):
-        raise _bad("variance_type", "a fixed one: learned is not built", config["variance_type"])
     defaults = CLASS_DEFAULTS[name.class_name]
+    if "variance_type" in defaults and config.get("variance_type") in ("learned", "learned_range"):
+        raise _bad("variance_type", "a fixed one: learned is not built", config["variance_type"])
     given = {**_given(config), **name.decides}
     values = {**defaults, **{key: given[key] for key in defaults if key in given}}
     return SchedulerConfig(name.class_name, values)

@@ -26,7 +26,11 @@ def euler_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
     prediction_type: PredictionType = config.choice("prediction_type", PREDICTION_TYPES)
     log_linear = config.choice("interpolation_type", ("linear", "log_linear")) == "log_linear"
     levels = discrete_levels(config, wanted, log_linear=log_linear)
-    continuous = config.choice("timestep_type", ("discrete", "continuous")) == "continuous"
+    # As diffusers: null is not "continuous", which is all that it asks.
+    kind = config.values["timestep_type"]
+    continuous = kind is not None and (
+        config.choice("timestep_type", ("discrete", "continuous")) == "continuous"
+    )
     if continuous and prediction_type == "v_prediction":
         told = tuple(0.25 * math.log(sigma) for sigma in levels.sigmas[:-1])
         levels = replace(levels, timesteps=told)

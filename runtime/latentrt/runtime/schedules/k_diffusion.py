@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.runtime.schedules.betas import cumulative_alphas, sigma_table, train_timesteps
+from latentrt.bundle.errors import InputError
+from latentrt.runtime.schedules.betas import cumulative_alphas, sigma_table
 from latentrt.runtime.schedules.config import SchedulerConfig
 from latentrt.runtime.schedules.schedule import Evaluation
 from latentrt.runtime.schedules.spacing import (
@@ -80,12 +81,14 @@ def discrete_levels(
         ends = math.log(table[-1]), math.log(table[0])
         levels = np.exp(np.linspace(*ends, wanted.steps + 1))
     else:
-        levels = np.interp(timesteps, np.arange(train_timesteps(config)), table)
+        levels = np.interp(timesteps, np.arange(len(table)), table)
     respaced = respaced_sigmas(config, wanted, float(levels[-1]), float(levels[0]))
     if respaced is not None:
         levels, timesteps = respaced, timesteps_of(respaced, table).astype(np.float32)
     last = final_level(config, wanted, float(table[0]))
     sigmas = (*levels.astype(np.float32).tolist(), last)
+    if not 0.0 < min(sigmas[:-1]) <= max(sigmas) < math.inf:
+        raise InputError("schedule", "finite noise levels above 0", sigmas)
     # As diffusers: only leading spacing allows for the data's own variance at the first level.
     leading = config.values["timestep_spacing"] == "leading"
     return DiscreteLevels(

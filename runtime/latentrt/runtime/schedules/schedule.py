@@ -75,9 +75,9 @@ class Schedule:
         for e in self.evaluations:
             if not (math.isfinite(e.timestep) and 0.0 < e.sigma < math.inf):
                 raise InputError("schedule", "finite noise levels above 0", e)
-        for e in steps:
-            if not 0.0 <= e.sigma_next <= e.sigma:
-                raise InputError("schedule", "noise levels that never rise", e)
-        for before, after in itertools.pairwise(steps):
-            if after.sigma > before.sigma:
-                raise InputError("schedule", "noise levels that never rise", (before, after))
+        rises = [(e.sigma, e.sigma_next) for e in steps if not 0.0 <= e.sigma_next <= e.sigma]
+        rises += [(e.sigma, f.sigma) for e, f in itertools.pairwise(steps) if f.sigma > e.sigma]
+        if rises:
+            low, high = rises[0]
+            expected = "noise levels that never rise (fewer steps may do)"
+            raise InputError("schedule", expected, f"{low:g} before {high:g}")

@@ -62,8 +62,8 @@ def solver_levels(
     low, high = float(table[0]), float(table[-1])
     timesteps = spaced_timesteps(config, wanted, last=_clipped(config, alphas), endpoint=False)
     timesteps = np.trunc(timesteps) if wanted.timesteps is not None else np.round(timesteps)
-    levels = np.interp(timesteps, np.arange(train_timesteps(config)), table)
-    respaced = _evenly_in_log(config, wanted, low, high)
+    levels = np.interp(timesteps, np.arange(len(table)), table)
+    respaced = _evenly_in_log(config, wanted, table)
     if respaced is None:
         respaced = respaced_sigmas(config, wanted, low, high)
         truncated = truncated or levels_asked(config, wanted) in ("exponential", "beta")
@@ -101,18 +101,22 @@ def solver_schedule(
 
 def _clipped(config: SchedulerConfig, alphas: _F32) -> int:
     """The number of training timesteps whose log signal-to-noise ratio is high enough to visit."""
+    train = train_timesteps(config)
     if "lambda_min_clipped" not in config.values:
-        return len(alphas)
+        return train
     lowest = config.number("lambda_min_clipped", -math.inf, math.inf)
-    log_snr = np.log(np.sqrt(alphas)) - np.log(np.sqrt(np.float32(1.0) - alphas))
-    last = int(np.count_nonzero(log_snr.astype(np.float64) >= lowest))
-    if last == 0:
+    with np.errstate(divide="ignore"):
+        log_snr = np.log(np.sqrt(alphas)) - np.log(np.sqrt(np.float32(1.0) - alphas))
+    last = train - int(np.count_nonzero(log_snr.astype(np.float64) < lowest))
+    if last <= 0:
         raise InputError("scheduler config 'lambda_min_clipped'", "less than all clipped", lowest)
     return last
 
 
-def _evenly_in_log(config: SchedulerConfig, wanted: Wanted, low: float, high: float) -> _F64 | None:
+def _evenly_in_log(config: SchedulerConfig, wanted: Wanted, table: _F32) -> _F64 | None:
     """Levels spaced evenly in their logarithm, if that is what `use_lu_lambdas` comes to.
+
+    The logarithms are single precision's, as in diffusers: a truncated timestep hangs on them.
 
     Source: arXiv:2206.00927, section 3.
     """
@@ -123,4 +127,9 @@ def _evenly_in_log(config: SchedulerConfig, wanted: Wanted, low: float, high: fl
         return None
     if wanted.timesteps is not None:
         raise InputError("timesteps", "none where use_lu_lambdas is true", "some")
-    return np.exp(np.linspace(math.log(high), math.log(low), wanted.steps))
+    if not 0.0 < table[0] <= table[-1] < math.inf:
+        raise InputError(
+            "schedule", "finite noise levels above 0", f"{table[-1]:g} to {table[0]:g}"
+        )
+    ends = np.log(table[[-1, 0]])
+    return np.exp(np.linspace(float(ends[0]), float(ends[1]), wanted.steps))

@@ -32,6 +32,8 @@ _F32 = NDArray[np.float32]
 _SPACINGS: Final = ("linspace", "leading", "trailing")
 SIGMAS: Final = (1e-6, 1e6)
 """The noise levels that a config may ask for: far beyond what a model knows, and no overflow."""
+_NO_LEVEL: Final = 1e-10
+"""Stands for a level of 0, which has no logarithm."""
 
 _ALIGNED: Final = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 _ALIGNED_XL: Final = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
@@ -96,7 +98,9 @@ def respaced_sigmas(
     if "sigma_min" in config.values:
         low = config.optional("sigma_min", *SIGMAS) or low
         high = config.optional("sigma_max", *SIGMAS) or high
-    if low > high:
+    if not 0.0 < low <= high < math.inf:
+        if "sigma_min" not in config.values:
+            raise InputError("schedule", "finite noise levels above 0", f"{high:g} to {low:g}")
         key = "sigma_max" if config.values["sigma_max"] is not None else "sigma_min"
         expected = f"levels that fall, not from {high:g} to {low:g}"
         raise InputError(f"scheduler config '{key}'", expected, config.values[key])
@@ -168,14 +172,18 @@ def own_sigmas(sigmas: tuple[float, ...]) -> tuple[float, ...]:
 def timesteps_of(sigmas: _F64, table: _F32) -> _F64:
     """The fractional timesteps at which a table of noise levels has these, by their logarithms.
 
-    `table` is float32 [num_train_timesteps], rising; levels outside it take its ends.
+    `table` is float32 [num_train_timesteps]; levels outside it take its ends. Where it does not
+    rise, it is the last of the timesteps between which a level lies.
+
+    Source: diffusers' `EulerDiscreteScheduler._sigma_to_t`.
     """
     if len(table) == 1:
         return np.zeros_like(sigmas)
     # Single and double precision meet here as in diffusers: a rounded timestep may hang on it.
-    logs = np.log(table)
-    wanted = np.log(np.maximum(sigmas, 1e-10))
-    below = np.clip(np.searchsorted(logs, wanted, side="right") - 1, 0, len(logs) - 2)
+    logs = np.log(np.clip(table, np.float32(_NO_LEVEL), np.finfo(np.float32).max))
+    wanted = np.log(np.maximum(sigmas, _NO_LEVEL))
+    least_from = np.minimum.accumulate(logs[::-1])[::-1]
+    below = np.clip(np.searchsorted(least_from, wanted, side="right") - 1, 0, len(logs) - 2)
     low, high = logs[below], logs[below + 1]
     # Far from the data two logarithms may round to the same: the later timestep then.
     ratio = np.divide(low - wanted, low - high, out=np.ones_like(wanted), where=low != high)

@@ -27,9 +27,13 @@ _NOISE_ALONE: Final = math.sqrt((1.0 - _ZERO_SIGNAL) / _ZERO_SIGNAL)
 
 
 def trained_levels(config: SchedulerConfig) -> list[float]:
-    """The noise level of every training timestep, rising; about 1e9 where no signal is left."""
+    """The noise level of every training timestep; about 1e9 at zero terminal SNR.
+
+    It is infinite where other betas leave no signal.
+    """
     alphas = cumulative_alphas(config, floor=_ZERO_SIGNAL).astype(np.float64)
-    return np.sqrt((1.0 - alphas) / alphas).tolist()
+    with np.errstate(divide="ignore"):
+        return np.sqrt((1.0 - alphas) / alphas).tolist()
 
 
 def last_level(config: SchedulerConfig, levels: Sequence[float]) -> float:
