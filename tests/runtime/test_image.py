@@ -223,7 +223,9 @@ def test_a_file_object_is_given_a_png(drawn: Result, tmp_path: Path) -> None:
         open,
         "x" * 300 + ".png",
     ],
-    ids=str,
+    ids=lambda output: (
+        type(output).__name__ if callable(output) or hasattr(output, "write") else repr(output)[:12]
+    ),
 )
 def test_an_output_that_cannot_be_written_is_named(
     drawn: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Any
