@@ -530,9 +530,13 @@ def test_a_file_is_not_a_bundle(tmp_path: Path) -> None:
     refused(tmp_path / "file", tmp_path / "file", "no such bundle folder")
 
 
-def test_a_folder_without_a_manifest_is_not_a_bundle(checkpoint: Callable[[str], Path]) -> None:
+def test_a_folder_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
+    refused(tmp_path, tmp_path, "is not a bundle: it has no manifest.json")
+
+
+def test_a_checkpoint_is_not_a_bundle(checkpoint: Callable[[str], Path]) -> None:
     folder = checkpoint("heads")
-    refused(folder, folder, "is not a bundle: it has no manifest.json")
+    refused(folder, folder, f"is a checkpoint, not a bundle; make one: latentrt export {folder}")
 
 
 # What a bundle gives.
