@@ -230,7 +230,7 @@ def cancelling_tolerance(allowed: float, before: float, after: float) -> float:
     A step from level s to level t is x' = x + (t - s) d, with d = (x - denoised) / s. An error e
     of `denoised` becomes an error (1 - t / s) e of x'. That error, relative to x', is `allowed`.
 
-    A step from level 4096, as at zero terminal SNR, cancels almost all of x. float32 holds x on a
+    A step from level 4096, as at zero terminal SNR, cancels almost all of x. In float32 x lies on a
     grid of q = 2**-23 |x|, which may be coarser than e. Rounding then moves a share e / q of the
     numbers by a whole q: the mean square is e q, not e**2. Three operations round on that grid:
     x - denoised, d and (t - s) d. The sum is sqrt(e**2 + 3 e q), with e and q relative to x'.

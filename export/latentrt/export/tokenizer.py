@@ -72,9 +72,8 @@ def open_tokenizers(
 ) -> dict[str, Tokenizer]:
     """The tokenizer of each text encoder, by the encoder's name; `folder` is one to work in.
 
-    Raises `CheckpointError` for files that cannot be read, for ids that the text encoder does not
-    have, and where two encoders would be given sequences of two lengths, whose states could not lie
-    side by side.
+    Raises `CheckpointError` for files that cannot be read and ids that the text encoder lacks. It
+    also raises where two tokenizers have two lengths: states of both have to lie side by side.
     """
     tokenizers = {
         encoder: _open(source, tokenizer_of(encoder), parts[encoder], folder)

@@ -77,8 +77,8 @@ class PromptTokenizer:
     def __call__(self, prompt: str) -> Tokens:
         """BOS, at most `length - 2` tokens of the prompt, EOS, padding.
 
-        A textual inversion's first token stands for all of its vectors. Raises `InputError` for
-        what is not text.
+        A textual inversion's first token stands for all of its vectors. Raises `InputError` if the
+        prompt is not text.
         """
         prompt = text("prompt", prompt)
         encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
