@@ -56,7 +56,8 @@ class BatchedRun(Run):
         self, plan: Plan, leave: Callable[[BatchedRun], None], until: float | None = None
     ) -> None:
         self._home = Home("run")
-        self.plan = plan
+        self.plan = replace(plan, engines=())
+        self._engines = plan.engines  # held until the run ends, so that none is freed
         self.future: Future[Result] = RunFuture(self._home)
         self._leave = leave
         self._begun = time.perf_counter()
@@ -157,7 +158,7 @@ class BatchedRun(Run):
         if future.cancelled():
             future.set_running_or_notify_cancel()  # else `concurrent.futures.wait` waits for ever
         self._done.clear()
-        self.plan = replace(self.plan, engines=())  # they may be freed now
+        self._engines = ()  # they may be freed now
         self._leave(self)
         with self._told:
             self._told.notify_all()

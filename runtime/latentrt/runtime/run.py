@@ -59,7 +59,8 @@ class DirectRun(Run):
 
     def __init__(self, plan: Plan) -> None:
         self._home = Home("run")
-        self._plan = plan
+        self._plan = replace(plan, engines=())
+        self._engines = plan.engines  # held until the last step, so that none is freed
         self._begun = time.perf_counter()
         self._batches: dict[int, Batch] = {}
         self._unet_seconds = 0.0
@@ -124,7 +125,7 @@ class DirectRun(Run):
         finally:
             # Engines that nobody else uses may be freed now.
             self._batches.clear()
-            self._plan = replace(self._plan, engines=())
+            self._engines = ()
 
     def _pictures(self) -> Generator[Step, None, None]:
         for image in range(self._plan.request.num_images):
