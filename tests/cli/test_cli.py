@@ -416,6 +416,7 @@ def test_samplers_lists_every_name_that_generate_takes(run: Run) -> None:
     heading, *table = done.out.splitlines()
     assert [name.strip() for name in heading.split("  ") if name] == [
         "sampler",
+        "web UI",
         "diffusers class",
         "schedules",
     ]
