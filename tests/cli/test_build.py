@@ -190,8 +190,9 @@ def test_the_cache_is_listed_limited_and_removed(
     [
         (("build", "BUNDLE", "--size", "60x64"), "size: expected width and height in multiples"),
         (("build", "BUNDLE", "--size", "big"), "size: expected WIDTHxHEIGHT"),
-        (("build", "BUNDLE", "--batch", "0"), "batch: expected at least 1, got 0"),
-        (("build", "BUNDLE", "--decode-batch", "1,0"), "decode-batch: expected at least 1, got 0"),
+        (("build", "BUNDLE", "--batch", "0"), "batch: expected numbers from 1 to 1024, got 0"),
+        (("build", "BUNDLE", "--decode-batch", "1,0"), "decode-batch: expected numbers from 1"),
+        (("build", "BUNDLE", "--batch", "9" * 20), "batch: expected numbers from 1 to 1024"),
         (("build", "BUNDLE", "--batch", "1,x"), "batch: expected whole numbers"),
         (("build", "BUNDLE", "--engine", "cuda"), "engine: expected one of auto"),
         (("cache", "--limit", "much"), "limit: expected a size such as 5GB or 500MB"),

@@ -121,7 +121,9 @@ def test_json_is_one_object_and_nothing_else(
         (("--engine", "cuda"), "engine: expected one of auto, onnxruntime, "),
         (("--precision", "int3"), "int3"),
         (("--latents", "/nowhere.npy"), "/nowhere.npy: no such file"),
-        (("--threads", 0), "threads: expected at least 1"),
+        (("--threads", 0), "threads: expected an integer from 1 to 4096, got 0"),
+        (("--threads", 10**20), "threads: expected an integer from 1 to 4096, got 1"),
+        (("--original-size", "big"), "original-size: expected WIDTHxHEIGHT"),
         (("--from", "/nowhere.png"), "/nowhere.png: is not a readable PNG"),
         (("--sampler", "heun", "--brownian"), "brownian: expected a sampler that follows a path"),
         (("--sampler", "lcm", "--schedule", "karras"), "schedule: expected none with LCMScheduler"),
@@ -414,6 +416,7 @@ def test_samplers_lists_every_name_that_generate_takes(run: Run) -> None:
     heading, *table = done.out.splitlines()
     assert [name.strip() for name in heading.split("  ") if name] == [
         "sampler",
+        "web UI",
         "diffusers class",
         "schedules",
     ]

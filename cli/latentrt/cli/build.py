@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, VerificationFailed
@@ -20,6 +20,8 @@ from latentrt.runtime.bundle_engines import choices
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
+
+MAX_BATCH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,9 @@ def wanted(
         if size.width % factor or size.height % factor:
             raise InputError("size", f"width and height in multiples of {factor}", size)
     for option, counts in (("batch", batches), ("decode-batch", decodes)):
-        if min(counts) < 1:
-            raise InputError(option, "at least 1", min(counts))
+        wrong = [count for count in counts if not 1 <= count <= MAX_BATCH]
+        if wrong:
+            raise InputError(option, f"numbers from 1 to {MAX_BATCH}", wrong[0])
     length = Conditioner(bundle).length
     found = {
         str(want): want

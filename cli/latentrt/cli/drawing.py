@@ -107,9 +107,9 @@ def generate(
     """Draw pictures from a bundle; prints their paths last."""
     from latentrt.cli.again import again
     from latentrt.cli.generate import load_latents, make
-    from latentrt.cli.values import assignments, corner, interval, numbers, weighted
+    from latentrt.cli.values import assignments, corner, interval, numbers, size_of, weighted
     from latentrt.engines.engine import Options
-    from latentrt.runtime import Guidance, Request, Sampling, Size
+    from latentrt.runtime import Guidance, Request, Sampling
 
     if prompt is None and source is None:
         if not bundle.is_dir():
@@ -123,7 +123,7 @@ def generate(
     request = Request(
         prompt or "",
         negative_prompt=negative_prompt,
-        size=None if size is None else Size.parse(size),
+        size=size_of("size", size),
         num_images=num_images,
         seed=None if seed == -1 else seed,
         sampling=Sampling(
@@ -147,9 +147,9 @@ def generate(
         latents=noise if source is None else None,
         composed=[weighted("compose", text) for text in compose or ()],
         generator=generator,
-        original_size=None if original_size is None else Size.parse(original_size),
+        original_size=size_of("original-size", original_size),
         crop=corner("crop", crop),
-        target_size=None if target_size is None else Size.parse(target_size),
+        target_size=size_of("target-size", target_size),
     )
     if source is not None:
         request = again(source, request, _given(context), noise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latentrt.bundle.errors import InputError
+from latentrt.runtime import Size
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
@@ -29,6 +30,14 @@ def interval(option: str, text: str) -> tuple[float, float]:
     if len(found) != 2:
         raise InputError(option, "LOW,HIGH", repr(text))
     return found[0], found[1]
+
+
+def size_of(option: str, text: str | None) -> Size | None:
+    """WIDTHxHEIGHT in pixels, None for None."""
+    try:
+        return None if text is None else Size.parse(text)
+    except InputError as error:
+        raise InputError(option, error.expected, error.got) from None
 
 
 def corner(option: str, text: str) -> tuple[int, int]:

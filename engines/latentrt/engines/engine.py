@@ -135,7 +135,7 @@ class Options:
         for name in ("threads", "streams"):
             value = getattr(self, name)
             if value is not None:
-                put(self, name, integer(name, "an integer of at least 1", value, 1))
+                put(self, name, integer(name, "an integer from 1 to 4096", value, 1, 4096))
         put(self, "level", integer("level", "an integer from 0 to 5", self.level, 0, 5))
         for name in ("arena", "stripped"):
             put(self, name, flag(name, getattr(self, name)))
