@@ -39,11 +39,13 @@ $(FINDINGS): $(wildcard */latentrt/*/*.py */latentrt/*/*/*.py benchmarks/peers/*
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(BUNDLE)/manifest.json: $(STAMP)
+# A bundle that is newer than the checkpoint and the code that exports it stays.
+$(BUNDLE)/manifest.json: $(STAMP) $(wildcard models/shapes/model_index.json models/shapes/*/* \
+	export/latentrt/export/*.py bundle/latentrt/bundle/*.py weights/latentrt/weights/*.py \
+	runtime/latentrt/runtime/schedules/*.py)
 	$(BIN)/latentrt export models/shapes $(BUNDLE) --force
 
-run: $(STAMP) ## Export models/shapes and generate a picture; prints its path last
-	$(BIN)/latentrt export models/shapes $(BUNDLE) --force
+run: $(BUNDLE)/manifest.json ## Export models/shapes if it changed and generate a picture; prints its path last
 	$(BIN)/latentrt generate $(BUNDLE) "a large red circle on a blue background" \
 		-o $(PICTURE) --seed 7 --guidance-scale 5
 

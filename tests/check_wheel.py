@@ -1,8 +1,8 @@
 """Install the wheel alone in a fresh environment and run it there: `make check` does this last.
 
-What it holds: the wheel contains every room; the base dependencies suffice for `latentrt doctor`;
-with `[onnxruntime]` beside them, and nothing else, a picture comes out of an exported bundle; and
-neither brings in what only an export needs.
+What it holds: the wheel contains every room, each with its types; the base dependencies suffice for
+`latentrt doctor`; with `[onnxruntime]` beside them, and nothing else, a picture comes out of an
+exported bundle; and neither brings in what only an export needs.
 """
 
 from __future__ import annotations
@@ -12,13 +12,25 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("bundle", "weights", "engines", "runtime", "export", "benchmarks", "cli")
 NOT_IN_BASE = ("torch", "onnx", "diffusers", "transformers")
 INSTALLED = """
 import importlib.util, sys
 print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name)])
+"""
+
+
+# A program of a user's, with what a type checker is to find in it.
+WRONG = """
+from latentrt.runtime import Pipeline, Request
+
+pipeline = Pipeline.open(3.5)
+result: int = pipeline(Request("a red circle"))
+Request(5, seed="x")
 """
 
 
@@ -39,6 +51,29 @@ def size_of(folder: Path) -> int:
     return round(sum(p.stat().st_size for p in files if "pip" not in p.parts) / 1e6)
 
 
+def check_types(wheel: Path, folder: Path, python: Path) -> None:
+    """Exit unless a type checker finds the types of the installed wheel, and what is wrong."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    missing = [room for room in ROOMS if f"latentrt/{room}/py.typed" not in names]
+    if missing:
+        sys.exit(f"{wheel.name}: no py.typed in {', '.join(missing)}")
+    program = folder / "program" / "user.py"
+    program.parent.mkdir()
+    program.write_text(WRONG)
+    settings = {"typeCheckingMode": "strict", "include": ["user.py"]}
+    (program.parent / "pyrightconfig.json").write_text(json.dumps(settings))
+    pyright = Path(sys.executable).parent / "pyright"
+    command = (pyright, "--outputjson", "--pythonpath", python)
+    done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False)
+    found = {
+        (entry["range"]["start"]["line"], entry.get("rule", ""))
+        for entry in json.loads(done.stdout)["generalDiagnostics"]
+    }
+    expected = {(3, "reportArgumentType"), (4, "reportAssignmentType"), (5, "reportArgumentType")}
+    if found != expected:
+        sys.exit(f"{wheel.name}: a type checker finds {sorted(found)}, not {sorted(expected)}")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="latentrt-wheel-") as name:
         folder = Path(name)
@@ -50,6 +85,7 @@ def main() -> None:
         install = ("-m", "pip", "install", "-qq", "--disable-pip-version-check")
         run(binaries / "python", *install, wheel, "-c", ROOT / "constraints.txt", cwd=folder)
 
+        check_types(wheel, folder, binaries / "python")
         run(binaries / "latentrt", "doctor", cwd=folder)
         base = size_of(folder / "env")
         run(

@@ -231,16 +231,3 @@ def test_what_does_not_go_together_is_one_line(
 def test_a_picture_whose_request_is_malformed_is_named(ask: Ask, part: str) -> None:
     assert ask({**RECORDED.to_json(), part: 3}, "--steps", 3) is None
     assert f"picture.png: holds a request without {part}" in ask.error
-
-
-def test_a_picture_is_written_over_only_where_that_was_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    ask = Ask(tmp_path, monkeypatch, capsys)
-    assert ask(RECORDED) is not None
-    (tmp_path / "picture.png").rename(tmp_path / "out.png")
-    (tmp_path / "picture.png").symlink_to("out.png")
-    assert ask(RECORDED) is None
-    assert "-o, for" in ask.error
-    assert ask(RECORDED, "-o", "out.png") is not None

@@ -7,18 +7,17 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cli.command import LATENTRT
 from tests.cli.outcome import Run
 
 from latentrt.runtime.schedules import CATALOGUE
-
-LATENTRT = [sys.executable, "-c", "from latentrt.cli.main import main; main()"]
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -118,10 +117,10 @@ def test_json_is_one_object_and_nothing_else(
         ),
         (("--schedule", "caras"), "schedule: expected one of"),
         (("--steps", 5000), "steps: expected an integer from 1 to 1000"),
-        (("--seed", -1), "seed: expected"),
+        (("--seed", -2), "seed: expected"),
         (("--engine", "cuda"), "engine: expected one of auto, onnxruntime, "),
         (("--precision", "int3"), "int3"),
-        (("--latents", "/nowhere.npy"), "/nowhere.npy: is not a readable .npy"),
+        (("--latents", "/nowhere.npy"), "/nowhere.npy: no such file"),
         (("--threads", 0), "threads: expected at least 1"),
         (("--from", "/nowhere.png"), "/nowhere.png: is not a readable PNG"),
         (("--sampler", "heun", "--brownian"), "brownian: expected a sampler that follows a path"),
@@ -272,6 +271,99 @@ def test_help_lists_every_command_and_each_has_its_own() -> None:
         assert command in done.stdout
         own = subprocess.run([*LATENTRT, command, "-h"], capture_output=True, text=True, check=True)
         assert "Usage:" in own.stdout
+
+
+def test_without_a_command_the_help_keeps_its_lines(run: Run) -> None:
+    alone, asked = run(), run("--help")
+    assert (alone.status, alone.out, asked.status, asked.err) == (2, "", 0, "")
+    assert alone.err == asked.out
+    assert alone.err.splitlines()[0] == "Usage: latentrt [OPTIONS] COMMAND [ARGS]..."
+
+
+def test_version_is_the_installed_one(run: Run) -> None:
+    assert run("--version") == (0, f"latentrt {metadata.version('latentrt')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (("genrate", "x"), "generate"),
+        (("generate", "b", "x", "--stps", 3), "--steps"),
+        (("inspect", "x", "--jsn"), "--json"),
+        (("bench", "b", "--arivals", 3), "--arrivals"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest_name(
+    run: Run, words: tuple[object, ...], nearest: str
+) -> None:
+    done = run(*words)
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert nearest in done.err
+
+
+def test_a_bundle_that_is_not_given_is_missed_and_not_the_prompt(
+    run: Run, bundle: Callable[[str], Path]
+) -> None:
+    done = run("generate", "a red circle")
+    assert done.status == 2
+    assert done.err.startswith("latentrt: bundle: expected a folder made by `latentrt export`")
+    swapped = run("generate", "a red circle", bundle("heads"))
+    assert swapped.status == 2
+    assert "bundle: expected the bundle before the prompt" in swapped.err
+
+
+COMMANDS = ("generate", "build", "compare", "bench")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_checkpoint_in_place_of_a_bundle_gets_the_command_that_makes_one(
+    run: Run, tmp_path: Path, command: str
+) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    single = tmp_path / "model.safetensors"
+    single.touch()
+    more = ("a red circle",) if command == "generate" else ()
+    done = run(command, folder, *more)
+    assert done.status == 2
+    assert f"latentrt export '{folder}' BUNDLE" in done.err
+    done = run(command, single, *more)
+    assert done.status == 2
+    assert "is a checkpoint in one file" in done.err
+
+
+def test_export_of_a_bundle_says_that_it_is_one(
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = run("export", bundle("heads"), tmp_path / "b")
+    assert (done.status, "is a bundle already" in done.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_nobody_expected_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = []
+
+    def fail() -> None:
+        raise errors[-1]
+
+    monkeypatch.setattr("latentrt.cli.doctor.diagnose", fail)
+    for error, told in (
+        (TypeError("a\nb"), "unexpected TypeError: a b"),
+        (MemoryError(), "memory: "),
+        (EOFError(), "unexpected EOFError"),
+        (OSError(28, "No space left on device", "/x/y"), "/x/y: No space left on device"),
+    ):
+        errors.append(error)
+        done = run("doctor")
+        assert (done.status, done.out, len(done.err.splitlines())) == (1, "", 1)
+        assert told in done.err
+    monkeypatch.setenv("LATENTRT_TRACEBACK", "1")
+    errors.append(TypeError("shown"))
+    with pytest.raises(TypeError, match="shown"):
+        run("doctor")
 
 
 def test_options_of_sampling_and_guidance_reach_the_picture(

@@ -385,15 +385,17 @@ def test_calls_that_wait_for_a_context_end_when_the_engine_is_closed(
         else:
             ended.append(None)
 
-    threads = [threading.Thread(target=call) for _ in range(CALLS + 3)]
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(CALLS + 3)]
     for thread in threads:
         thread.start()
+    begun = time.monotonic()
     while plan.gate.n_waiting < CALLS:
+        assert time.monotonic() < begun + 60
         time.sleep(0.001)
     engine.close()
     plan.gate.wait(timeout=60)
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=10)
     assert [error is None for error in ended].count(True) == CALLS
     assert len(ended) == CALLS + 3
     assert not gpu.memory

@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.runtime.toy_model import WAIT, Gate, Model, request
 
@@ -27,6 +28,12 @@ from latentrt.runtime.plan import Plan
         ({"batch_sizes": (0, 2)}, "batch_sizes"),
         ({"decode_sizes": (-1,)}, "decode_sizes"),
         ({"batch_sizes": (2.5,)}, "batch_sizes"),
+        ({"batch_sizes": 8}, "batch_sizes"),
+        ({"batch_sizes": "8"}, "batch_sizes"),
+        ({"batch_sizes": None}, "batch_sizes"),
+        ({"batch_sizes": [True]}, "batch_sizes"),
+        ({"decode_sizes": 1}, "decode_sizes"),
+        ({"queue": "5"}, "queue"),
         ({"queue": 0}, "queue"),
         ({"queue": math.nan}, "queue"),
     ],
@@ -168,3 +175,26 @@ def test_a_batcher_that_is_left_unclosed_is_collected_and_its_threads_end() -> N
     for thread in threads:
         thread.join(WAIT)
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("deadline", ["5", [1], True, math.nan, 0, -1.0, 1j, b"5", {}])
+def test_a_deadline_that_is_no_time_is_named(deadline: Any) -> None:
+    with Batcher(Model()) as batcher:
+        with pytest.raises(InputError, match=r"^deadline: expected a number of seconds above 0"):
+            batcher.submit(request(1), deadline=deadline)
+        assert batcher.load.pictures == 0
+
+
+def test_numpys_numbers_will_do_for_a_batcher() -> None:
+    sizes: Any = np.array([2, 1])
+    with Batcher(Model(), batch_sizes=sizes, queue=np.int32(4)) as batcher:  # pyright: ignore[reportArgumentType]
+        run = batcher.submit(request(1), deadline=np.float32(WAIT))  # pyright: ignore[reportArgumentType]
+        assert len(run.result().images) == 1
+
+
+@pytest.mark.parametrize("given", [None, "a red circle", 5, {}])
+def test_what_is_no_request_or_planner_is_named(given: Any) -> None:
+    with Batcher(Model()) as batcher, pytest.raises(InputError, match=r"^request: "):
+        batcher.submit(given)
+    with pytest.raises(InputError, match=r"^planner: "):
+        Batcher(given)

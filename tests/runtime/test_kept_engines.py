@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from latentrt.engines.backends import Chosen
 from latentrt.engines.cache import Cache, Opened
 from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
 from latentrt.engines.function import FunctionEngine
-from latentrt.runtime import Pipeline, Request, Sampling, Size
+from latentrt.runtime import Pipeline, Request, Sampling, Size, pipeline
 from latentrt.runtime import bundle_engines as module
 from latentrt.runtime.bundle_engines import BundleEngines
 
@@ -115,7 +114,7 @@ def test_a_batchers_runs_keep_their_engines_until_they_end(
 
 
 def test_by_default_weights_take_at_most_half_the_memory(
-    bundle: Callable[[str], Path], opened: list[str], caplog: pytest.LogCaptureFixture
+    bundle: Callable[[str], Path], opened: list[str], logged: list[str]
 ) -> None:
     found = Bundle.open(bundle("heads"))
     record = found.manifest.components["vae_decoder"]
@@ -130,11 +129,10 @@ def test_by_default_weights_take_at_most_half_the_memory(
         guarded=True,
         memory=2 * 3 * size,
     )
-    with caplog.at_level(logging.INFO, "latentrt"):
-        for n in range(5):
-            engines.get("vae_decoder", {"batch": 1, "height": 8 + n, "width": 8})
+    for n in range(5):
+        engines.get("vae_decoder", {"batch": 1, "height": 8 + n, "width": 8})
     assert len(ALIVE) == 3
-    assert "vae_decoder batch=1 height=8 width=8: not kept any more" in caplog.messages
+    assert "vae_decoder batch=1 height=8 width=8: not kept any more" in logged
     engines.close()
 
 
@@ -142,9 +140,42 @@ def test_closing_closes_engines_in_use_too(
     bundle: Callable[[str], Path], opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed: list[Engine] = []
-    monkeypatch.setattr(FunctionEngine, "close", closed.append)
+    monkeypatch.setattr(FunctionEngine, "close", lambda self: closed.append(self))
     with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=1) as pipe:
         held = pipe.engine("vae_decoder", {"batch": 1, "height": 8, "width": 8})
         pipe.engine("vae_decoder", {"batch": 1, "height": 9, "width": 8})
     assert held in closed
     assert len(closed) == 2
+
+
+@pytest.mark.parametrize(
+    ("copies", "most", "expected"),
+    [
+        (9.0, 8, {1, 2, 4, 8}),
+        (3.5, 8, {1, 2, 8}),
+        (2.0, 8, {2, 8}),
+        (0.5, 8, {8}),
+        (9.0, 6, {1, 2, 4, 6}),
+        (9.0, 1, {1}),
+    ],
+)
+def test_a_batcher_compiles_no_more_sizes_than_memory_bears(
+    bundle: Callable[[str], Path],
+    opened: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    copies: float,
+    most: int,
+    expected: set[int],
+) -> None:
+    path = bundle("heads")
+    manifest = Bundle.open(path).manifest
+    weights = manifest.files[manifest.components["unet"].weights].size
+    monkeypatch.setattr(pipeline, "available_memory", lambda: int(2 * copies * weights))
+    with (
+        Pipeline.open(path, engine="onnxruntime") as pipe,
+        pipe.batcher(max_batch=most) as batcher,
+    ):
+        run = batcher.submit(request(64))
+        found = {batch for name, batch in pipe.compiled if name == "unet"}
+        run.result()
+    assert found == expected

@@ -315,3 +315,64 @@ def test_another_sampler_of_ones_own_is_noted() -> None:
     assert note.endswith("sampler plms, the model's own; this model's own is euler")
     assert made.notes(now, Sampling("plms")) == ()
     assert made.notes(made, Sampling()) == ()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": 5},
+        {"engine": None},
+        {"precision": None},
+        {"threads": 1.5},
+        {"threads": "2"},
+        {"threads": True},
+        {"threads": 0},
+        {"streams": "1"},
+        {"arena": "no"},
+        {"level": "3"},
+        {"level": 2.0},
+        {"stripped": 1},
+        {"components": None},
+        {"components": ["unet"]},
+        {"components": {"unet": 5}},
+        {"components": {5: "fp32"}},
+        {"build": []},
+        {"cache": 5},
+        {"max_pixels": "9"},
+        {"max_engines": 1.5},
+        {"path": None},
+        {"path": 5},
+        {"path": b"bundle"},
+        {"path": "a\0b"},
+    ],
+    ids=str,
+)
+def test_an_option_of_a_wrong_kind_is_named(
+    bundle: Callable[[str], Path], options: dict[str, Any]
+) -> None:
+    (field,) = options
+    with pytest.raises(InputError) as caught:
+        Pipeline.open(**{"path": bundle("heads"), **options})
+    assert caught.value.field == {"path": "bundle"}.get(field, field)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda p: p.batcher(max_batch="8"), "max_batch"),
+        (lambda p: p.batcher(max_batch=1.5), "max_batch"),
+        (lambda p: p.batcher(max_batch=0), "max_batch"),
+        (lambda p: p.batcher(batch_sizes=8), "batch_sizes"),
+        (lambda p: p.run(None), "request"),
+        (lambda p: p("a red circle"), "request"),
+        (lambda p: p.decode("latents"), "latents"),
+        (lambda p: p.engine("vea", {}), "component"),
+        (lambda p: p.engine("unet", None), "sizes"),
+        (lambda p: Pipeline(None, "auto", p.options, {}), "bundle"),  # pyright: ignore[reportArgumentType]
+        (lambda p: Pipeline(p.bundle, "auto", None, {}), "options"),  # pyright: ignore[reportArgumentType]
+    ],
+)
+def test_an_argument_of_a_wrong_kind_is_named(pipeline: Pipeline, call: Any, field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        call(pipeline)
+    assert caught.value.field == field

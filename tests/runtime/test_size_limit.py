@@ -123,7 +123,7 @@ def test_the_operators_limit_replaces_the_default() -> None:
 
 
 def test_a_config_that_tells_nothing_refuses_nothing_for_its_memory() -> None:
-    limit({}, 64, 1 * GB).check(Size(1024, 1024), rows=2)
+    limit({}, 64, 4 * GB).check(Size(1024, 1024), rows=64)
 
 
 def test_a_size_beyond_the_limit_is_refused_before_anything_is_compiled(

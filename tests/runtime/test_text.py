@@ -344,25 +344,26 @@ SPECIAL = {"bos_token_id": 624, "eos_token_id": 625, "pad_token_id": 625, "model
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem"),
+    ("key", "value"),
     [
-        ({"bos_token_id": -1}, "bos_token_id is -1"),
-        ({"bos_token_id": None}, "bos_token_id is None"),
-        ({"eos_token_id": "625"}, "eos_token_id is '625'"),
-        ({"eos_token_id": True}, "eos_token_id is True"),
-        ({"pad_token_id": 625.5}, "pad_token_id is 625.5"),
-        ({"pad_token_id": 2**40}, "pad_token_id is 1099511627776"),
-        ({"model_max_length": 1}, "model_max_length is 1"),
-        ({"model_max_length": 10**9}, "model_max_length is 1000000000"),
+        ("bos_token_id", -1),
+        ("bos_token_id", None),
+        ("eos_token_id", "625"),
+        ("eos_token_id", True),
+        ("pad_token_id", 625.5),
+        ("pad_token_id", 2**40),
+        ("model_max_length", 1),
+        ("model_max_length", 10**9),
     ],
 )
 def test_a_special_token_that_is_no_id_is_named(
-    bundle: Callable[[str], Path], tmp_path: Path, changes: dict[str, Any], problem: str
+    bundle: Callable[[str], Path], tmp_path: Path, key: str, value: object
 ) -> None:
     shutil.copytree(bundle("heads") / "tokenizer", tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "special_tokens.json"
-    path.write_text(json.dumps({**SPECIAL, **changes}))
-    with pytest.raises(BundleError, match=f"tokenizer: is malformed: {problem}"):
+    path.write_text(json.dumps({**SPECIAL, key: value}))
+    problem = f"tokenizer: is malformed: {key}: expected an integer .*, got {value!r}"
+    with pytest.raises(BundleError, match=problem):
         PromptTokenizer(tmp_path / "tokenizer")
 
 

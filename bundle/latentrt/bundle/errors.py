@@ -1,9 +1,9 @@
 """Every error that latentrt raises, sorted by what the caller does next.
 
-Mend the input (`InputError`) or a file (`FileError`); get or build an engine (`EngineError`); take
-another precision (`NonFinite`); nothing, since the run was ended on request (`Stopped`); try again
-later (`Busy`); open another pipeline or batcher (`Closed`); report a bug (`InternalError`). A
-message names the thing that is wrong.
+`InputError`: mend the argument. `FileError`: mend the file. `EngineError`: get or build an engine.
+`NonFinite`: take another precision. `Stopped`: nothing, the run was ended on request. `Busy`: try
+again later. `Closed`: open another pipeline or batcher. `InternalError`: report a bug. A message
+names the thing that is wrong.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class InternalError(LatentrtError, RuntimeError):
 def as_latentrt(error: BaseException) -> BaseException:
     """An exception as the public API raises it.
 
-    Errors of ours, MemoryError and what ends a program stay as they are; an OSError becomes a
-    `FileError`, anything else an `InternalError`, with the exception as `__cause__`.
+    Errors of ours, MemoryError and what ends a program stay as they are. An OSError becomes a
+    `FileError`, anything else an `InternalError`. The exception is its `__cause__`.
     """
     if isinstance(error, LatentrtError | MemoryError) or not isinstance(error, Exception):
         return error

@@ -22,7 +22,7 @@ _SHOWN: Final = 60
 def open_file(path: Path) -> BinaryIO:
     """Open a file for reading; raises `OSError` with the path for a folder, device or pipe.
 
-    A pipe that nobody writes to is not waited for.
+    It does not wait for the other end of a pipe.
     """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
     descriptor = os.open(path, flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -152,8 +153,7 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle; raises `BundleError` saying what is wrong with it."""
     path = folder / FILE_NAME
-    if not folder.is_dir():
-        raise BundleError(folder, "no such bundle folder")
+    _check_kind(folder)
     if not os.path.lexists(path):
         raise BundleError(folder, f"is not a bundle: it has no {FILE_NAME}")
     value = read_object(path)
@@ -182,6 +182,20 @@ def _check_decoder(decoder: ComponentRecord, channels: int, factor: int) -> None
             got = f"({', '.join(str(d) for d in arrays[name])})"
             of = f"latent_channels {channels} and vae_factor {factor}"
             raise ValueError(f"components.vae_decoder: {name} is {got}, which is not of {of}")
+
+
+def _check_kind(folder: Path) -> None:
+    """Raise `BundleError` for what is no folder, or a checkpoint in place of a bundle."""
+    if folder.suffix in (".safetensors", ".ckpt") and folder.is_file():
+        problem = (
+            "is a checkpoint in one file, not a bundle; `latentrt export` takes a diffusers folder"
+        )
+        raise BundleError(folder, problem)
+    if not folder.is_dir():
+        raise BundleError(folder, "no such bundle folder")
+    if not (folder / FILE_NAME).exists() and (folder / "model_index.json").exists():
+        command = f"latentrt export {shlex.quote(str(folder))} BUNDLE"
+        raise BundleError(folder, f"is a checkpoint, not a bundle; make one: {command}")
 
 
 def _listed(numbers: tuple[float, ...] | None) -> list[float] | None:

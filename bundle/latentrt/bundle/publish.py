@@ -66,7 +66,7 @@ def publishing(
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file whole: the old content is there until the new one is on disk.
 
-    As with `open`, a link is followed, a new file has the mode that the umask leaves, and a file
+    As with `open`, a link is followed, and a new file has the mode that the umask leaves. A file
     that was there keeps its own. Raises `Unwritable` naming the path if it cannot be written or is
     no file.
     """

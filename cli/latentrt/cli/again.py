@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import FileError, InputError
+from latentrt.bundle.errors import FileError
 from latentrt.runtime import Request, Sampling
 from latentrt.runtime.image import recorded_request
 from latentrt.runtime.request import rows_named
@@ -53,12 +53,6 @@ _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
 """What of a picture's sampling holds no longer beside another value of an option.
 
 Eta and the path were chosen for a sampler, rho for a schedule; and levels come from one of four."""
-
-
-def check_place(source: Path, output: Path, given: Set[str]) -> None:
-    """Raise `InputError` where the picture would be written over by nobody's wish."""
-    if "output" not in given and source.resolve() == output.resolve():
-        raise InputError("output", f"-o, for {source} is what --from reads", "nothing")
 
 
 def again(

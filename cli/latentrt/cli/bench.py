@@ -6,9 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from latentrt.benchmarks.contest import Settings, against
 from latentrt.benchmarks.earlier import Earlier
 from latentrt.benchmarks.peers import REFERENCE
@@ -17,6 +14,7 @@ from latentrt.benchmarks.sections import Section, compared, sections, used
 from latentrt.benchmarks.standings import Standings
 from latentrt.benchmarks.verdict import Verdict
 from latentrt.bundle.errors import InputError
+from latentrt.cli.table import print_table
 from latentrt.engines.backends import DEVICE_KINDS
 from latentrt.runtime import Size
 
@@ -74,10 +72,9 @@ def print_standings(standings: Standings) -> None:
 
 def print_report(report: Report) -> None:
     """Tables of all that was measured."""
-    console = Console()
-    console.print(_title(report), highlight=False)
+    print(_title(report))
     for section in sections(report):
-        _print(console, section)
+        _print(section)
     print(f"\nown: {report.own_share:.1%} of a picture is spent outside engines")
     for note in report.notes:
         print(f"note: {note}")
@@ -85,7 +82,7 @@ def print_report(report: Report) -> None:
 
 def print_verdicts(found: Iterable[Verdict], earlier: Earlier, report: Report) -> None:
     """Then beside now: how many times as fast it is, and what else is not the same."""
-    _print(Console(), compared(found, str(earlier.path)))
+    _print(compared(found, str(earlier.path)))
     for line in earlier.differences(report):
         print(f"not the same: {line}")
 
@@ -101,14 +98,6 @@ def _title(report: Report) -> str:
     )
 
 
-def _print(console: Console, section: Section) -> None:
+def _print(section: Section) -> None:
     print(f"\n{section.title}")
-    table = Table(box=None, pad_edge=False, show_header=any(section.heads))
-    last = len(section.heads) - 1
-    for number, heading in enumerate(section.heads):
-        # What is to be remarked is last: on a narrow terminal it goes on below, and is not cut off.
-        side = "right" if number else "left"
-        table.add_column(heading, justify=side, no_wrap=number < last)
-    for row in section.rows:
-        table.add_row(*row)
-    console.print(table)
+    print_table(section.heads, section.rows, right=range(1, len(section.heads)))

@@ -7,10 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-
 from latentrt.bundle.errors import InputError
+from latentrt.cli.table import print_table
 from latentrt.engines.artefact import Artefact
 from latentrt.engines.cache import PENDING, Cache
 from latentrt.engines.timings import forget, kept
@@ -65,15 +63,14 @@ def print_cache(found: Mapping[str, Any]) -> None:
 def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
-    table = Table(box=None)
-    for heading in ("component", "engine", "precision", "sizes", "bytes", "last used", ""):
-        table.add_column(heading, justify="right" if heading == "bytes" else "left")
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         used = _date(row["used"])
-        cells = [row[name] for name in ("component", "engine", "precision", "sizes")]
+        cells = [str(row[name]) for name in ("component", "engine", "precision", "sizes")]
         note = row["problem"] or row["verification"].get(PENDING, "")
-        table.add_row(*cells, _readable(row["bytes"]), used, note)
-    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+        lines.append((*cells, _readable(row["bytes"]), used, note))
+    heads = ("component", "engine", "precision", "sizes", "bytes", "last used", "")
+    print_table(heads, lines, right=(4,))
 
 
 def _row(artefact: Artefact) -> dict[str, Any]:

@@ -8,9 +8,7 @@ import platform
 from dataclasses import asdict
 from typing import Any, Final
 
-from rich.console import Console
-from rich.table import Table
-
+from latentrt.cli.table import print_table
 from latentrt.engines.backends import BACKENDS, PRECISIONS, Status, backend
 from latentrt.engines.cuda_device import Missing, gpu
 
@@ -62,18 +60,16 @@ def print_diagnosis(diagnosis: dict[str, Any]) -> None:
         print(f"NVIDIA GPU: {named}, CUDA {device['cuda']}{driver}")
     else:
         print(f"NVIDIA GPU: {device['problem']}; {device['remedy']}")
-    table = Table(box=None)
-    for heading in ("engine", "version", "devices", "computes in", "", "what to do"):
-        table.add_column(heading)
+    rows: list[tuple[str, ...]] = []
     for engine in diagnosis["engines"]:
         state = engine["problem"] or ("unverified" if engine["unverified"] else "works")
         devices = ", ".join(engine["devices"])
         version = engine["version"] or "-"
         computed = ", ".join(engine["precisions"])
-        table.add_row(engine["name"], version, devices, computed, state, engine["remedy"])
+        rows.append((engine["name"], version, devices, computed, state, engine["remedy"]))
     export = diagnosis["export"]
     state = "works" if export["usable"] else f"missing: {', '.join(export['missing'])}"
-    table.add_row("(export)", "", "", "", state, export["remedy"])
-    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+    rows.append(("(export)", "", "", "", state, export["remedy"]))
+    print_table(("engine", "version", "devices", "computes in", "", "what to do"), rows)
     for what in diagnosis["unverified"]:
         print(f"unverified: {what}")

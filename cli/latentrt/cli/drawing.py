@@ -28,7 +28,15 @@ def generate(
     context: typer.Context,
     bundle: BundleArgument,
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A PNG.")] = Path("out.png"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help=".png, .jpg or .webp, replaced if it is there; -: a PNG on standard output."
+            " [default: out.png, or the next free number]",
+        ),
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
@@ -68,7 +76,9 @@ def generate(
         str,
         typer.Option(help="Whose numbers a seed gives: torch, numpy or torch-cuda (unverified)."),
     ] = "torch",
-    seed: Annotated[int | None, typer.Option(help="[default: drawn and reported]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="-1: a random one, which is reported. [default: -1]")
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
     ] = None,
@@ -95,21 +105,27 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
-    from latentrt.cli.again import again, check_place
+    from latentrt.cli.again import again
     from latentrt.cli.generate import load_latents, make
     from latentrt.cli.values import assignments, corner, interval, numbers, weighted
     from latentrt.engines.engine import Options
     from latentrt.runtime import Guidance, Request, Sampling, Size
 
     if prompt is None and source is None:
+        if not bundle.is_dir():
+            raise InputError(
+                "bundle", "a folder made by `latentrt export`, then the prompt", bundle
+            )
         raise InputError("prompt", "text, or --from a picture", "neither")
+    if prompt is not None and not bundle.exists() and Path(prompt).is_dir():
+        raise InputError("bundle", "the bundle before the prompt", bundle)
     noise = None if latents is None else load_latents(latents)
     request = Request(
         prompt or "",
         negative_prompt=negative_prompt,
         size=None if size is None else Size.parse(size),
         num_images=num_images,
-        seed=seed,
+        seed=None if seed == -1 else seed,
         sampling=Sampling(
             sampler,
             schedule=schedule,
@@ -136,14 +152,13 @@ def generate(
         target_size=None if target_size is None else Size.parse(target_size),
     )
     if source is not None:
-        given = _given(context)
-        check_place(source, output, given)
-        request = again(source, request, given, noise)
+        request = again(source, request, _given(context), noise)
     make(
         bundle,
         request,
         output,
         save_latents=save_latents,
+        read={"latents": latents, "from": source},
         engine=engine,
         options=Options(
             precision=precision,

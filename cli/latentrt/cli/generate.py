@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -17,86 +17,112 @@ from rich.console import Console
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.publish import write_file
+from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
 from latentrt.cli.progress import Bars
 from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline, Request, Result
 
 
 def load_latents(path: Path) -> NDArray[np.float32]:
-    """An array from a `.npy`; raises `FileError` if it is not one."""
+    """Latents from a `.npy`; raises `FileError` for any other file.
+
+    What the file's header claims is compared with its size before memory is taken.
+    """
+    if not path.is_file():
+        raise FileError(path, "is not a file" if path.exists() else "no such file")
     try:
-        array: Any = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        found: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # whatever NumPy meets in bytes that are no array
         raise FileError(path, f"is not a readable .npy: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise FileError(path, "is not a .npy of one array")
-    return cast("NDArray[np.float32]", array)
+    if not isinstance(found, np.ndarray):
+        raise FileError(path, "is a .npz; latents are a .npy of one array")
+    mapped = cast("NDArray[Any]", found)
+    if mapped.dtype != np.float32 or mapped.ndim != 4:
+        held = f"holds {mapped.dtype} of shape {mapped.shape}"
+        raise FileError(path, f"{held}; latents are float32 [n, channels, height, width]")
+    return np.array(mapped)
 
 
 def make(
     bundle: Path,
     request: Request,
-    output: Path,
+    output: Path | None,
     *,
     save_latents: Path | None,
+    read: Mapping[str, Path | None],
     engine: str,
     options: Options,
     components: Mapping[str, str],
     as_json: bool,
     max_pixels: int | None = None,
 ) -> None:
-    """Run the request, write what it gave, and print where it is."""
-    check_writable(output)
+    """Run the request, write each picture when it is finished, and print their paths.
+
+    `output` None is a free name. `read` are the files that the request came from, by option.
+    """
+    pictures = place(output, request)
+    if as_json and pictures.folder is None:
+        raise InputError("json", "a file for the picture", "-o -, standard output")
+    check_apart(pictures, save_latents, bundle, read)
+    pictures.check()
     if save_latents is not None:
-        check_writable(save_latents)
+        check_writable("save-latents", save_latents)
     opened = Bundle.open(bundle)
     with Pipeline(opened, engine, options, components, max_pixels=max_pixels) as pipeline:
-        with Bars(Console(stderr=True), quiet=as_json) as bars:
-            result = _run(pipeline, request, bars)
+        paths: list[Path] = []
+        try:
+            with Bars(Console(stderr=True), quiet=as_json) as bars:
+                result = _draw(pipeline, request, bars, pictures, paths)
+            if save_latents is not None:
+                buffer = io.BytesIO()
+                np.save(buffer, result.noise)
+                write_file(save_latents, buffer.getvalue())
+        except BaseException:
+            _print_unfinished(paths, as_json=as_json)
+            raise
         engines = dict(pipeline.engines)
-    paths = result.save(output)
-    if save_latents is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, result.noise)
-        write_file(save_latents, buffer.getvalue())
     for note in result.notes:
         print(f"latentrt: note: {note}", file=sys.stderr)
     if as_json:
         print(json.dumps(_summary(result, paths, engines), indent=2))
+    elif pictures.folder is None:
+        print(_line(result, engines["unet"]), file=sys.stderr)
+    else:
+        print(_line(result, engines["unet"]), *paths, sep="\n")
+
+
+def _print_unfinished(paths: Sequence[Path], *, as_json: bool) -> None:
+    """Name the pictures that were written before a run ended."""
+    if STDOUT in paths or not paths:
         return
-    print(_line(result, engines["unet"]))
-    for path in paths:
-        print(path)
+    if as_json:
+        print(json.dumps({"files": [str(p) for p in paths], "finished": False}, indent=2))
+    else:
+        print(*paths, sep="\n")
 
 
-def check_writable(path: Path) -> None:
-    """Make the folder of a file to come; raises `InputError` before any work is done in vain."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise InputError("output", "a file", f"the folder {path}")
-        write_probe(path)
-    except OSError as error:
-        got = f"{path} ({error.strerror})"
-        raise InputError("output", "a place that can be written", got) from error
+def _draw(
+    pipeline: Pipeline, request: Request, bars: Bars, pictures: Place, paths: list[Path]
+) -> Result:
+    """Run the request; `paths` gets the path of each picture once it is written."""
 
+    def write() -> None:
+        if run.finished > len(paths):
+            result = run.so_far()
+            for index in range(len(paths), run.finished):
+                paths.append(pictures.write(index, result))
 
-def write_probe(path: Path) -> None:
-    """Create and remove a hidden neighbour of `path`; permissions alone do not tell."""
-    probe = path.with_name(f".{path.name}.probe")
-    probe.touch()
-    probe.unlink()
-
-
-def _run(pipeline: Pipeline, request: Request, bars: Bars) -> Result:
-    bars("prepare", 0, 1)
     with pipeline.run(request, progress=bars.of("prepare")) as run:
-        for step in run:
-            done = step.image * step.total + step.index + 1
-            note = f"step {step.index + 1}/{step.total}  sigma {step.sigma:.2f}"
-            if request.num_images > 1:
-                note = f"image {step.image + 1}/{request.num_images}  {note}"
-            bars("denoise", done, step.total * request.num_images, note)
+        try:
+            for step in run:
+                done = step.image * step.total + step.index + 1
+                note = f"step {step.index + 1}/{step.total}  sigma {step.sigma:.2f}"
+                if request.num_images > 1:
+                    note = f"image {step.image + 1}/{request.num_images}  {note}"
+                bars("denoise", done, step.total * request.num_images, note)
+                write()
+        finally:
+            write()
         return run.result()
 
 
@@ -109,9 +135,10 @@ def _line(result: Result, engine: str) -> str:
     )
 
 
-def _summary(result: Result, paths: tuple[Path, ...], engines: dict[str, str]) -> dict[str, Any]:
+def _summary(result: Result, paths: Sequence[Path], engines: dict[str, str]) -> dict[str, Any]:
     return {
         "files": [str(p) for p in paths],
+        "finished": True,
         "request": result.request.to_json(),
         "sampler": result.sampler,
         "engines": engines,

@@ -6,13 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.bundle.tensors import TensorFile
+from latentrt.cli.table import print_table
 from latentrt.runtime.schedules import adopt_config, unused_keys
 from latentrt.weights.checkpoint import Checkpoint, class_of, listed_class
 
@@ -146,12 +144,7 @@ def _exported(path: Path, variant: str | None) -> dict[str, Any]:
 
 def print_description(description: dict[str, Any]) -> None:
     """As aligned lines, nested objects indented."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _lines(description, ""):
-        table.add_row(name, value)
-    Console(width=None if Console().is_terminal else 200).print(table, markup=False)
+    print_table(("", ""), _lines(description, ""))
 
 
 def _lines(value: dict[str, Any], indent: str) -> list[tuple[str, str]]:

@@ -1,90 +1,77 @@
-"""`latentrt`: every command, and what an error becomes."""
+"""`latentrt`: runs a command; an error becomes one line and an exit status.
 
-from __future__ import annotations
+What this module imports at once is light: importing the commands takes half a second, in which
+`main` already catches an interrupt.
+"""
 
-import logging
-import signal
+import os
 import sys
-import threading
-from types import FrameType
-from typing import Any, Final, NoReturn
 
-import typer
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from latentrt.cli.signals import Signals
 
-from latentrt.bundle.errors import FileError, InputError, LatentrtError, VerificationFailed
-from latentrt.cli.drawing import generate, samplers
-from latentrt.cli.making import build, cache, export
-from latentrt.cli.measuring import bench, compare
-from latentrt.cli.options import BAD_INPUT, FAILURE, INTERRUPTED, OUT_OF_TOLERANCE
-from latentrt.cli.telling import doctor, inspect
-
-app = typer.Typer(
-    name="latentrt",
-    help="Stable Diffusion in production without PyTorch.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for _command in (export, generate, samplers, inspect, build, cache, compare, bench, doctor):
-    app.command()(_command)
-
-
-class _Warnings(logging.Handler):
-    """What the library warns of, as a line on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(f"latentrt: {record.getMessage()}", file=sys.stderr)
-
-
-_WARNINGS: Final = _Warnings(logging.WARNING)
+TRACEBACK = "LATENTRT_TRACEBACK"
+"""Environment variable: where set, an error that latentrt did not expect shows its traceback."""
 
 
 def main() -> None:
     """Run the command line; errors become one line and an exit status."""
-    logging.getLogger("latentrt").addHandler(_WARNINGS)
-    _stop_in_order()
     try:
-        status: Any = app(standalone_mode=False)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-    except (InputError, FileError) as error:
-        _fail(str(error), BAD_INPUT)
-    except VerificationFailed as error:
-        _fail(str(error), OUT_OF_TOLERANCE)
-    except LatentrtError as error:
-        _fail(str(error), FAILURE)
-    except typer.Abort:
-        _fail("interrupted", INTERRUPTED)
-    except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}", FAILURE)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # typer's own usage errors
-            _fail(str(error.format_message()), BAD_INPUT)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
-        raise
-    # An exit that a command asked for, or an interrupt, comes back as its status.
-    if status == INTERRUPTED:
-        _fail("interrupted", INTERRUPTED)
+        from latentrt.cli.signals import Signals
+
+        with Signals() as signals:
+            from latentrt.cli.streams import standard_streams
+
+            with standard_streams():
+                status = _run(signals)
+    except KeyboardInterrupt:  # before there was a handler, so before there was anything to end
+        os.write(2, b"latentrt: interrupted\n")
+        os._exit(130)
     if status:
         sys.exit(status)
 
 
-def _stop_in_order() -> None:
-    # As an exception on SIGTERM and SIGHUP, so that what is half made is removed on the way out.
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        del frame
-        raise SystemExit(128 + number)
+def _run(signals: "Signals") -> int:
+    try:
+        from latentrt.cli.app import run
 
-    if threading.current_thread() is not threading.main_thread():
-        return  # which no signal reaches
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # Whoever ignores a signal, as nohup does, has it ignored.
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, leave)
+        status = run(sys.argv[1:])
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail(*signals.outcome())
+    except Exception as error:
+        return _fail(*_outcome(error))
+    return status
 
 
-def _fail(message: str, status: int) -> NoReturn:
+def _outcome(error: Exception) -> tuple[str, int]:
+    """What is said of an error, and the exit status."""
+    from latentrt.bundle.errors import FileError, InputError, LatentrtError, VerificationFailed
+    from latentrt.cli.options import BAD_INPUT, FAILURE, OUT_OF_TOLERANCE
+
+    match error:
+        case InputError() | FileError():
+            return str(error), BAD_INPUT
+        case VerificationFailed():
+            return str(error), OUT_OF_TOLERANCE
+        case LatentrtError():
+            return str(error), FAILURE
+        case OSError():
+            return f"{error.filename or 'system'}: {error.strerror or error}", FAILURE
+        case MemoryError():
+            return f"memory: {str(error) or 'there is not enough'}", FAILURE
+        case _:
+            pass
+    if hasattr(error, "format_message"):  # typer's own usage errors
+        return str(error.format_message()), BAD_INPUT  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+    if os.environ.get(TRACEBACK):
+        raise error
+    told = f"unexpected {type(error).__name__}: {error}"
+    return f"{told}; {TRACEBACK}=1 shows where it was raised", FAILURE
+
+
+def _fail(message: str, status: int) -> int:
     print(f"latentrt: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+    return status

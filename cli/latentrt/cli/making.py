@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from latentrt.bundle.errors import LatentrtError
-from latentrt.bundle.manifest import read_manifest
+from latentrt.bundle.errors import CheckpointError, LatentrtError
+from latentrt.bundle.manifest import FILE_NAME, read_manifest
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
     ArenaOption,
@@ -40,6 +40,8 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Turn a checkpoint into a bundle. Needs PyTorch: pip install 'latentrt[export]'."""
+    if (Path(checkpoint) / FILE_NAME).is_file():
+        raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
     from latentrt.export.libraries import quiet_libraries
 
     with quiet_libraries(), Bars(Console(stderr=True), quiet=as_json) as bars:

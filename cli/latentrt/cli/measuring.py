@@ -69,7 +69,7 @@ def compare(
     """
     from latentrt.cli.compare import Engines, Wanted, write_page
     from latentrt.cli.compare import compare as run
-    from latentrt.cli.generate import check_writable
+    from latentrt.cli.places import check_writable
     from latentrt.cli.report import print_findings
     from latentrt.cli.values import assignments
     from latentrt.engines.engine import Options
@@ -95,7 +95,7 @@ def compare(
         adherence=adherence,
     )
     if html is not None:
-        check_writable(html)
+        check_writable("html", html)
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         findings = run(bundle, engines, wanted, bars)
     if html is not None:
@@ -194,7 +194,7 @@ def bench(
         print_standings,
         print_verdicts,
     )
-    from latentrt.cli.generate import check_writable
+    from latentrt.cli.places import check_writable
     from latentrt.cli.values import assignments, counts
     from latentrt.engines.engine import Options
     from latentrt.runtime import Guidance, Request, Sampling, Size
@@ -233,9 +233,10 @@ def bench(
     # Before anything is measured: a report takes minutes.
     if earlier is not None:
         earlier.check(subject)
-    for path in filter(None, (plot, html)):
-        check_installed()
-        check_writable(path)
+    for option, path in (("plot", plot), ("html", html)):
+        if path is not None:
+            check_installed()
+            check_writable(option, path)
     device = "cpu"
     if against:
         with subject.open() as pipeline:

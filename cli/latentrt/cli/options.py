@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-BAD_INPUT, FAILURE, OUT_OF_TOLERANCE, INTERRUPTED = 2, 1, 3, 130
+BAD_INPUT, FAILURE, OUT_OF_TOLERANCE = 2, 1, 3
 
 BundleArgument = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder made by export.")]
 EngineOption = Annotated[str, typer.Option(help="auto, or one that `latentrt doctor` lists.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -78,7 +79,7 @@ class Bars:
         now = time.monotonic()
         begun, first = self._begun.setdefault(stage, (now, done))
         finished = done == total
-        if not finished and now - self._said.get(stage, 0.0) < self.INTERVAL:
+        if not finished and now - self._said.get(stage, -math.inf) < self.INTERVAL:
             return
         self._said[stage] = now
         spent, passed = now - begun, done - first

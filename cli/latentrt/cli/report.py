@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
-
-from rich.console import Console
-from rich.table import Table
 
 from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
 from latentrt.benchmarks.findings import Findings
 from latentrt.benchmarks.layer_table import LayerRow, LayerTable
 from latentrt.bundle.golden import Difference
-
-_WIDEST: Final = 240
+from latentrt.cli.table import print_table
 
 
 def print_findings(findings: Findings, *, several: bool) -> None:
@@ -45,13 +40,10 @@ def _whole(findings: Findings) -> str:
 
 def _print_summary(findings: Findings) -> None:
     """One row an engine and precision: the worst relative error of each kind, and the picture."""
-    table = Table(title=f"relative error against {findings.reference}", box=None)
-    table.add_column("", no_wrap=True)
     names = [row.name for each in findings.comparisons[:1] for row in each.components]
     asked = [name for each in findings.comparisons[:1] for name in each.adherence]
-    for heading in (*names, "step alone", "run", "PSNR dB", "SSIM", *asked):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
+    heads = ("", *names, "step alone", "run", "PSNR dB", "SSIM", *asked, "")
+    rows: list[tuple[str, ...]] = []
     for comparison in findings.comparisons:
         groups = (*((row,) for row in comparison.components), comparison.alone, comparison.steps)
         cells = [_worst(group) for group in groups]
@@ -59,11 +51,12 @@ def _print_summary(findings: Findings) -> None:
         pictures = (psnr, f"{comparison.picture_ssim:.5f}")
         shares = [f"{share:.0%}" for share in comparison.adherence.values()]
         verdict = "ok" if comparison.passed else "FAILED"
-        table.add_row(comparison.name, *cells, *pictures, *shares, verdict)
+        rows.append((comparison.name, *cells, *pictures, *shares, verdict))
     for name in findings.failed:
-        table.add_row(name, *[""] * (len(table.columns) - 2), "FAILED")
-    if table.row_count:  # there may be layers alone
-        _console().print(table, markup=False)
+        rows.append((name, *[""] * (len(heads) - 2), "FAILED"))
+    if rows:  # there may be layers alone
+        print(f"relative error against {findings.reference}")
+        print_table(heads, rows, right=range(1, len(heads) - 1))
     if findings.drawn:
         print(f"percentages: of {findings.drawn} pictures, those that show what was asked for")
     for name, problem in findings.skipped.items():
@@ -83,14 +76,12 @@ def _marked(number: str, *, passed: bool) -> str:
 
 def _print_comparison(comparison: Comparison, findings: Findings) -> None:
     """One row a component and a step, then the pictures."""
-    table = _table(f"{comparison.name}, against {findings.reference}", "")
-    for row in comparison.components:
-        table.add_row(*_cells(row))
-    for row in comparison.alone:
-        table.add_row(f"{row.name} alone", *_cells(row)[1:])
-    for row in comparison.steps:
-        table.add_row(*_cells(row))
-    _console().print(table, markup=False)
+    rows = [
+        *map(_cells, comparison.components),
+        *((f"{row.name} alone", *_cells(row)[1:]) for row in comparison.alone),
+        *map(_cells, comparison.steps),
+    ]
+    _print_table(f"{comparison.name}, against {findings.reference}", ("",), rows)
     for run in comparison.runs:
         good = run.psnr >= comparison.least_psnr
         print(
@@ -112,11 +103,11 @@ def _which(comparison: Comparison, run: RunComparison) -> str:
 def _print_layers(table: LayerTable) -> None:
     """One row a layer in the order in which they are computed, then where a fault arises."""
     title = f"{table.component}: {table.engine} {table.precision}, against PyTorch fp32"
-    rows = _table(f"{title} with {table.weights}", "layer", "module")
-    for row in table.rows:
-        numbers = _numbers(row.difference, row.tolerance, passed=row.passed)
-        rows.add_row(row.name, row.kind, *numbers)
-    _console().print(rows, markup=False)
+    rows = [
+        (row.name, row.kind, *_numbers(row.difference, row.tolerance, passed=row.passed))
+        for row in table.rows
+    ]
+    _print_table(f"{title} with {table.weights}", ("layer", "module"), rows)
     for line in verdict(table):
         print(line)
 
@@ -152,19 +143,11 @@ def _described(row: LayerRow) -> str:
     )
 
 
-def _console() -> Console:
-    # As wide as the widest table: a line that a terminal wraps can be read, cut numbers cannot.
-    return Console(width=max(Console().width, _WIDEST))
-
-
-def _table(title: str, *names: str) -> Table:
-    table = Table(title=title, box=None)
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    for heading in ("relative", "max abs", "1 - cosine", "tolerance"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
-    return table
+def _print_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    numbers = ("relative", "max abs", "1 - cosine", "tolerance")
+    first, last = len(names), len(names) + len(numbers)
+    print(title)
+    print_table((*names, *numbers, ""), rows, right=range(first, last))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

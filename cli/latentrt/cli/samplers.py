@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from latentrt.bundle.bundle import Bundle
+from latentrt.cli.table import print_table
 from latentrt.runtime.schedules import CATALOGUE, as_stable_diffusion, samplers_of, schedules_of
 
 
@@ -41,12 +39,11 @@ def _samplers_of(path: Path) -> tuple[str, ...]:
 
 def print_samplers(rows: list[dict[str, Any]]) -> None:
     """As an aligned table."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("sampler", "diffusers class", "schedules"):
-        table.add_column(heading)
-    for row in rows:
-        table.add_row(row["name"], row["class"], ", ".join(row["schedules"]) or "-")
-    Console(width=None if Console().is_terminal else 160).print(table, markup=False)
+    lines = [
+        (row["name"], row["web"] or "-", row["class"], ", ".join(row["schedules"]) or "-")
+        for row in rows
+    ]
+    print_table(("sampler", "web UI", "diffusers class", "schedules"), lines)
     print(
         "A class name or a web UI's name will do. Without a schedule, the checkpoint's own is used."
     )

@@ -18,6 +18,7 @@ from latentrt.bundle.errors import (
     ShapeNotBuilt,
     Stopped,
     Unavailable,
+    Unwritable,
     VerificationFailed,
     WeightsError,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "Step",
     "Stopped",
     "Unavailable",
+    "Unwritable",
     "VerificationFailed",
     "WeightsError",
 ]

@@ -79,7 +79,7 @@ class Batcher:
         self._line = Line(integer("queue", "an integer of at least 1", queue, 1))
         self._turns = Turns(self._line, self._sizes)
         self._decodes = Decodes(self._line, self._decode_sizes[-1])
-        # Its threads do not hold it, so that one that nobody has any more is collected.
+        # Its threads do not hold it, so that an unclosed one is collected.
         works = {"steps": self._turns.serve, "decodes": self._decodes.serve}
         self._service = _Service(self._home, self._line, works)
         self._collected = weakref.finalize(self, self._service.close_later)

@@ -143,6 +143,15 @@ class BundleEngines:
                     place.kept = None
                     LOG.info("%s: not kept any more", described(component, dict(sizes)))
 
+    def copies(self, component: str, most: int) -> int:
+        """How many engines of a component to have at once by default, from 1 to `most`.
+
+        Each has a copy of the weights; together they take at most half the memory.
+        """
+        if self._memory is None:
+            return most
+        return min(max(self._memory // 2 // max(self._weights(component), 1), 1), most)
+
     def _weights(self, component: str) -> int:
         """Bytes of a component's weights in memory."""
         manifest = self._bundle.manifest

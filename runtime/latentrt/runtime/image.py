@@ -75,7 +75,7 @@ def format_of(path: Path | str) -> Format:
 def check_format(kind: Format, request: Request) -> None:
     """Raise `InputError` where a format cannot hold a request's pictures or their text.
 
-    Nothing has to be drawn for it: what is not known yet is taken as long as it can be.
+    It can be called before anything is drawn: parts not known yet count with their greatest length.
     """
     _check_sides(kind, request.size)
     if kind == "JPEG":

@@ -32,7 +32,7 @@ from latentrt.runtime.plan import Plan
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
-from latentrt.runtime.run import DirectRun, Run
+from latentrt.runtime.run import DirectRun
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
@@ -194,7 +194,7 @@ class Pipeline:
         """The pictures of a request."""
         return self.run(request).result()
 
-    def run(self, request: Request, *, progress: Progress | None = None) -> Run:
+    def run(self, request: Request, *, progress: Progress | None = None) -> DirectRun:
         """Begin a request: check it, compile the engines that are missing, encode its prompts.
 
         `progress` is told which engine is being opened, compiled or verified: what is done to
@@ -214,14 +214,14 @@ class Pipeline:
     ) -> Batcher:
         """Serve many requests at once, their rows sharing U-Net calls at every step.
 
-        U-Nets are compiled for `batch_sizes`, by default the powers of two up to `max_batch`, and
-        VAE decoders for `decode_sizes`. With one size each, such as `batch_sizes=(8,)`, a request
+        U-Nets are compiled for `batch_sizes`, by default the powers of two up to `max_batch`, or as
+        many of them as have weights in half of the available memory, and VAE decoders for
+        `decode_sizes`. With one size each, such as `batch_sizes=(8,)`, a request
         gives the same picture bit for bit whatever it shares calls with. `queue` is how many
         pictures may be on their way before `submit` raises `QueueFull`.
         """
         max_batch = integer("max_batch", "an integer of at least 1", max_batch, 1)
-        powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
-        sizes = (*powers, max_batch) if batch_sizes is None else batch_sizes
+        sizes = self._batch_sizes(max_batch) if batch_sizes is None else batch_sizes
         return Batcher(self, batch_sizes=sizes, decode_sizes=decode_sizes, queue=queue)
 
     def plan(
@@ -316,6 +316,8 @@ class Pipeline:
         if component not in self._engines.chosen:
             expected = f"one of {', '.join(self._engines.chosen)}"
             raise InputError("component", expected, shown(component))
+        if not isinstance(sizes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError("sizes", "a mapping, such as {'batch': 1}", shown(sizes))
         return self._engines.get(component, sizes, progress)
 
     def _resolved(self, request: Request) -> Request:
@@ -331,6 +333,13 @@ class Pipeline:
             raise InputError("size", expected, size)
         seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
         return request.with_values(size=size, seed=seed)
+
+    def _batch_sizes(self, most: int) -> Sequence[int]:
+        """Powers of two up to `most`, and that; where memory is short, the most useful of them."""
+        powers = [2**n for n in reversed(range(most.bit_length())) if 2**n < most]
+        # A full call, then the two rows of one guided picture, then one row.
+        useful = list(dict.fromkeys([most, *(n for n in (2, 1) if n < most), *powers]))
+        return sorted(useful[: self._engines.copies("unet", len(useful))])
 
     def _check_size(
         self, request: Request, batches: Sequence[int] | None, decodes: Sequence[int]

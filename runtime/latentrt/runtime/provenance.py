@@ -30,7 +30,7 @@ class Provenance:
     def notes(self, now: Provenance, sampling: Sampling) -> tuple[str, ...]:
         """What a caller should know who draws a picture's request again, but with `now`.
 
-        `sampling` is what is asked for: what it names cannot differ.
+        `sampling` is the request's: a sampler or schedule that it names cannot differ.
         """
         found: list[str] = []
         if self.model_hash != now.model_hash:

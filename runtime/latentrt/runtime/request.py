@@ -45,8 +45,8 @@ class Request:
     [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are what SDXL is told of the picture's
     making; the sizes are the picture's own where they are None. `provenance` is what it was drawn
-    with, if it was: a result's request has it, and a model that draws it anew notes where it
-    differs. Requests are equal, whatever their provenance, where they ask for the same pictures.
+    with: a result's request has it. A model that draws it again notes where it differs. Requests
+    are equal, whatever their provenance, where they ask for the same pictures.
 
     Raises `InputError` naming the field that cannot be used.
     """
@@ -269,7 +269,7 @@ def _crop(value: object) -> tuple[int, int]:
 
 
 def _latents(value: object, num_images: int) -> NDArray[np.float32]:
-    """A copy that nobody writes to."""
+    """A read-only copy."""
     latents = _check_latents(value)
     if len(latents) != num_images:
         expected = f"{num_images} of them, one for each image"

@@ -89,7 +89,7 @@ class Result:
     def encode(self, index: int, kind: Format, *, quality: int = QUALITY) -> bytes:
         """Picture `index` as a PNG, JPEG or WEBP file with its generation parameters.
 
-        Raises `InputError` for a picture that there is not and for what the format cannot hold.
+        Raises `InputError` for an index out of range and for what the format cannot hold.
         """
         if kind not in FORMATS.values():
             raise InputError("format", "PNG, JPEG or WEBP", shown(kind))

@@ -65,6 +65,7 @@ class DirectRun(Run):
         self._unet_seconds = 0.0
         self._vae_seconds = 0.0
         self._cancelled = threading.Event()
+        self._finished: list[tuple[Trajectory, Image.Image]] = []
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._steps = self._all_steps()
@@ -95,6 +96,24 @@ class DirectRun(Run):
             raise self._error or Cancelled("the run was cancelled")
         return self._result
 
+    @property
+    def finished(self) -> int:
+        """How many pictures are there already."""
+        return len(self._finished)
+
+    def so_far(self) -> Result:
+        """The pictures that are finished, at least one, as the result has them."""
+        compiling, encoding = self._plan.seconds
+        seconds = Seconds(
+            compile=compiling,
+            text=encoding,
+            unet=self._unet_seconds,
+            vae=self._vae_seconds,
+            total=compiling + encoding + time.perf_counter() - self._begun,
+        )
+        trajectories, images = zip(*self._finished, strict=True)
+        return assemble(self._plan, list(trajectories), list(images), seconds)
+
     def _all_steps(self) -> Generator[Step, None, None]:
         try:
             with only_latentrt_errors():
@@ -108,24 +127,13 @@ class DirectRun(Run):
             self._plan = replace(self._plan, engines=())
 
     def _pictures(self) -> Generator[Step, None, None]:
-        finished: list[Trajectory] = []
-        images: list[Image.Image] = []
         for image in range(self._plan.request.num_images):
             trajectory = Trajectory(self._plan, image, self._decode)
             yield from self._denoise(trajectory)
-            finished.append(trajectory)
             self._check_cancelled()
             assert trajectory.latent is not None
-            images.append(self._decode(trajectory.latent))
-        compiling, encoding = self._plan.seconds
-        seconds = Seconds(
-            compile=compiling,
-            text=encoding,
-            unet=self._unet_seconds,
-            vae=self._vae_seconds,
-            total=compiling + encoding + time.perf_counter() - self._begun,
-        )
-        self._result = assemble(self._plan, finished, images, seconds)
+            self._finished.append((trajectory, self._decode(trajectory.latent)))
+        self._result = self.so_far()
 
     def _denoise(self, trajectory: Trajectory) -> Generator[Step, None, None]:
         while trajectory.rows:

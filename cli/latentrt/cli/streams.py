@@ -1,0 +1,123 @@
+"""Standard output and standard error, which print whatever they are given."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Generator
+from typing import Any, TextIO, cast
+
+_ENCODE = "latentrt.replace"
+
+
+@contextlib.contextmanager
+def standard_streams() -> Generator[None]:
+    """Within the block no letter and no reader that left ends a command.
+
+    A letter that the encoding lacks becomes a question mark. A byte that is no text, as in some
+    files' names, is written as it is. What a reader that left does not read is dropped, and so is
+    everything that standard error cannot take. Where standard output cannot be written for another
+    reason, such as a full disk, printing raises `OSError` of the file "standard output".
+    """
+    codecs.register_error(_ENCODE, _encode)
+    _fill_closed()
+    before = sys.stdout, sys.stderr
+    sys.stdout = _lasting(sys.stdout, _Output, _ENCODE)
+    sys.stderr = _lasting(sys.stderr, _Error, "backslashreplace")
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                # What could not be written has been told already.
+                with contextlib.suppress(OSError):
+                    stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def write_bytes(content: bytes) -> None:
+    """Write bytes to standard output, as `print` writes text there; raises what that raises."""
+    sys.stdout.flush()
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        if not isinstance(sys.stdout, _Output):
+            raise
+        sys.stdout.lose(error)
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self.lose(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self.lose(error)
+
+    def lose(self, error: OSError) -> None:
+        """Write to nowhere from now on; raises `OSError` where the command is not to go on."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if not self.forgives(error):
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+    def forgives(self, error: OSError) -> bool:
+        """Whether the command goes on."""
+        return isinstance(error, BrokenPipeError)
+
+
+class _Error(_Output):
+    """Standard error: where it cannot be written there is nobody to tell."""
+
+    def forgives(self, error: OSError) -> bool:
+        return True
+
+
+def _lasting(stream: Any, kind: type[_Output], errors: str) -> TextIO:
+    if not hasattr(stream, "reconfigure"):  # None, or a program's own
+        return stream
+    stream.reconfigure(errors=errors)
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return stream
+    terminal = stream.isatty()
+    if os.name == "nt" and terminal:  # a console of Windows is no file
+        return stream
+    stream.flush()
+    lasting = kind(
+        open(descriptor, "wb", closefd=False),  # noqa: SIM115
+        encoding=stream.encoding,
+        errors=errors,
+        line_buffering=terminal or stream.line_buffering or stream.write_through,
+    )
+    return cast("TextIO", lasting)
+
+
+def _fill_closed() -> None:
+    """Open closed standard streams: else the next file would be one, and get what others print."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("replace")(error)
