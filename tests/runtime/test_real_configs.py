@@ -39,8 +39,8 @@ Array = NDArray[np.float32]
 SHAPE = (4, 4, 3)
 SEED = 5
 TOLERANCE = 1e-4
-"""Relative, of the last latent. Both sides round single precision some ten times a step, and
-diffusers takes differences of cumulative alphas in it, which loses two digits near the data."""
+"""Relative, of the last latent. Both sides round single precision some ten times a step. Near the
+data diffusers takes differences of cumulative alphas in it, which loses two digits."""
 
 BETAS: Config = {
     "beta_start": 0.00085,
@@ -350,7 +350,7 @@ def theirs(class_name: str, config: Config, steps: int) -> tuple[list[float], Ar
     """The timesteps and the last latent in diffusers, the class made from the file."""
     kind: Any = getattr(diffusers, class_name)
     with pytest.MonkeyPatch.context() as patch:
-        # Some constructors begin with a thousand timesteps, which nobody takes.
+        # Some constructors begin with a thousand timesteps, which no run takes.
         set_timesteps = kind.set_timesteps
         patch.setattr(kind, "set_timesteps", lambda made, *_: set_timesteps(made, 10))
         scheduler = kind.from_config(config)
@@ -501,7 +501,7 @@ def test_samplers_of_a_config_are_those_of_its_kind() -> None:
 
 
 OTHERS: dict[str, st.SearchStrategy[Any]] = {
-    # Of old and new versions, of other classes, of nobody.
+    # Of old and new versions, of other classes, of none.
     "tensor_format": st.sampled_from(["pt", "np", None]),
     "timestep_values": st.none(),
     "predict_epsilon": st.booleans(),
