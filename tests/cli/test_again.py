@@ -231,3 +231,19 @@ def test_what_does_not_go_together_is_one_line(
 def test_a_picture_whose_request_is_malformed_is_named(ask: Ask, part: str) -> None:
     assert ask({**RECORDED.to_json(), part: 3}, "--steps", 3) is None
     assert f"picture.png: holds a request without {part}" in ask.error
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "schedule"),
+    [
+        ("DPM++ 2M Exponential", "dpmpp_2m", "exponential"),
+        ("DPM++ 2M", "dpmpp_2m", "karras"),
+        ("Euler a", "euler_ancestral", "karras"),
+    ],
+)
+def test_a_sampler_named_with_a_schedule_brings_it(
+    ask: Ask, name: str, sampler: str, schedule: str
+) -> None:
+    asked = ask(RECORDED, "--sampler", name)
+    assert asked is not None, ask.error
+    assert (asked.sampling.sampler, asked.sampling.schedule) == (sampler, schedule)

@@ -28,8 +28,8 @@ class Guidance:
     """Classifier-free guidance (arXiv:2207.12598).
 
     `scale`, from 0 to `MAX_SCALE`, is how far to go from the negative prompt's output to the
-    prompt's, as in diffusers, or a function that gives it for a noise level (sigma, at data scale
-    1); at 1 or less only the prompt is evaluated. `rescale`, from 0 to 1, pulls the result's
+    prompt's, as in diffusers. A function gives it for a noise level (sigma, at data scale 1). At 1
+    or less only the prompt is evaluated. `rescale`, from 0 to 1, pulls the result's
     standard deviation back to the prompt's own (arXiv:2305.08891, section 3.4). `interval` (low,
     high) guides only where low < sigma <= high (arXiv:2404.07724). A sum of composed prompts has no
     prompt alone: where it is not guided, it is taken at scale 1.
@@ -108,8 +108,8 @@ def guide(
     """One guided model output from those of a negative prompt and of weighted prompts.
 
     All are float32 [c, h, w]: negative + scale * sum of weight * (prompt - negative). `rescale`
-    pulls the standard deviation back to that of the same at scale 1; where the result is the same
-    number everywhere it has none, and nothing is pulled.
+    pulls the standard deviation back to that of the same at scale 1. A constant result has none: it
+    stays as it is.
 
     Source: arXiv:2207.12598, eq. 6 (in diffusers' convention: 1 is no guidance); arXiv:2206.01714,
     eq. 11 (several prompts); arXiv:2305.08891, eq. 15 and 16, with the unbiased deviation that

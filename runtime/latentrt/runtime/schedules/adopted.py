@@ -64,7 +64,8 @@ def _class(written: object, index_class: str | None) -> tuple[str, tuple[str, ..
     found = class_here(named)
     if found is None:
         expected = f"one of {', '.join(sorted(CLASS_DEFAULTS))} (name the one to draw with there)"
-        raise InputError(f"scheduler class in {source}", expected, repr(named))
+        got = "none" if named is None else repr(named)
+        raise InputError(f"scheduler class in {source}", expected, got)
     notes: list[str] = []
     if index_class is None:
         notes.append(f"{_INDEX} names no scheduler class: {_FILE} names {named}")

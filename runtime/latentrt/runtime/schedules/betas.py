@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -86,12 +87,17 @@ def _betas(config: SchedulerConfig) -> _F32:
         if not all(0.0 < beta < 1.0 for beta in trained):
             raise InputError(_key(config), "betas above 0 and below 1", "others")
         return np.array(trained, np.float32)
-    kind = config.choice("beta_schedule", ("linear", "scaled_linear", "squaredcos_cap_v2"))
-    if kind == "squaredcos_cap_v2":
-        return _squared_cosine(count)
+    own = _OF_ONE_CLASS.get(config.class_name, ())
+    kind = config.choice("beta_schedule", (*_OF_ALL, *own))
+    signal = _SIGNALS.get(kind)
+    if signal is not None:
+        return _betas_of(signal, count)
     start, end = config.number("beta_start", 0.0, 1.0), config.number("beta_end", 0.0, 1.0)
     if kind == "linear":
         return _linspace(start, end, count)
+    if kind == "sigmoid":
+        share = np.float32(1.0) / (np.float32(1.0) + np.exp(-_linspace(-6.0, 6.0, count)))
+        return share * np.float32(end - start) + np.float32(start)
     return np.square(_linspace(math.sqrt(start), math.sqrt(end), count))
 
 
@@ -107,14 +113,40 @@ def _linspace(start: float, end: float, count: int) -> _F32:
     return np.where(index < count // 2, rising, falling).astype(np.float32)
 
 
-def _squared_cosine(count: int) -> _F32:
-    """Betas of a squared cosine, arXiv:2102.09672, eq. 17, none above 0.999."""
-
-    def signal(t: float) -> float:
-        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-
+def _betas_of(signal: Callable[[float], float], count: int) -> _F32:
+    """Betas of a share of signal that falls from time 0 to 1, none above 0.999."""
     ratios = (signal((i + 1) / count) / signal(i / count) for i in range(count))
     return np.array([min(1.0 - ratio, 0.999) for ratio in ratios], np.float32)
+
+
+def _squared_cosine(t: float) -> float:
+    """Source: arXiv:2102.09672, eq. 17."""
+    return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _exponential(t: float) -> float:
+    """Source: diffusers' HeunDiscreteScheduler (for Shap-E)."""
+    return math.exp(-12.0 * t)
+
+
+def _laplace(t: float) -> float:
+    """Source: arXiv:2407.03297, Table 1, as diffusers' DDPMScheduler has it."""
+    share = math.log(1.0 - 2.0 * abs(0.5 - t) + 1e-6)
+    snr = math.exp(-0.5 * math.copysign(1.0, 0.5 - t) * share)
+    return math.sqrt(snr / (1.0 + snr))
+
+
+_SIGNALS: Final[Mapping[str, Callable[[float], float]]] = {
+    "exp": _exponential,
+    "laplace": _laplace,
+    "squaredcos_cap_v2": _squared_cosine,
+}
+_OF_ALL: Final = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_OF_ONE_CLASS: Final[Mapping[str, tuple[str, ...]]] = {
+    "DDPMScheduler": ("laplace", "sigmoid"),
+    "HeunDiscreteScheduler": ("exp",),
+}
+"""Beta schedules that a class has beside those of all classes."""
 
 
 def _cumulative(alphas: _F32) -> _F32:

@@ -145,7 +145,7 @@ def resolve_sampler(name: str) -> tuple[str, str | None]:
 def resolve_schedule(name: str) -> str | None:
     """The name here of a schedule that web UIs call otherwise, None for automatic.
 
-    Case does not matter. A name that nobody knows is given back as it is.
+    Case does not matter. An unknown name is given back as it is.
     """
     squeezed = _squeezed(name)
     return None if squeezed == _AUTOMATIC else _SCHEDULE_OF.get(squeezed, name)
@@ -154,8 +154,8 @@ def resolve_schedule(name: str) -> str | None:
 def web_names(schedule: Schedule) -> tuple[str, str | None]:
     """What web UIs call the sampler of a schedule, and its schedule type.
 
-    The first is the name here where they have none; the second is None where the sampler spaces its
-    timesteps as its class does by itself, and where no name says how it does.
+    The first is the name here where they have none. The second is None where no name fits, and for
+    the timesteps that the sampler's class has by default.
     """
     entry = CATALOGUE.get(schedule.sampler)
     sampler = entry.web if entry and entry.web else schedule.sampler
