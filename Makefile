@@ -34,7 +34,7 @@ $(FINDINGS): $(wildcard */latentrt/*/*.py */latentrt/*/*/*.py benchmarks/peers/*
 	benchmarks/peers/*.txt) tests/check_wheel.py pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench tables peers gpu format clean
+.PHONY: help run test test-slow fuzz check bench tables peers gpu format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test: $(STAMP) ## Run the tests, in two processes
 
 test-slow: $(STAMP) ## Run the tests on models of real size
 	$(BIN)/python -m pytest -m slow --timeout 0
+
+fuzz: $(STAMP) ## Run the tests of odd inputs with ten times as many
+	LATENTRT_FUZZ=10 $(BIN)/python -m pytest -m fuzz --timeout 0
 
 check: $(STAMP) ## Check format, style, types, the imports between rooms, and the wheel
 	$(BIN)/ruff format --check .

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.fuzz import fuzz
 
 from latentrt.cli.app import app
 from latentrt.cli.main import main
@@ -46,10 +47,7 @@ def options() -> list[tuple[str, str, bool]]:
 OPTIONS = options()
 
 
-@settings(
-    max_examples=50,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@fuzz(50)
 @given(
     chosen=st.sampled_from(OPTIONS),
     value=st.sampled_from(ODD) | st.text(max_size=8).filter(lambda t: "\0" not in t),

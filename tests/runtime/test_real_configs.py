@@ -11,9 +11,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.fuzz import fuzz
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.noise import TorchNoise
@@ -532,7 +533,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
 KEYS = st.fixed_dictionaries({}, optional=OTHERS)
 
 
-@settings(max_examples=40, deadline=None)
+@fuzz(40)
 @given(
     name=st.sampled_from(sorted(FILES)),
     keys=KEYS,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fuzz import fuzz
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime import Guidance, Request, Sampling, Size
@@ -350,14 +351,14 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=500)
+@fuzz(200)
 @given(JSON)
 def test_any_json_is_a_request_or_an_input_error(value: Any) -> None:
     with contextlib.suppress(InputError):
         assert isinstance(Request.from_json(value), Request)
 
 
-@settings(deadline=None, max_examples=500)
+@fuzz(200)
 @given(
     st.dictionaries(
         st.sampled_from(["schema", *Request.__dataclass_fields__]),
@@ -479,7 +480,7 @@ PLACES = [
 ]
 
 
-@settings(deadline=None, max_examples=1000)
+@fuzz(500)
 @given(st.sampled_from(PLACES), ODD)
 def test_any_value_of_any_field_is_taken_or_named(place: tuple[Any, str], value: Any) -> None:
     make, field = place
