@@ -277,8 +277,8 @@ def test_what_there_is_no_time_for_is_left_out_and_said(bundle: Bundles) -> None
         ("--limit", -1, "limit: expected at least 0 seconds, got -1"),
         ("--limit", "nan", "limit: expected at least 0 seconds, got nan"),
         ("--batch", "1,0", "batch: expected numbers of at least 1, or 0 alone, got 1,0"),
-        ("--plot", "full", "output: expected a file, got the folder full"),
-        ("--html", "file/page.html", "output: expected a place that can be written"),
+        ("--plot", "full", "plot: expected a file, got the folder full"),
+        ("--html", "file/page.html", "html: expected a place that can be written"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_measured(

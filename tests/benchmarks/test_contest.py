@@ -225,7 +225,7 @@ def test_a_checkpoint_counts_in_float32_whatever_it_is_stored_in(
     (tmp_path / "model_index.json").write_text("{}")
     for part, name in (
         ("text_encoder", "model"),
-        ("unet", "diffusion_pytorch_model.fp16"),
+        ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),
     ):
         (tmp_path / part).mkdir()
