@@ -249,5 +249,5 @@ def test_as_many_are_there_as_memory_bears_and_a_script_by_itself_is_one_of_them
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float | None, alone: int, places: int
 ) -> None:
     monkeypatch.setattr(contest, "float32_bytes", lambda _: 4_300_000_000)
-    monkeypatch.setattr(contest, "available", lambda: free)
+    monkeypatch.setattr(contest, "available_memory", lambda: free)
     assert bearable(tmp_path, alone) == places

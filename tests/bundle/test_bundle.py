@@ -266,6 +266,11 @@ def test_a_link_to_a_pipe_or_device_is_refused_and_not_waited_for(
     refused(folder, folder / name, "is not a file")
 
 
+def test_a_name_that_is_too_long_is_no_bundle() -> None:
+    with pytest.raises(BundleError, match="no such bundle folder"):
+        Bundle.open("x" * 300)
+
+
 def test_tensors_are_not_awaited_from_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(WeightsError, match="pipe: cannot be read: is not a file"):

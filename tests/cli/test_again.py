@@ -247,3 +247,14 @@ def test_a_sampler_named_with_a_schedule_brings_it(
     asked = ask(RECORDED, "--sampler", name)
     assert asked is not None, ask.error
     assert (asked.sampling.sampler, asked.sampling.schedule) == (sampler, schedule)
+
+
+def test_a_picture_with_damaged_metadata_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "picture.jpg"
+    Image.new("RGB", (8, 8)).save(picture, exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0")
+    monkeypatch.setattr(sys, "argv", ["latentrt", "generate", "bundle", "--from", str(picture)])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == f"latentrt: {picture}: holds no latentrt request\n"

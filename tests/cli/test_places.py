@@ -19,7 +19,7 @@ from PIL import Image
 from tests.cli.command import latentrt
 from tests.cli.outcome import Run
 
-from latentrt.cli.places import Free
+from latentrt.cli.places import Free, check_writable
 
 DRAW = ("a red circle", "--steps", 1, "--seed", 1)
 OTHERS = (
@@ -239,3 +239,8 @@ def test_a_picture_that_does_not_fit_on_the_disk_is_named(
     assert b"x.png" in done.stderr.splitlines()[-1]
     assert b"File too large" in done.stderr.splitlines()[-1]
     assert os.listdir() == ["x-1.png"]
+
+
+def test_the_longest_name_that_a_file_can_have_is_writable(place: Path) -> None:
+    check_writable("output", place / f"{'a' * 251}.png")
+    assert list(place.iterdir()) == []

@@ -148,6 +148,16 @@ def test_closing_closes_engines_in_use_too(
     assert len(closed) == 2
 
 
+def test_a_run_that_was_left_before_its_first_step_holds_no_engine(
+    bundle: Callable[[str], Path], opened: list[str]
+) -> None:
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=1) as pipe:
+        with pipe.run(request(64)) as run:
+            held = len(ALIVE)
+        assert len(ALIVE) == 1 < held
+        del run
+
+
 @pytest.mark.parametrize(
     ("copies", "most", "expected"),
     [

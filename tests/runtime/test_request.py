@@ -499,3 +499,12 @@ def test_a_size_that_is_no_text_is_named() -> None:
     for value in (None, 3, b"8x8", "8x8x8", "8\u0660x8"):
         with pytest.raises(InputError, match=r"^size"):
             Size.parse(value)  # pyright: ignore[reportArgumentType]
+
+
+def test_every_image_of_the_largest_seed_has_a_request_of_its_own() -> None:
+    largest = 2**63 - 4
+    many = Request("a", seed=largest, num_images=4)
+    alone = many.with_values(seed=largest + 3, num_images=1)
+    assert Request.from_json(alone.to_json()) == alone
+    with pytest.raises(InputError, match=r"seed: expected an integer from 0 to 2\*\*63 - 4, got"):
+        many.with_values(seed=largest + 1)

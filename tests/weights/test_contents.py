@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -140,3 +141,13 @@ def test_a_header_whose_length_looks_like_text_is_no_text(folder: Path, length: 
 def test_a_name_that_is_too_long_is_no_checkpoint() -> None:
     with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
         Checkpoint.open(Path("x" * 5000))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("pattern", ["unet/config.json", "unet/*.safetensors", "tokenizer/*.json"])
+def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(folder: Path, pattern: str) -> None:
+    path = next(iter(folder.glob(pattern)))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="cannot be read: is not a file"):
+        read_all(folder)

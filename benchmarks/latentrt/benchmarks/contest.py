@@ -27,7 +27,6 @@ from latentrt.benchmarks.checkpoint_folder import check_source, checkpoint_folde
 from latentrt.benchmarks.duels import duels
 from latentrt.benchmarks.lineup import Settings, chosen, line_up, noise
 from latentrt.benchmarks.machine import Machine, busy, load
-from latentrt.benchmarks.memory import available
 from latentrt.benchmarks.narration import Say, say
 from latentrt.benchmarks.peer_process import Contestant
 from latentrt.benchmarks.peers import REFERENCE, missing
@@ -37,6 +36,7 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, LatentrtError, Unavailable
 from latentrt.bundle.manifest import STABLE_DIFFUSION
 from latentrt.bundle.publish import write_file
+from latentrt.engines.memory import available_memory
 from latentrt.runtime import Size
 from latentrt.runtime.schedules.classes import EDM_CLASSES
 from latentrt.weights.checkpoint import Checkpoint
@@ -178,7 +178,7 @@ def float32_bytes(checkpoint: Path) -> int:
 
 def bearable(checkpoint: Path, alone: int) -> int:
     """How many contestants memory has room for, two at the least; a script takes a place too."""
-    free = available()
+    free = available_memory()
     if free is None:
         return 2
     places = int(free / (_BESIDE_WEIGHTS + _TIMES_WEIGHTS * float32_bytes(checkpoint)))

@@ -1,4 +1,4 @@
-"""The memory of a process, and of the machine."""
+"""The memory of a process."""
 
 from __future__ import annotations
 
@@ -26,14 +26,3 @@ class Memory:
         found = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", text))
         peak, own = (int(found[k]) * 1024 if k in found else None for k in ("VmHWM", "RssAnon"))
         return Memory(peak, own)
-
-
-def available() -> int | None:
-    """Bytes that a new process may have before others must give some up, where there is a /proc."""
-    path = Path("/proc/meminfo")
-    found = (
-        re.search(r"MemAvailable:\s+(\d+) kB", path.read_text(encoding="utf-8"))
-        if path.is_file()
-        else None
-    )
-    return None if found is None else int(found[1]) * 1024

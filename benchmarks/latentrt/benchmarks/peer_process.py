@@ -165,7 +165,7 @@ class PeerProcess:
         if line is None:
             self._lines.put(None)
             raise self._failed(
-                ending(self._process.wait(), self._errors.read_text(encoding="utf-8"))
+                ending(self._process.wait(), self._errors.read_text("utf-8", "replace"))
             )
         try:
             value = json.loads(line)

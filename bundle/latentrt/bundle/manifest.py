@@ -186,12 +186,13 @@ def _check_decoder(decoder: ComponentRecord, channels: int, factor: int) -> None
 
 def _check_kind(folder: Path) -> None:
     """Raise `BundleError` for what is no folder, or a checkpoint in place of a bundle."""
-    if folder.suffix in (".safetensors", ".ckpt") and folder.is_file():
+    # `Path.is_dir` would raise for a name that is too long.
+    if folder.suffix in (".safetensors", ".ckpt") and os.path.isfile(folder):
         problem = (
             "is a checkpoint in one file, not a bundle; `latentrt export` takes a diffusers folder"
         )
         raise BundleError(folder, problem)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise BundleError(folder, "no such bundle folder")
     if not (folder / FILE_NAME).exists() and (folder / "model_index.json").exists():
         command = f"latentrt export {shlex.quote(str(folder))} BUNDLE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
@@ -65,7 +66,11 @@ def again(
     it names some of them. Raises `FileError` for a file that is no such picture, and `InputError`
     where the two do not go together.
     """
-    value, wanted = recorded_request(source), asked.to_json()
+    with warnings.catch_warnings():
+        # Pillow warns of damaged metadata; what cannot be read is an error anyway.
+        warnings.simplefilter("ignore")
+        value = recorded_request(source)
+    wanted = asked.to_json()
     for part in ("guidance", "sampling"):
         if not isinstance(value.setdefault(part, {}), dict):
             raise FileError(source, f"holds a request without {part}")

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 from latentrt.bundle.errors import InputError
@@ -173,18 +174,11 @@ def check_writable(option: str, path: Path) -> None:
             raise InputError(option, "a file", f"the folder {path}")
         if path.exists() and not path.is_file():
             raise InputError(option, "a file", f"the device {path}")
-        _probe(path)
+        # Permissions alone do not tell.
+        with TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise InputError(option, WRITABLE, f"{path} ({error.strerror})") from error
-
-
-def _probe(path: Path) -> None:
-    """Create and remove a hidden neighbour of `path`; permissions alone do not tell."""
-    probe = path.with_name(f".{path.name}.probe")
-    try:
-        probe.touch()
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def check_apart(

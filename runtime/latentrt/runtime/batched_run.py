@@ -29,12 +29,12 @@ class RunFuture(Future[Result]):
         super().__init__()
 
     def result(self, timeout: float | None = None) -> Result:
-        """As any future's; raises `Unavailable` in a process that did not open the batcher."""
+        """As any future's; raises `Closed` in a process that did not open the batcher."""
         self._home.check()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As any future's; raises `Unavailable` in a process that did not open the batcher."""
+        """As any future's; raises `Closed` in a process that did not open the batcher."""
         self._home.check()
         return super().exception(timeout)
 

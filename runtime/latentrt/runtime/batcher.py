@@ -116,9 +116,8 @@ class Batcher:
         try:
             self._line.reserve(place, count)
             with only_latentrt_errors():
-                plan = self._plan(request)
-            run = BatchedRun(plan, self._line.leave, until)
-            self._line.admit(place, [WaitingPicture.of(run, image) for image in range(count)])
+                run = BatchedRun(self._plan(request), self._line.leave, until)
+                self._line.admit(place, [WaitingPicture.of(run, image) for image in range(count)])
         except BaseException as error:  # an interrupt too must leave nothing behind
             if run is not None:
                 run.fail(error)

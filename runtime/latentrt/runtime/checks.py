@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, Final, TypeGuard, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,6 @@ from latentrt.bundle.errors import InputError
 
 _NO_NUMBERS: Final = (bool, np.bool_, np.complexfloating)
 """Kinds that have the method `__float__` all the same."""
-
-
-def is_integer(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer and no boolean, which Python calls one."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def text(field: str, value: object) -> str:

@@ -146,16 +146,17 @@ class Pipeline:
             level=level,
             stripped=stripped,
         )
-        return Pipeline(
-            Bundle.open(path),
-            engine,
-            options,
-            components,
-            build=build,
-            cache=Cache(folder),
-            max_pixels=max_pixels,
-            max_engines=max_engines,
-        )
+        with only_latentrt_errors():
+            return Pipeline(
+                Bundle.open(path),
+                engine,
+                options,
+                components,
+                build=build,
+                cache=Cache(folder),
+                max_pixels=max_pixels,
+                max_engines=max_engines,
+            )
 
     @property
     def engines(self) -> Mapping[str, str]:

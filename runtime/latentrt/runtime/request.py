@@ -27,8 +27,6 @@ MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
 
 _WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
-_LARGEST_SEED: Final = 2**63 - MAX_IMAGES - 1
-_SEEDS: Final = "an integer from 0 to 2**63 - 1025"
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -93,7 +91,7 @@ class Request:
             else text("negative_prompt", negative_prompt),
             "size": _size("size", size),
             "num_images": _num_images(num_images),
-            "seed": None if seed is None else integer("seed", _SEEDS, seed, 0, _LARGEST_SEED),
+            "seed": None if seed is None else _seed(seed, _num_images(num_images)),
             "sampling": _sampling(sampling),
             "guidance": _guidance(guidance),
             "clip_skip": integer("clip_skip", "an integer of at least 0", clip_skip, 0),
@@ -210,6 +208,12 @@ def _size(field: str, value: object) -> Size | None:
 
 def _num_images(value: object) -> int:
     return integer("num_images", f"an integer from 1 to {MAX_IMAGES}", value, 1, MAX_IMAGES)
+
+
+def _seed(value: object, num_images: int) -> int:
+    # Image i has seed + i, and alone it has to be a request too.
+    expected = f"an integer from 0 to 2**63 - {num_images}"
+    return integer("seed", expected, value, 0, 2**63 - num_images)
 
 
 def _sampling(value: object) -> Sampling:

@@ -79,6 +79,7 @@ class DirectRun(Run):
     ) -> None:
         super().__exit__(kind, error, trace)
         self._steps.close()
+        self._engines = ()  # of a run that took no step, too
 
     def __iter__(self) -> Iterator[Step]:
         self._home.check()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from latentrt.bundle.errors import CheckpointError
+from latentrt.bundle.files import open_file, read_file
 from latentrt.bundle.tensors import MAX_HEADER_BYTES
 
 JSON: Final = "readable JSON"
@@ -51,10 +52,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; raises `CheckpointError` if it is missing or no such file."""
     check_contents(path, JSON)
     try:
-        value: object = json.loads(path.read_text("utf-8-sig"))
+        value: object = json.loads(read_file(path).decode("utf-8-sig"))
     except FileNotFoundError:
         raise CheckpointError(path, "is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(path, f"is not readable JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(path, "is not a JSON object")
@@ -65,7 +68,7 @@ def read_bytes(path: Path, expected: str) -> bytes:
     """A file as it is; raises `CheckpointError` if it is plainly something else."""
     check_contents(path, expected)
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -86,7 +89,7 @@ def _other(path: Path, expected: str) -> str | None:
     try:
         if path.is_dir():
             return "a folder"
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(256)
     except OSError:
         return None
