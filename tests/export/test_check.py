@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import diffusers
 import ml_dtypes
 import numpy as np
 import pytest
@@ -187,6 +189,55 @@ def test_a_checkpoint_is_read_as_its_pipeline_reads_it_and_says_what_was_inferre
     usual = ("text_encoder: text encoder without the prefix 'text_model.'",)
     if not notes:
         assert checked.notes == usual
+
+
+@pytest.mark.filterwarnings("ignore:The configuration file of the unet:FutureWarning")
+@pytest.mark.parametrize(
+    ("version", "size"),
+    [("0.2.4", 8), ("0.8.1", [8, 16]), ("0.8.1", 65), ("0.9.0.dev0", 8), ("0.27.0", 8), (None, 8)],
+)
+def test_the_default_size_is_the_one_that_the_pipeline_takes(
+    folder: Path, version: str | None, size: Any
+) -> None:
+    config("unet/config.json", _diffusers_version=version, sample_size=size)(folder)
+    if version is None:
+        pop("unet/config.json", "_diffusers_version")(folder)
+    absent = {"safety_checker": None, "requires_safety_checker": False}
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(
+        folder, low_cpu_mem_usage=False, **absent
+    )
+    stated = pipeline.unet.config.sample_size
+    checked = read(folder)
+    assert checked.sample_size == ((stated, stated) if isinstance(stated, int) else tuple(stated))
+    said = f"unet: sample_size {size} of an old config is read as 64, as in StableDiffusionPipeline"
+    assert (said in checked.notes) is (stated != size)
+
+
+def test_other_pipelines_take_the_size_that_an_old_unet_states(folder_xl: Path) -> None:
+    config("unet/config.json", _diffusers_version="0.8.1")(folder_xl)
+    pipeline: Any = StableDiffusionXLPipeline.from_pretrained(folder_xl, low_cpu_mem_usage=False)
+    assert read(folder_xl).sample_size == (pipeline.default_sample_size,) * 2 == (8, 8)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_vae_is_not_shifted_as_in_every_pipeline_here(folder: Path, family: Any) -> None:
+    vae = {**json.loads((folder / "vae" / "config.json").read_text()), "shift_factor": 0.1159}
+    space = LatentSpace.of("it/vae", family, vae)
+    latents = torch.ones(1, 4, 2, 2)
+    pipeline = getattr(diffusers, family.pipeline)
+    assert "shift_factor" not in inspect.getsource(pipeline)
+    assert torch.equal(space.unscale(latents), latents / vae["scaling_factor"])
+    assert space.notes == (f"vae: {family.pipeline} does not read shift_factor 0.1159: ignored",)
+
+
+def test_a_bundle_of_a_shifted_vae_has_no_shift(
+    folder: Path, traced: Callable[[str], None], out: Path
+) -> None:
+    del traced
+    config("vae/config.json", shift_factor=0.1159)(folder)
+    export(folder, out / "bundle", golden=False)
+    assert manifest_of(out / "bundle")["vae_shift"] == 0
+    assert any("shift_factor" in note for note in manifest_of(out / "bundle")["inferred"])
 
 
 def test_a_second_text_encoder_may_be_a_whole_clip_model(folder_xl: Path) -> None:

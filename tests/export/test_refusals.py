@@ -157,6 +157,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         ),
         "it/unet: cross_attention_dim [32, 48] but text of width 32",
     ),
+    "a text encoder that masks": (
+        config("text_encoder/config.json", use_attention_mask=True),
+        "it/text_encoder/config.json: use_attention_mask is True: masks of text are not supported",
+    ),
     "a sample size that is none": (
         config("unet/config.json", sample_size=[8, "x"]),
         "it/unet/config.json: sample_size is [8, 'x'], expected one or two whole numbers",

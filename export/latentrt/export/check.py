@@ -21,6 +21,9 @@ from latentrt.weights.checkpoint import listed_class
 _SAMPLE_SIZE = 64
 """Of a U-Net's config that states none, as in diffusers' pipelines."""
 
+_OLD = (0, 9)
+"""The version of diffusers before which U-Nets may state a size that is not their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -56,19 +59,22 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
     family = family_of(source)
     scheduler, notes = _scheduler(source, forced=family.name == STABLE_DIFFUSION)
     parts = open_parts(source, family)
-    sample_size = _sample_size(f"{source.name}/unet/config.json", parts["unet"].config)
+    sample_size, size_notes = _sample_size(source, family, parts["unet"].config)
+    latent_space = LatentSpace.of(f"{source.name}/vae", family, parts["vae"].config)
     return Checked(
         source=source,
         family=family,
         parts=parts,
         tokenizers=open_tokenizers(source, family, parts, scratch),
-        latent_space=LatentSpace.of(f"{source.name}/vae", family, parts["vae"].config),
+        latent_space=latent_space,
         scheduler=scheduler,
         sample_size=sample_size,
         zeros=forces_zeros(source, family),
         notes=(
             *left_out(source, family),
             *(note for part in parts.values() for note in part.notes),
+            *size_notes,
+            *latent_space.notes,
             *notes,
         ),
     )
@@ -91,12 +97,27 @@ def _scheduler(source: Source, *, forced: bool) -> tuple[Mapping[str, Any], tupl
     return adopted.config, notes
 
 
-def _sample_size(where: str, config: Config) -> tuple[int, int]:
+def _sample_size(
+    source: Source, family: Family, config: Config
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """The default (height, width) of a latent, and a note where the config says another.
+
+    Source: `StableDiffusionPipeline.__init__`, which corrects what old U-Nets state.
+    """
     stated: Any = config["sample_size"] or _SAMPLE_SIZE
     sides = [stated, stated] if isinstance(stated, int) else stated
     whole = isinstance(sides, list | tuple) and all(type(n) is int and n > 0 for n in sides)
     if not whole or len(sides) != 2:
-        raise CheckpointError(
-            where, f"sample_size is {stated!r}, expected one or two whole numbers"
-        )
-    return sides[0], sides[1]
+        problem = f"sample_size is {stated!r}, expected one or two whole numbers"
+        raise CheckpointError(f"{source.name}/unet/config.json", problem)
+    corrects = family.name == STABLE_DIFFUSION and isinstance(stated, int)
+    if corrects and stated < _SAMPLE_SIZE and _is_old(source.config("unet")):
+        note = f"unet: sample_size {stated} of an old config is read as {_SAMPLE_SIZE}"
+        return (_SAMPLE_SIZE, _SAMPLE_SIZE), (f"{note}, as in {family.pipeline}",)
+    return (sides[0], sides[1]), ()
+
+
+def _is_old(config: Config) -> bool:
+    """Whether diffusers before 0.9 wrote a config; one that names no version is not old."""
+    numbers = str(config.get("_diffusers_version")).split(".")[:2]
+    return all(n.isdecimal() for n in numbers) and tuple(map(int, numbers)) < _OLD

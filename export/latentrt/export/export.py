@@ -263,7 +263,7 @@ def _write_manifest(
         latent_channels=latents.channels,
         vae_factor=latents.factor,
         vae_scaling=latents.scaling,
-        vae_shift=latents.shift,
+        vae_shift=0.0,
         latents_mean=latents.mean,
         latents_std=latents.std,
         sample_size=checked.sample_size,

@@ -184,6 +184,17 @@ def check_unet(where: str, family: Family, config: Config) -> None:
         raise CheckpointError(where, f"time_cond_proj_dim is None: {family.pipeline} needs it")
 
 
+def check_text(where: str, family: Family, config: Config) -> None:
+    """Raise `CheckpointError` for a text encoder that is not to see the padding of a prompt.
+
+    SDXL's pipeline does not look at that field.
+    """
+    stated: object = config.get("use_attention_mask")
+    if stated and family.name != STABLE_DIFFUSION_XL:
+        problem = f"use_attention_mask is {stated!r}: masks of text are not supported"
+        raise CheckpointError(where, problem)
+
+
 def check_fit(source: Source, family: Family, configs: Mapping[str, Config]) -> None:
     """Raise `CheckpointError` where what one part gives is not what another takes."""
     unet, vae = configs["unet"], configs["vae"]

@@ -18,14 +18,17 @@ from latentrt.export.modules import Config
 
 @dataclass(frozen=True, slots=True)
 class LatentSpace:
-    """The latents of a VAE, in the words of `latentrt.bundle.manifest.Manifest`."""
+    """The latents of a VAE, in the words of `latentrt.bundle.manifest.Manifest`.
+
+    `notes` name what of the config is not read, a sentence each.
+    """
 
     channels: int
     factor: int
     scaling: float
-    shift: float
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def of(where: str, family: Family, config: Config) -> LatentSpace:
@@ -39,19 +42,22 @@ class LatentSpace:
                 _by_channel(where, field, value, channels)
                 for field, value in zip(("latents_mean", "latents_std"), stated, strict=True)
             )
+        # No pipeline of these families shifts, as those of Flux and Stable Diffusion 3 do.
+        shift = config.get("shift_factor")
+        note = f"vae: {family.pipeline} does not read shift_factor {shift!r}: ignored"
         return LatentSpace(
             channels=channels,
             factor=vae_factor(config),
             scaling=_number(where, "scaling_factor", config["scaling_factor"]),
-            shift=_number(where, "shift_factor", config.get("shift_factor") or 0.0),
             mean=mean,
             std=std,
+            notes=(note,) if shift else (),
         )
 
     def unscale(self, latents: Tensor) -> Tensor:
         """The model's latents [n, c, h, w] as the VAE has them."""
         if self.mean is None or self.std is None:
-            return latents / self.scaling + self.shift
+            return latents / self.scaling
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
         return latents * std / self.scaling + mean
 

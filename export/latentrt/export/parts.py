@@ -13,7 +13,7 @@ import torch
 
 from latentrt.bundle.errors import CheckpointError
 from latentrt.bundle.tensors import FLOAT8
-from latentrt.export.family import Family, check_fit, check_unet
+from latentrt.export.family import Family, check_fit, check_text, check_unet
 from latentrt.export.modules import WHOLE, Config
 from latentrt.export.source import Source, TensorSource
 from latentrt.weights.checkpoint import HARMLESS, class_of
@@ -93,6 +93,8 @@ def _open_part(source: Source, family: Family, folder: str) -> Part:
     config = whole.filled(module)
     if folder == "unet":
         check_unet(where, family, config)
+    elif folder in family.text_encoders:
+        check_text(f"{where}/config.json", family, config)
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     tensors = source.tensors(folder)
     notes = [note, *tensors.notes, tensors.renamed and f"{folder}: {tensors.renamed}"]
