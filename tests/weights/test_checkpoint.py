@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from latentrt.bundle.errors import CheckpointError
-from latentrt.weights.checkpoint import HARMLESS, Checkpoint, canonical_name
+from latentrt.weights.checkpoint import HARMLESS, Checkpoint, canonical_name, listed_class
 
 UNET = "diffusion_pytorch_model"
 
@@ -409,3 +409,11 @@ def test_a_vocabulary_and_merges_are_a_tokenizer(folder: Path) -> None:
     for name in ("vocab.json", "merges.txt"):
         (folder / "tokenizer" / name).write_text("{}")
     assert "vocab.json" in Checkpoint.open(folder).tokenizer()
+
+
+def test_a_class_may_be_listed_by_its_module() -> None:
+    # As diffusers writes one that its library does not export itself.
+    index = {"text_encoder": ["transformers.models.clip.modeling_clip", "CLIPTextModel"]}
+    assert listed_class(index, "text_encoder") == "CLIPTextModel"
+    with pytest.raises(ValueError, match="classes of transformers are supported"):
+        listed_class({"text_encoder": ["transformersx", "CLIPTextModel"]}, "text_encoder")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -64,14 +64,20 @@ class LatentSpace:
 
 def _number(where: str, field: str, value: object) -> float:
     zero = field == "scaling_factor" and value == 0
-    if not isinstance(value, int | float) or not math.isfinite(value) or zero:
+    if not _finite(value) or zero:
         raise CheckpointError(where, f"{field} is {value!r}, expected a number")
     return float(value)
 
 
+def _finite(value: object) -> TypeGuard[float]:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
+
+
 def _by_channel(where: str, field: str, value: object, channels: int) -> tuple[float, ...]:
     numbers = cast("list[Any]", value) if isinstance(value, list | tuple) else []
-    finite = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
-    if len(numbers) != channels or not finite:
+    if len(numbers) != channels or not all(map(_finite, numbers)):
         raise CheckpointError(where, f"{field} is {value!r}, expected {channels} numbers")
     return tuple(float(n) for n in numbers)

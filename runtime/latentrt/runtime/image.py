@@ -170,7 +170,7 @@ def recorded_request(path: Path | str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise FileError(path, f"holds a malformed request: {error}") from error
     if not isinstance(value, dict):
-        raise InputError("request", "a JSON object", type(value).__name__)
+        raise FileError(path, f"holds a malformed request: {type(value).__name__}, no object")
     return cast("dict[str, Any]", value)
 
 

@@ -297,7 +297,7 @@ class Pipeline:
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
         manifest = self.bundle.manifest
-        if np.ndim(latents) != 4:
+        if not isinstance(latents, np.ndarray) or latents.ndim != 4:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("latents", "an array [n, c, h, w]", shown(latents))
         count, _, height, width = latents.shape
         sizes = {"batch": count, "height": height, "width": width}

@@ -108,7 +108,7 @@ def listed_class(index: Mapping[str, Any], folder: str) -> str | None:
         raise ValueError(f"{folder} is {entry!r}, expected a library and a class")
     library, name = str(pair[0]), str(pair[1])
     own = library_of(folder).name
-    if library != own:
+    if library.split(".")[0] != own:  # its module, too, as in "transformers.models.clip"
         raise ValueError(f"{folder} is a {name} of {library!r}; classes of {own} are supported")
     return name
 
