@@ -17,6 +17,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
         status: object = 0
+        capsys.readouterr()  # of a bundle that was made just now
         try:
             main()
         except SystemExit as stop:

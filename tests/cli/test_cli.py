@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -202,6 +203,16 @@ def test_export_refuses_what_is_no_checkpoint_and_leaves_nothing(
     dtype = run("export", cut, tmp_path / "bundle", "--dtype", "fp8")
     assert (dtype.status, "dtype: expected one of fp32, fp16" in dtype.err) == (2, True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cut"]
+
+
+def test_export_says_what_is_no_checkpoint_before_pytorch_is_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "latentrt.export.export", None)
+    for source in (tmp_path / "none", tmp_path):
+        refused = run("export", source, tmp_path / "bundle")
+        assert (refused.status, refused.err.count("\n")) == (2, 1)
+        assert f"latentrt: {source}: " in refused.err
 
 
 def test_inspect_describes_bundles_and_checkpoints(

@@ -121,6 +121,7 @@ REFUSED = [
     ("-o", "x" * 300 + ".png"),
     ("-o", "device.png"),
     ("--save-latents", os.devnull),
+    ("--save-latents", "-"),
     ("-o", "a.png", "--save-latents", "a.png"),
     ("-o", "a.png", "--save-latents", "./sub/../a.png"),
     ("-o", "a.png", "--save-latents", "link.png"),

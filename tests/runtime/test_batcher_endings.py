@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.runtime.toy_model import WAIT, Gate, Model, request
 
-from latentrt.bundle.errors import Cancelled, DeadlineExceeded, InputError
+from latentrt.bundle.errors import Cancelled, DeadlineExceeded, InputError, LatentrtError
 from latentrt.runtime import Batcher, Result
 from latentrt.runtime.plan import Plan
 
@@ -171,3 +171,25 @@ def test_callbacks_are_called_with_no_lock_held() -> None:
         with pytest.raises(DeadlineExceeded):
             run.result()
     assert seen == [0]
+
+
+@pytest.mark.parametrize(
+    "wait_for", [lambda run: run.result(), list, lambda run: run.future.result()]
+)
+def test_a_callback_that_waits_for_another_run_is_told_so(wait_for: Any) -> None:
+    told: list[BaseException] = []
+    finished = threading.Event()
+
+    def callback(done: Any) -> None:
+        assert done.result().images  # its own run has ended
+        try:
+            wait_for(batcher.submit(request(2, 2)))
+        except BaseException as error:
+            told.append(error)
+        finished.set()
+
+    with Batcher(Model()) as batcher:
+        batcher.submit(request(1, 2)).future.add_done_callback(callback)
+        assert finished.wait(WAIT)
+    assert "cannot wait for its runs" in str(told[0])
+    assert isinstance(told[0], LatentrtError)

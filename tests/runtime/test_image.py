@@ -387,6 +387,11 @@ def test_a_file_with_another_text_is_refused(tmp_path: Path, text: str) -> None:
         read_request(tmp_path / "a.png")
 
 
+def test_a_picture_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"a\.png: no such file$"):
+        read_request(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_of_another_program_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.backends import Chosen
+from latentrt.bundle.errors import Closed
+from latentrt.engines.backends import Chosen, Progress
 from latentrt.engines.cache import Cache, Opened
 from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
 from latentrt.engines.function import FunctionEngine
@@ -35,8 +37,12 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         component: str,
         sizes: dict[str, int],
         chosen: Chosen,
+        *,
+        progress: Progress | None,
         **_: Any,
     ) -> Opened:
+        if progress is not None:
+            progress("compiling", 0, 1)
         blueprint = Blueprint.of(bundle, component, sizes)
 
         def zeros(inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -156,6 +162,24 @@ def test_a_run_that_was_left_before_its_first_step_holds_no_engine(
             held = len(ALIVE)
         assert len(ALIVE) == 1 < held
         del run
+
+
+def test_who_is_told_of_the_progress_may_close_the_pipeline(
+    bundle: Callable[[str], Path], opened: list[str]
+) -> None:
+    raised: list[BaseException] = []
+
+    def draw() -> None:
+        with pytest.raises(Closed) as found:
+            pipe.run(request(64), progress=lambda *_: pipe.close())
+        raised.append(found.value)
+
+    pipe = Pipeline.open(bundle("heads"), engine="onnxruntime")
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert len(raised) == 1
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ def make(
         raise InputError("json", "a file for the picture", "-o -, standard output")
     check_apart(pictures, save_latents, bundle, read)
     pictures.check()
+    if save_latents == STDOUT:
+        raise InputError("save-latents", "a file", "-, standard output")
     if save_latents is not None:
         check_writable("save-latents", save_latents)
     opened = Bundle.open(bundle)

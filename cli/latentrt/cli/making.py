@@ -28,6 +28,7 @@ from latentrt.cli.options import (
     VariantOption,
 )
 from latentrt.cli.progress import Bars
+from latentrt.weights.checkpoint import Checkpoint
 
 
 def export(
@@ -42,6 +43,8 @@ def export(
     """Turn a checkpoint into a bundle. Needs PyTorch: pip install 'latentrt[export]'."""
     if (Path(checkpoint) / FILE_NAME).is_file():
         raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
+    if not checkpoint.startswith("random:"):
+        Checkpoint.open(Path(checkpoint), variant)  # PyTorch takes long to load
     from latentrt.export.libraries import quiet_libraries
 
     with quiet_libraries(), Bars(Console(stderr=True), quiet=as_json) as bars:

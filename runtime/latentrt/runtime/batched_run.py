@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from latentrt.bundle.errors import Cancelled, as_latentrt
+from latentrt.bundle.errors import Cancelled, LatentrtError, as_latentrt
 from latentrt.engines.process import Home
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
@@ -22,25 +22,35 @@ if TYPE_CHECKING:
 
 
 class RunFuture(Future[Result]):
-    """The future of a run. In a forked process, where nobody will end it, waiting raises."""
+    """The future of a run. Waiting raises where it would never end.
 
-    def __init__(self, home: Home) -> None:
+    That is in a forked process, and in a callback on the thread that `serves` the run.
+    """
+
+    def __init__(self, home: Home, serves: Callable[[], bool]) -> None:
         self._home = home
+        self._serves = serves
         super().__init__()
 
     def result(self, timeout: float | None = None) -> Result:
         """As any future's; raises `Closed` in a process that did not open the batcher."""
-        self._home.check()
+        self.check_waiting()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As any future's; raises `Closed` in a process that did not open the batcher."""
-        self._home.check()
+        self.check_waiting()
         return super().exception(timeout)
 
     def cancel(self) -> bool:
         """As any future's; does nothing in a process that did not open the batcher."""
         return self._home.here and super().cancel()
+
+    def check_waiting(self) -> None:
+        """Raise `Closed` or `LatentrtError` where waiting for the run would never end."""
+        self._home.check()
+        if not self.done() and self._serves():
+            raise LatentrtError("a callback of a batcher cannot wait for its runs: use a thread")
 
 
 class BatchedRun(Run):
@@ -53,12 +63,16 @@ class BatchedRun(Run):
     """
 
     def __init__(
-        self, plan: Plan, leave: Callable[[BatchedRun], None], until: float | None = None
+        self,
+        plan: Plan,
+        leave: Callable[[BatchedRun], None],
+        until: float | None = None,
+        serves: Callable[[], bool] = lambda: False,
     ) -> None:
         self._home = Home("run")
         self.plan = replace(plan, engines=())
         self._engines = plan.engines  # held until the run ends, so that none is freed
-        self.future: Future[Result] = RunFuture(self._home)
+        self.future: RunFuture = RunFuture(self._home, serves)
         self._leave = leave
         self._begun = time.perf_counter()
         self._until = until
@@ -71,7 +85,7 @@ class BatchedRun(Run):
     def __iter__(self) -> Iterator[Step]:
         seen: Step | None = None
         while True:
-            self._home.check()
+            self.future.check_waiting()
             with self._told:
                 self._told.wait_for(lambda seen=seen: self._newest is not seen or self.ended)
                 step = self._newest

@@ -116,7 +116,8 @@ class Batcher:
         try:
             self._line.reserve(place, count)
             with only_latentrt_errors():
-                run = BatchedRun(self._plan(request), self._line.leave, until)
+                plan = self._plan(request)
+                run = BatchedRun(plan, self._line.leave, until, self._service.serves_here)
                 self._line.admit(place, [WaitingPicture.of(run, image) for image in range(count)])
         except BaseException as error:  # an interrupt too must leave nothing behind
             if run is not None:
@@ -180,9 +181,13 @@ class _Service:
         if cancel:
             for run in runs:
                 run.cancel()
-        if threading.current_thread() not in self._threads:  # as in a future's callback
+        if not self.serves_here():
             for thread in self._threads:
                 thread.join()
+
+    def serves_here(self) -> bool:
+        """Whether this is one of its threads, as in a future's callback."""
+        return threading.current_thread() in self._threads
 
     def close_later(self) -> None:
         """Close from where nothing may be waited for: the garbage collector may run anywhere.

@@ -40,7 +40,8 @@ class _Place:
     `kept` is None for one that nobody may hold but who still uses it; `known` finds it there.
     """
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # Who is told of the progress has the lock, and may close the pipeline.
+    lock: threading.RLock = field(default_factory=threading.RLock)
     kept: Engine | None = None
     known: weakref.ref[Engine] | None = None
 

@@ -154,6 +154,8 @@ def recorded_request(path: Path | str) -> dict[str, Any]:
     from PIL import Image
 
     path = as_path("picture", path)
+    if not path.exists():
+        raise FileError(path, "no such file")
     try:
         with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as picture:
             text = _text(picture)
