@@ -207,7 +207,7 @@ def test_the_page_is_written_and_a_place_that_cannot_be_is_said_before_the_work(
     assert f"numpy {np.__version__}" in content
     assert f"numpy {np.__version__}" in done.out.splitlines()[0]
     taken = run("compare", bundle("heads"), *options, tmp_path)
-    assert (taken.status, "output: expected a file" in taken.err) == (2, True)
+    assert (taken.status, "html: expected a file" in taken.err) == (2, True)
 
 
 def test_adherence_is_judged_for_models_shapes_alone(

@@ -20,10 +20,18 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 INTERRUPTED = (130, b"latentrt: interrupted\n")
 
 
+def heed_signals() -> None:
+    """End by signals, whatever whoever runs the tests ignores."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def begun(words: list[str | bytes]) -> subprocess.Popen[bytes]:
     """A command that is about to call `main`: before, the interpreter has the signal."""
     words[2] = LATENTRT[2].replace("sys.exit", "print('ready', flush=True)\nsys.exit")
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_signals
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     return process
@@ -50,7 +58,7 @@ SLOW = """
 import sys, time
 from latentrt.bundle.publish import publishing
 from latentrt.cli import samplers
-def list_samplers():
+def list_samplers(*_):
     with publishing(sys.argv.pop()) as folder:
         (folder / "weights").write_bytes(bytes(100))
         try:
@@ -79,8 +87,7 @@ def test_a_signal_leaves_nothing_half_written_though_it_comes_twice(
         [sys.executable, "-c", script + LATENTRT[2], "samplers"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # Whoever runs the tests may ignore it.
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        preexec_fn=heed_signals,
     )
     with process:
         assert process.stdout is not None

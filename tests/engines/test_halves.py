@@ -93,7 +93,8 @@ class Host:
         self.started = self.waited = 0
         self._lock = threading.Lock()
         if isinstance(engine, openvino_engine.OpenVinoEngine):
-            engine._model = _Part(engine._model, self)
+            maker: Any = engine._pool._make
+            maker.model = _Part(maker.model, self)
         else:
             engine._rows._session = _Part(engine._rows._session, self)
 
@@ -205,7 +206,7 @@ def test_openvino_has_a_stream_of_a_thread_for_each_half(
     if stored:
         cpu.build(whole, options, tmp_path)
     engine = cpu.load(whole, options, tmp_path) if stored else cpu.compile(whole, options)
-    model: Any = engine._model
+    model: Any = engine._pool._make.model  # pyright: ignore[reportOptionalMemberAccess, reportFunctionMemberAccess, reportAttributeAccessIssue]
     assert model.get_property("NUM_STREAMS") == 2
     assert model.get_property("INFERENCE_NUM_THREADS") == 2
     joint = cpu.compile(whole, Options(precision=precision, streams=1, threads=2))

@@ -272,7 +272,7 @@ def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
 
 
 def property_of(engine: Any, name: str) -> Any:
-    return engine._model.get_property(name)
+    return engine._pool._make.model.get_property(name)
 
 
 class Working:
@@ -321,9 +321,9 @@ class Watched:
 
 def watched(engine: OpenVinoEngine) -> Watched:
     """The engine's model from here on."""
-    model = Watched(engine._model)
-    engine._model = model
-    return model
+    maker: Any = engine._pool._make
+    maker.model = Watched(maker.model)
+    return maker.model
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])

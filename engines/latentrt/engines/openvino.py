@@ -26,7 +26,7 @@ from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
 from latentrt.engines.halves import half_of
 from latentrt.engines.openvino_model import as_computed, read
 from latentrt.engines.openvino_norms import write_out_group_norms
-from latentrt.engines.openvino_requests import HalvedRequest, Request, WholeRequest
+from latentrt.engines.openvino_requests import Request, RequestMaker
 from latentrt.engines.process import Home, keep_in_children
 
 _INSTALL: Final = "pip install 'latentrt[openvino]'"
@@ -48,12 +48,11 @@ class OpenVinoEngine:
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
         half = half_of(blueprint) if halved else None
-        kind = WholeRequest if half is None else HalvedRequest
         arrays = half or blueprint
-        inputs, outputs = arrays.fixed_inputs, arrays.fixed_outputs
-        self._pool: Pool[Request] = Pool(
-            self.component, lambda: kind(model, inputs, outputs), most=calls
+        make = RequestMaker(
+            model, arrays.fixed_inputs, arrays.fixed_outputs, halved=half is not None
         )
+        self._pool: Pool[Request] = Pool(self.component, make, most=calls)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""

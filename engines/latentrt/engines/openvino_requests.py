@@ -77,5 +77,29 @@ class HalvedRequest:
 Request = WholeRequest | HalvedRequest
 
 
+class RequestMaker:
+    """Makes a compiled model's requests: for all rows, or for rows in two halves.
+
+    `inputs` and `outputs` are those of the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        *,
+        halved: bool,
+    ) -> None:
+        self.model: Any = model
+        self._inputs = inputs
+        self._outputs = outputs
+        self._kind = HalvedRequest if halved else WholeRequest
+
+    def __call__(self) -> Request:
+        """One more request; raises what the package raises."""
+        return self._kind(self.model, self._inputs, self._outputs)
+
+
 def _arrays(request: Any, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
     return {spec.name: request.get_tensor(spec.name).data for spec in specs}
