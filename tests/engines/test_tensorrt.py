@@ -252,7 +252,7 @@ def test_a_precision_that_a_graph_cannot_be_computed_in_is_named(
 
 
 def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="level: expected 0 to 5, got 6"):
+    with pytest.raises(InputError, match="level: expected an integer from 0 to 5, got 6"):
         Options(level=6)
 
 

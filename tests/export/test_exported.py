@@ -151,6 +151,8 @@ def test_each_text_encoder_has_its_tokenizer(
             "eos_token_id": theirs.eos_token_id,
             "pad_token_id": theirs.pad_token_id,
             "model_max_length": 77,
+            "padding_side": theirs.padding_side,
+            "truncation_side": theirs.truncation_side,
         }
     pads = {"heads": "<|endoftext|>", "lcm": "<|endoftext|>", "lists": "!", "xl": "!"}
     last = CLIPTokenizer.from_pretrained(checkpoint(configuration) / folder)
