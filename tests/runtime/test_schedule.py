@@ -225,7 +225,7 @@ def test_schedules_of_a_sampler_are_those_that_its_algorithm_has() -> None:
     assert schedules_of("dpmpp_2m") == SCHEDULES
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "", "Karras", *SCHEDULES])
+@pytest.mark.parametrize("schedule", ["cosine", "", "Karrass", *SCHEDULES])
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_schedule_that_a_sampler_does_not_have_is_refused(class_name: str, schedule: str) -> None:
     if schedule in SCHEDULES_OF[class_name]:
