@@ -125,7 +125,7 @@ def test_json_is_one_object_and_nothing_else(
         (("--threads", 0), "threads: expected an integer from 1 to 4096, got 0"),
         (("--threads", 10**20), "threads: expected an integer from 1 to 4096, got 1"),
         (("--original-size", "big"), "original-size: expected WIDTHxHEIGHT"),
-        (("--from", "/nowhere.png"), "/nowhere.png: is not a readable PNG"),
+        (("--from", "/nowhere.png"), "/nowhere.png: no such file"),
         (("--sampler", "heun", "--brownian"), "brownian: expected a sampler that follows a path"),
         (("--sampler", "lcm", "--schedule", "karras"), "schedule: expected none with LCMScheduler"),
         (("--sampler", "edm_euler"), "sampler: expected no EDM sampler"),
