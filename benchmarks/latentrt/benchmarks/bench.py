@@ -17,12 +17,12 @@ from latentrt.benchmarks.arrivals import curves
 from latentrt.benchmarks.batching import BATCHES, REPEATS, Goodput, Serving
 from latentrt.benchmarks.batching import measure as serve
 from latentrt.benchmarks.cold import Cold, cold_starts
-from latentrt.benchmarks.compare import compare
 from latentrt.benchmarks.goodput import Curve
 from latentrt.benchmarks.limits import greatest, heights, limits
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.notes import Notes
+from latentrt.benchmarks.numerics.compare import compare
 from latentrt.benchmarks.nvml import GpuState, GpuWatch
 from latentrt.benchmarks.report import Report
 from latentrt.benchmarks.samples import LEAST, Samples, until_settled

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from latentrt.benchmarks.markup import document, folded, table
+from latentrt.benchmarks.page import document, folded, table
 from latentrt.benchmarks.report import STAGES, Report
 from latentrt.benchmarks.sections import Section, compared, sections, used
 from latentrt.benchmarks.verdict import Verdict

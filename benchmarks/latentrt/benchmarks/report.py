@@ -10,11 +10,11 @@ from typing import Any, Final
 from latentrt.benchmarks.batching import Goodput
 from latentrt.benchmarks.ceilings import Ceilings
 from latentrt.benchmarks.cold import Cold
-from latentrt.benchmarks.comparison import finite
 from latentrt.benchmarks.goodput import Curve, gain_to_json
 from latentrt.benchmarks.limits import Limit
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.memory import Memory
+from latentrt.benchmarks.numerics.comparison import finite
 from latentrt.benchmarks.nvml import GpuState
 from latentrt.benchmarks.samples import Samples
 
