@@ -19,9 +19,9 @@ from tests.export.golden_run import check_run, goldens_of
 
 from latentrt.benchmarks.compare import cancelling_tolerance, compare
 from latentrt.benchmarks.comparison import Question
-from latentrt.benchmarks.contest import check
 from latentrt.benchmarks.live import answer
 from latentrt.benchmarks.original import Original
+from latentrt.benchmarks.peers.contest import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.engines.engine import Options
