@@ -93,7 +93,7 @@ $(MEASURED)/calls.json:
 
 $(MEASURED)/batching-shapes.json:
 	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.batching $(BUNDLE) --json $@.part
+	$(BIN)/python -m latentrt.benchmarks.latency.batching $(BUNDLE) --json $@.part
 	$(KEEP)
 
 $(MEASURED)/engines.json:
@@ -114,13 +114,13 @@ $(MEASURED)/bench-shapes.json:
 
 $(MEASURED)/peers-shapes.json:
 	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(BUNDLE) --checkpoint models/shapes \
+	$(BIN)/python -m latentrt.benchmarks.peers.contest --bundle $(BUNDLE) --checkpoint models/shapes \
 		--size 128x128 --rounds 9 --alone 10 --json $@.part
 	$(KEEP)
 
 $(MEASURED)/peers-sd15.json:
 	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.contest --bundle $(SD15) --size 512x512 --steps 4 \
+	$(BIN)/python -m latentrt.benchmarks.peers.contest --bundle $(SD15) --size 512x512 --steps 4 \
 		--warmups 0 --rounds 3 --json $@.part
 	$(KEEP)
 

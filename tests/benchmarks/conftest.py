@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from latentrt.benchmarks.peer_process import Contestant
+from latentrt.benchmarks.peers.peer_process import Contestant
 
 # A contestant that is told what to answer: its seconds one after the other, the value of its
 # pixels, and what goes wrong.

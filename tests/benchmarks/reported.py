@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-from latentrt.benchmarks.batching import Goodput
-from latentrt.benchmarks.ceilings import Ceilings
-from latentrt.benchmarks.cold import Cold
-from latentrt.benchmarks.goodput import Curve, Point
-from latentrt.benchmarks.limits import Limit
+from latentrt.benchmarks.latency.batching import Goodput
+from latentrt.benchmarks.latency.ceilings import Ceilings
+from latentrt.benchmarks.latency.cold import Cold
+from latentrt.benchmarks.latency.goodput import Curve, Point
+from latentrt.benchmarks.latency.limits import Limit
+from latentrt.benchmarks.latency.nvml import GpuState
+from latentrt.benchmarks.latency.report import Report
+from latentrt.benchmarks.latency.samples import Samples
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.memory import Memory
-from latentrt.benchmarks.nvml import GpuState
-from latentrt.benchmarks.report import Report
-from latentrt.benchmarks.samples import Samples
 
 GPU = GpuState("A GPU", "580.1", 1400.0, None, 250.5, 88, 9 * 10**9, None, ("SwPowerCap",), 3)
 REQUEST = {

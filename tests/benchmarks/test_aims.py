@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from latentrt.benchmarks.aims import as_fast_as_alone, faster, little_of_its_own, not_slower
-from latentrt.benchmarks.standings import Ratio, Row, Standings
+from latentrt.benchmarks.peers.standings import Ratio, Row, Standings
 from latentrt.benchmarks.tables import RESULTS, TABLES
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from latentrt.benchmarks import arrivals
-from latentrt.benchmarks.arrivals import curves, path, waits
-from latentrt.benchmarks.goodput import Curve
+from latentrt.benchmarks.latency import arrivals
+from latentrt.benchmarks.latency.arrivals import curves, path, waits
+from latentrt.benchmarks.latency.goodput import Curve
 from latentrt.runtime import Pipeline, Request
 
 REQUEST = Request("a red circle")

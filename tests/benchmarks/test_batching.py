@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.benchmarks.batching import Serving, measure
+from latentrt.benchmarks.latency.batching import Serving, measure
 from latentrt.runtime import Pipeline, Request, Sampling
 
 

@@ -19,12 +19,14 @@ from PIL import Image
 from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks import bench, limits, machine, turns
-from latentrt.benchmarks.bench import Plan, measure
-from latentrt.benchmarks.ceilings import Ceilings, ceilings
-from latentrt.benchmarks.nvml import GpuState, GpuWatch
-from latentrt.benchmarks.stopwatch import Stopwatch
-from latentrt.benchmarks.subject import Subject
+from latentrt.benchmarks import machine
+from latentrt.benchmarks.latency import bench, limits
+from latentrt.benchmarks.latency.bench import Plan, measure
+from latentrt.benchmarks.latency.ceilings import Ceilings, ceilings
+from latentrt.benchmarks.latency.nvml import GpuState, GpuWatch
+from latentrt.benchmarks.latency.stopwatch import Stopwatch
+from latentrt.benchmarks.latency.subject import Subject
+from latentrt.benchmarks.peers import turns
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, BundleError, EngineError
 from latentrt.engines.engine import Options

@@ -14,9 +14,10 @@ from tests.benchmarks.reported import REPORT
 from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks import bench, contest
-from latentrt.benchmarks.standings import Ratio, Row, Standings
-from latentrt.benchmarks.subject import Subject
+from latentrt.benchmarks.latency import bench
+from latentrt.benchmarks.latency.subject import Subject
+from latentrt.benchmarks.peers import contest
+from latentrt.benchmarks.peers.standings import Ratio, Row, Standings
 from latentrt.bundle.errors import InputError
 from latentrt.cli import bench as command
 from latentrt.cli.bench import device_of

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from tests.processor import needs_bf16
 
-from latentrt.benchmarks import ceilings as module
-from latentrt.benchmarks.ceilings import (
+from latentrt.benchmarks.latency import ceilings as module
+from latentrt.benchmarks.latency.ceilings import (
     Ceilings,
     bandwidth,
     ceilings,
@@ -26,7 +26,7 @@ from latentrt.benchmarks.ceilings import (
     gpu_bandwidth,
     products,
 )
-from latentrt.benchmarks.limits import greatest
+from latentrt.benchmarks.latency.limits import greatest
 from latentrt.bundle.errors import EngineError
 from latentrt.engines.backends import Backend, Chosen, backend, choose
 from latentrt.engines.cuda_device import Gpu, Missing

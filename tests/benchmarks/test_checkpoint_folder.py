@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from latentrt.benchmarks.checkpoint_folder import checkpoint_folder
+from latentrt.benchmarks.peers.checkpoint_folder import checkpoint_folder
 from latentrt.bundle.errors import InputError
 from latentrt.export import synthetic
 from latentrt.export.synthetic import SyntheticCheckpoint

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from latentrt.benchmarks import child, cold
-from latentrt.benchmarks.cold import Cold, cold_starts
-from latentrt.benchmarks.noted_cache import NotedCache
-from latentrt.benchmarks.subject import Subject
+from latentrt.benchmarks import child
+from latentrt.benchmarks.latency import cold
+from latentrt.benchmarks.latency.cold import Cold, cold_starts
+from latentrt.benchmarks.latency.noted_cache import NotedCache
+from latentrt.benchmarks.latency.subject import Subject
 from latentrt.bundle.cache_folder import VARIABLE
 from latentrt.engines.engine import Options
 from latentrt.runtime import Request, Sampling

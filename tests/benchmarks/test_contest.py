@@ -16,11 +16,12 @@ from tests.benchmarks.reported import REPORT
 from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks import bench, contest, peers
-from latentrt.benchmarks.contest import bearable, check, float32_bytes
-from latentrt.benchmarks.lineup import Settings, chosen, line_up
+from latentrt.benchmarks.latency import bench
+from latentrt.benchmarks.peers import contest, peers
+from latentrt.benchmarks.peers.contest import bearable, check, float32_bytes
+from latentrt.benchmarks.peers.lineup import Settings, chosen, line_up
+from latentrt.benchmarks.peers.standings import Row, Standings
 from latentrt.benchmarks.ratio import Ratio
-from latentrt.benchmarks.standings import Row, Standings
 from latentrt.bundle.errors import BundleError, InputError, Unavailable
 from latentrt.bundle.tensors import Layout, write_tensors
 from latentrt.cli import bench as command

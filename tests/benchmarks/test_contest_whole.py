@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from tests.processor import HAS_BF16
 
-from latentrt.benchmarks import contest, peers, turns
-from latentrt.benchmarks.contest import against
-from latentrt.benchmarks.contestant import request_of
-from latentrt.benchmarks.lineup import Settings
-from latentrt.benchmarks.peer_process import Contestant, PeerProcess
+from latentrt.benchmarks.peers import contest, peers, turns
+from latentrt.benchmarks.peers.contest import against
+from latentrt.benchmarks.peers.contestant import request_of
+from latentrt.benchmarks.peers.lineup import Settings
+from latentrt.benchmarks.peers.peer_process import Contestant, PeerProcess
 from latentrt.runtime import Pipeline, Size
 
 Bundles = Callable[[str], Path]
@@ -35,7 +35,7 @@ def test_ours_in_a_process_draws_the_pipelines_own_picture_bit_for_bit(
         "engine": "onnxruntime",
         "precision": "fp32",
     }
-    command = (sys.executable, "-m", "latentrt.benchmarks.contestant")
+    command = (sys.executable, "-m", "latentrt.benchmarks.peers.contestant")
     contestant = Contestant("ours", "fp32", command, spec, os.environ)
     with PeerProcess(contestant, tmp_path, limit=120.0) as process:
         ready = process.ready()

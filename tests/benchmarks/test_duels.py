@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from tests.benchmarks.test_standings import RAN, standings
 
-from latentrt.benchmarks import turns
-from latentrt.benchmarks.duels import duels
-from latentrt.benchmarks.peer_process import Contestant
+from latentrt.benchmarks.peers import turns
+from latentrt.benchmarks.peers.duels import duels
+from latentrt.benchmarks.peers.peer_process import Contestant
+from latentrt.benchmarks.peers.standings import Best, Duel
 from latentrt.benchmarks.ratio import Ratio
-from latentrt.benchmarks.standings import Best, Duel
 
 GROUPS = (("a", "latentrt-x"), ("a", "b"), ("a", "c"))
 OURS = replace(RAN, name="latentrt-x", ratio=Ratio(3.0, 2.0, 5.0))

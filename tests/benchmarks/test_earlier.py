@@ -13,10 +13,10 @@ import pytest
 from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks import bench
-from latentrt.benchmarks.earlier import Earlier
-from latentrt.benchmarks.report import Report
-from latentrt.benchmarks.samples import Samples
+from latentrt.benchmarks.latency import bench
+from latentrt.benchmarks.latency.earlier import Earlier
+from latentrt.benchmarks.latency.report import Report
+from latentrt.benchmarks.latency.samples import Samples
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError
 

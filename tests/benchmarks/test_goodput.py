@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from latentrt.benchmarks.goodput import Bound, Curve, Point, borne, exceeded, gain
-from latentrt.benchmarks.verdict import goodputs
+from latentrt.benchmarks.latency.goodput import Bound, Curve, Point, borne, exceeded, gain
+from latentrt.benchmarks.latency.verdict import goodputs
 
 
 def flat(rate: float, wait: float, paths: int = 6) -> Point:

@@ -121,7 +121,7 @@ def test_a_contest_is_held_over_a_bundle_in_the_dtype_of_the_devices_peers(
     if held:
         assert row["contest"] == {"problem": "", "standings": standings}
         given = " ".join(commands[0])
-        assert " latentrt.benchmarks.contest " in given
+        assert " latentrt.benchmarks.peers.contest " in given
         assert " --checkpoint a checkpoint --device cpu --size 64x64 --steps 3 --rounds 2 " in given
         assert given.endswith(" --against diffusers-fp32")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from latentrt.benchmarks import nvml
-from latentrt.benchmarks.nvml import GpuState, GpuWatch
+from latentrt.benchmarks.latency import nvml
+from latentrt.benchmarks.latency.nvml import GpuState, GpuWatch
 
 
 class RefusedError(Exception):

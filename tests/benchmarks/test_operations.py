@@ -13,9 +13,9 @@ from safetensors import safe_open
 from tests.export.pytorch import components_of, folder_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from latentrt.benchmarks.ceilings import Ceilings
-from latentrt.benchmarks.limits import limit_of
-from latentrt.benchmarks.operations import work_of
+from latentrt.benchmarks.latency.ceilings import Ceilings
+from latentrt.benchmarks.latency.limits import limit_of
+from latentrt.benchmarks.latency.operations import work_of
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.engine import Blueprint
 from latentrt.export.components import components

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.benchmarks import peers
-from latentrt.benchmarks.peers import PEERS, find_peer, missing, prepare
+from latentrt.benchmarks.peers import peers
+from latentrt.benchmarks.peers.peers import PEERS, find_peer, missing, prepare
 from latentrt.bundle.errors import EngineError, InputError
 from latentrt.engines import openvino
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from latentrt.benchmarks.samples import Samples, until_settled
-from latentrt.benchmarks.verdict import Verdict, verdicts
+from latentrt.benchmarks.latency.samples import Samples, until_settled
+from latentrt.benchmarks.latency.verdict import Verdict, verdicts
 
 
 def test_percentiles_are_between_the_two_nearest_runs() -> None:

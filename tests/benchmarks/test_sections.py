@@ -15,11 +15,11 @@ import pytest
 from matplotlib.axes import Axes
 from tests.benchmarks.reported import REPORT
 
-from latentrt.benchmarks.earlier import Earlier
-from latentrt.benchmarks.goodput import Curve, Point
-from latentrt.benchmarks.plot import write_html
-from latentrt.benchmarks.report import error_beside
-from latentrt.benchmarks.verdict import Verdict
+from latentrt.benchmarks.latency.earlier import Earlier
+from latentrt.benchmarks.latency.goodput import Curve, Point
+from latentrt.benchmarks.latency.plot import write_html
+from latentrt.benchmarks.latency.report import error_beside
+from latentrt.benchmarks.latency.verdict import Verdict
 from latentrt.cli.bench import print_report, print_verdicts
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,8 @@ import pytest
 
 from latentrt.benchmarks import machine
 from latentrt.benchmarks.machine import busy
+from latentrt.benchmarks.peers.standings import Best, Duel, Row, Standings
 from latentrt.benchmarks.ratio import Ratio
-from latentrt.benchmarks.standings import Best, Duel, Row, Standings
 from latentrt.benchmarks.tables import TABLES
 
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from latentrt.benchmarks import turns
-from latentrt.benchmarks.alone import seconds_alone
-from latentrt.benchmarks.peer_process import Contestant
+from latentrt.benchmarks.peers import turns
+from latentrt.benchmarks.peers.alone import seconds_alone
+from latentrt.benchmarks.peers.peer_process import Contestant
+from latentrt.benchmarks.peers.standings import Row
+from latentrt.benchmarks.peers.turns import in_turns
 from latentrt.benchmarks.ratio import Ratio
-from latentrt.benchmarks.standings import Row
-from latentrt.benchmarks.turns import in_turns
 from latentrt.bundle.errors import EngineError
 
 

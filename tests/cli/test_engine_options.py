@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks import bench
-from latentrt.benchmarks.subject import Subject
+from latentrt.benchmarks.latency import bench
+from latentrt.benchmarks.latency.subject import Subject
 from latentrt.bundle.errors import LatentrtError, ShapeNotBuilt
 from latentrt.engines import onnxruntime, tensorrt
 from latentrt.engines.cache import Cache

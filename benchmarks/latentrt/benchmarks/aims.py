@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
+from latentrt.benchmarks.peers.standings import Best, Ratio, Row, Standings
 
 _FASTER: Final = 3.5
 """Times as fast as the reference, PyTorch in fp32, an engine in bf16 is to be."""

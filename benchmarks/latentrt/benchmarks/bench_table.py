@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from latentrt.benchmarks.cells import markdown_table, seconds_of
-from latentrt.benchmarks.report import error_beside
+from latentrt.benchmarks.latency.report import error_beside
 
 
 def bench_table(found: Mapping[str, Any]) -> str:

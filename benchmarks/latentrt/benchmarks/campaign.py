@@ -14,8 +14,8 @@ from typing import Any, Final
 from latentrt.benchmarks.child import child, run
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.narration import say
+from latentrt.benchmarks.peers.standings import Standings
 from latentrt.benchmarks.providers import Environment, Provider, providers
-from latentrt.benchmarks.standings import Standings
 from latentrt.benchmarks.trial import described
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.backends import BACKENDS, backend
@@ -239,7 +239,7 @@ def _contest(
     arguments += ["--rounds", campaign.rounds, "--folder", scratch / "peers", "--json", out]
     for name in campaign.peers or ():
         arguments += ["--against", name]
-    command = [sys.executable, "-m", "latentrt.benchmarks.contest", *map(str, arguments)]
+    command = [sys.executable, "-m", "latentrt.benchmarks.peers.contest", *map(str, arguments)]
     problem = run(command, campaign.limit, scratch)
     if problem:
         say(problem)

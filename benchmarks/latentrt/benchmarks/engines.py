@@ -24,12 +24,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.ceilings import ceilings as measured
 from latentrt.benchmarks.contestants import CONTESTANTS, Contestant, Task
+from latentrt.benchmarks.latency.ceilings import ceilings as measured
+from latentrt.benchmarks.latency.operations import work_of
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.narration import say
-from latentrt.benchmarks.operations import work_of
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError

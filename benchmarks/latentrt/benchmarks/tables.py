@@ -20,7 +20,7 @@ from latentrt.benchmarks.aims import AIMS, interval
 from latentrt.benchmarks.bench_table import bench_table
 from latentrt.benchmarks.cells import decibels, markdown_table, milliseconds, seconds_of
 from latentrt.benchmarks.compare_table import compare_table
-from latentrt.benchmarks.standings import Best, Ratio, Row, Standings
+from latentrt.benchmarks.peers.standings import Best, Ratio, Row, Standings
 from latentrt.bundle.errors import FileError
 from latentrt.bundle.publish import write_file
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.contest import Settings, against
-from latentrt.benchmarks.earlier import Earlier
-from latentrt.benchmarks.peers import REFERENCE
-from latentrt.benchmarks.report import Report
-from latentrt.benchmarks.sections import Section, compared, sections, used
-from latentrt.benchmarks.standings import Standings
-from latentrt.benchmarks.verdict import Verdict
+from latentrt.benchmarks.latency.earlier import Earlier
+from latentrt.benchmarks.latency.report import Report
+from latentrt.benchmarks.latency.sections import Section, compared, sections, used
+from latentrt.benchmarks.latency.verdict import Verdict
+from latentrt.benchmarks.peers.contest import Settings, against
+from latentrt.benchmarks.peers.peers import REFERENCE
+from latentrt.benchmarks.peers.standings import Standings
 from latentrt.bundle.errors import InputError
 from latentrt.cli.table import print_table
 from latentrt.engines.backends import DEVICE_KINDS

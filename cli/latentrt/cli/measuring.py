@@ -180,12 +180,12 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Measure how fast a bundle draws here, and how far that is from the limit."""
-    from latentrt.benchmarks.bench import Plan, measure
-    from latentrt.benchmarks.contest import check
-    from latentrt.benchmarks.earlier import Earlier
+    from latentrt.benchmarks.latency.bench import Plan, measure
+    from latentrt.benchmarks.latency.earlier import Earlier
+    from latentrt.benchmarks.latency.plot import check_installed, write_html, write_png
+    from latentrt.benchmarks.latency.subject import Subject
     from latentrt.benchmarks.notes import Notes
-    from latentrt.benchmarks.plot import check_installed, write_html, write_png
-    from latentrt.benchmarks.subject import Subject
+    from latentrt.benchmarks.peers.contest import check
     from latentrt.cli.bench import (
         contest,
         device_of,

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from latentrt.benchmarks.machine import busy
 from latentrt.benchmarks.narration import Say
-from latentrt.benchmarks.peer_process import Contestant, Lap, PeerProcess, Ready
+from latentrt.benchmarks.peers.peer_process import Contestant, Lap, PeerProcess, Ready
+from latentrt.benchmarks.peers.standings import Row
 from latentrt.benchmarks.ratio import Ratio
-from latentrt.benchmarks.standings import Row
 from latentrt.bundle.errors import EngineError
 from latentrt.bundle.golden import psnr
 

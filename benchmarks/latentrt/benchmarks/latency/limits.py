@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from latentrt.benchmarks.ceilings import Ceilings, ceilings_apart
+from latentrt.benchmarks.latency.ceilings import Ceilings, ceilings_apart
+from latentrt.benchmarks.latency.operations import work_of
+from latentrt.benchmarks.latency.samples import Samples
+from latentrt.benchmarks.latency.stopwatch import Stopwatch
 from latentrt.benchmarks.notes import Notes
-from latentrt.benchmarks.operations import work_of
-from latentrt.benchmarks.samples import Samples
-from latentrt.benchmarks.stopwatch import Stopwatch
 from latentrt.engines.backends import choose
 from latentrt.engines.engine import Blueprint
 

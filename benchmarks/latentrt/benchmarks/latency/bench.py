@@ -13,21 +13,21 @@ from typing import Any, Final
 
 import numpy as np
 
-from latentrt.benchmarks.arrivals import curves
-from latentrt.benchmarks.batching import BATCHES, REPEATS, Goodput, Serving
-from latentrt.benchmarks.batching import measure as serve
-from latentrt.benchmarks.cold import Cold, cold_starts
-from latentrt.benchmarks.goodput import Curve
-from latentrt.benchmarks.limits import greatest, heights, limits
+from latentrt.benchmarks.latency.arrivals import curves
+from latentrt.benchmarks.latency.batching import BATCHES, REPEATS, Goodput, Serving
+from latentrt.benchmarks.latency.batching import measure as serve
+from latentrt.benchmarks.latency.cold import Cold, cold_starts
+from latentrt.benchmarks.latency.goodput import Curve
+from latentrt.benchmarks.latency.limits import greatest, heights, limits
+from latentrt.benchmarks.latency.nvml import GpuState, GpuWatch
+from latentrt.benchmarks.latency.report import Report
+from latentrt.benchmarks.latency.samples import LEAST, Samples, until_settled
+from latentrt.benchmarks.latency.stopwatch import Stages, Stopwatch
+from latentrt.benchmarks.latency.subject import Subject
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.notes import Notes
 from latentrt.benchmarks.numerics.compare import compare
-from latentrt.benchmarks.nvml import GpuState, GpuWatch
-from latentrt.benchmarks.report import Report
-from latentrt.benchmarks.samples import LEAST, Samples, until_settled
-from latentrt.benchmarks.stopwatch import Stages, Stopwatch
-from latentrt.benchmarks.subject import Subject
 from latentrt.bundle.errors import InputError
 from latentrt.engines.backends import DEVICE_KINDS
 from latentrt.runtime import Request

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from latentrt.benchmarks.batching import Goodput
-from latentrt.benchmarks.ceilings import Ceilings
-from latentrt.benchmarks.cold import Cold
-from latentrt.benchmarks.goodput import Curve, gain_to_json
-from latentrt.benchmarks.limits import Limit
+from latentrt.benchmarks.latency.batching import Goodput
+from latentrt.benchmarks.latency.ceilings import Ceilings
+from latentrt.benchmarks.latency.cold import Cold
+from latentrt.benchmarks.latency.goodput import Curve, gain_to_json
+from latentrt.benchmarks.latency.limits import Limit
+from latentrt.benchmarks.latency.nvml import GpuState
+from latentrt.benchmarks.latency.samples import Samples
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.numerics.comparison import finite
-from latentrt.benchmarks.nvml import GpuState
-from latentrt.benchmarks.samples import Samples
 
 SCHEMA: Final = "latentrt-bench-2"
 """1 had the runs of a row without their pictures, seconds of all requests that were served together

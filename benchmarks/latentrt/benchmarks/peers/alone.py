@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from latentrt.benchmarks.child import ending
-from latentrt.benchmarks.peer_process import Contestant
+from latentrt.benchmarks.peers.peer_process import Contestant
 from latentrt.bundle.errors import EngineError
 
 

@@ -1,6 +1,6 @@
 """What the machine can do at best: operations a second in a product, bytes a second in a copy.
 
-    python -m latentrt.benchmarks.ceilings QUESTION --out FILE
+    python -m latentrt.benchmarks.latency.ceilings QUESTION --out FILE
 
 measures in a process of its own what the JSON file QUESTION asks for (see `ceilings_apart`).
 """
@@ -28,7 +28,7 @@ from latentrt.engines.backends import DEVICE_KINDS, Chosen, backend
 from latentrt.engines.cuda_device import Missing, checked, cuda, gpu
 from latentrt.engines.engine import Blueprint, Options
 
-_MODULE: Final = "latentrt.benchmarks.ceilings"
+_MODULE: Final = "latentrt.benchmarks.latency.ceilings"
 _LIMIT: Final = 3600.0
 """Seconds that a process may take."""
 _REMEDY: Final = "pip install 'latentrt[bench]'"

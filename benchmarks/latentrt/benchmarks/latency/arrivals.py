@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.goodput import Curve, Point, exceeded
+from latentrt.benchmarks.latency.goodput import Curve, Point, exceeded
 from latentrt.runtime import Pipeline, Request
 
 Serve = Callable[[Request], object]

@@ -1,6 +1,6 @@
 """From a fresh process to the first picture.
 
-    python -m latentrt.benchmarks.cold SUBJECT --out FILE
+    python -m latentrt.benchmarks.latency.cold SUBJECT --out FILE
 
 With an empty cache the engines are compiled and verified, with a filled one they are loaded, if the
 cache is what it should be: the process says what it did.
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
-    from latentrt.benchmarks.subject import Subject
+    from latentrt.benchmarks.latency.subject import Subject
 
-_MODULE: Final = "latentrt.benchmarks.cold"
+_MODULE: Final = "latentrt.benchmarks.latency.cold"
 _LIMIT: Final = 3600.0
 """Seconds that a first picture may take."""
 
@@ -89,9 +89,9 @@ def measure(path: Path) -> dict[str, Any]:
     import latentrt.runtime  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
     imports = time.perf_counter() - begun
+    from latentrt.benchmarks.latency.noted_cache import NotedCache
+    from latentrt.benchmarks.latency.subject import Subject
     from latentrt.benchmarks.memory import Memory
-    from latentrt.benchmarks.noted_cache import NotedCache
-    from latentrt.benchmarks.subject import Subject
 
     subject = Subject.read(path)
     begun = time.perf_counter()

@@ -1,6 +1,6 @@
 """latentrt beside other libraries: one picture, drawn by everybody in turns.
 
-    python -m latentrt.benchmarks.contest --bundle B --checkpoint C --size 128x128 --steps 20
+    python -m latentrt.benchmarks.peers.contest --bundle B --checkpoint C --size 128x128 --steps 20
 
 Everybody has the same checkpoint, prompt, noise, steps, size and guidance, and a process of their
 own. A peer that is not installed is named with the command that installs it, and the rest goes on.
@@ -22,16 +22,16 @@ from typing import Final
 
 import numpy as np
 
-from latentrt.benchmarks.alone import seconds_alone
-from latentrt.benchmarks.checkpoint_folder import check_source, checkpoint_folder
-from latentrt.benchmarks.duels import duels
-from latentrt.benchmarks.lineup import Settings, chosen, line_up, noise
 from latentrt.benchmarks.machine import Machine, busy, load
 from latentrt.benchmarks.narration import Say, say
-from latentrt.benchmarks.peer_process import Contestant
-from latentrt.benchmarks.peers import REFERENCE, missing
-from latentrt.benchmarks.standings import Standings
-from latentrt.benchmarks.turns import Alone, in_turns
+from latentrt.benchmarks.peers.alone import seconds_alone
+from latentrt.benchmarks.peers.checkpoint_folder import check_source, checkpoint_folder
+from latentrt.benchmarks.peers.duels import duels
+from latentrt.benchmarks.peers.lineup import Settings, chosen, line_up, noise
+from latentrt.benchmarks.peers.peer_process import Contestant
+from latentrt.benchmarks.peers.peers import REFERENCE, missing
+from latentrt.benchmarks.peers.standings import Standings
+from latentrt.benchmarks.peers.turns import Alone, in_turns
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, LatentrtError, Unavailable
 from latentrt.bundle.manifest import STABLE_DIFFUSION

@@ -1,6 +1,6 @@
 """Goodput of step-level batching: pictures a second together, against one at a time.
 
-    python -m latentrt.benchmarks.batching BUNDLE [--json FILE]
+    python -m latentrt.benchmarks.latency.batching BUNDLE [--json FILE]
 
 All requests are there at the start; each measurement serves them all. One at a time and every batch
 size take turns, so that a slower minute of the machine meets all of them. A batch is rows of a

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from latentrt.benchmarks.narration import Say
-from latentrt.benchmarks.peer_process import Contestant
+from latentrt.benchmarks.peers.peer_process import Contestant
+from latentrt.benchmarks.peers.standings import Duel, Standings
+from latentrt.benchmarks.peers.turns import in_turns
 from latentrt.benchmarks.ratio import ENOUGH
-from latentrt.benchmarks.standings import Duel, Standings
-from latentrt.benchmarks.turns import in_turns
 from latentrt.bundle.errors import EngineError
 
 

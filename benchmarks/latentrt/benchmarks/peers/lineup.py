@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.benchmarks.narration import Say
-from latentrt.benchmarks.peer_process import Contestant
-from latentrt.benchmarks.peers import (
+from latentrt.benchmarks.peers.peer_process import Contestant
+from latentrt.benchmarks.peers.peers import (
     PEERS,
     REFERENCE,
     Peer,
@@ -23,7 +23,7 @@ from latentrt.benchmarks.peers import (
     missing,
     prepare,
 )
-from latentrt.benchmarks.standings import OURS_PREFIX, Row
+from latentrt.benchmarks.peers.standings import OURS_PREFIX, Row
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, InputError
 from latentrt.bundle.golden import RUN_PROMPT
@@ -168,5 +168,5 @@ def _ours(bundle: Path, engine: str, precision: str, spec: Mapping[str, Any]) ->
     if status.version is None or status.problem:
         return Row(name, precision, status.problem, status.remedy)
     own = {**spec, "model": str(bundle.resolve()), "engine": engine, "precision": precision}
-    command = (sys.executable, "-m", "latentrt.benchmarks.contestant")
+    command = (sys.executable, "-m", "latentrt.benchmarks.peers.contestant")
     return Contestant(name, precision, command, own)

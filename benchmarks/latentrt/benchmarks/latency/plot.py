@@ -11,10 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from latentrt.benchmarks.latency.report import STAGES, Report
+from latentrt.benchmarks.latency.sections import Section, compared, sections, used
+from latentrt.benchmarks.latency.verdict import Verdict
 from latentrt.benchmarks.page import document, folded, table
-from latentrt.benchmarks.report import STAGES, Report
-from latentrt.benchmarks.sections import Section, compared, sections, used
-from latentrt.benchmarks.verdict import Verdict
 from latentrt.bundle.errors import Unavailable
 from latentrt.bundle.publish import write_file
 

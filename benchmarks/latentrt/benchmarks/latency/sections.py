@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from latentrt.benchmarks.goodput import Curve, gain
-from latentrt.benchmarks.nvml import GpuState
-from latentrt.benchmarks.report import STAGES, Report, error_beside
-from latentrt.benchmarks.verdict import Verdict
+from latentrt.benchmarks.latency.goodput import Curve, gain
+from latentrt.benchmarks.latency.nvml import GpuState
+from latentrt.benchmarks.latency.report import STAGES, Report, error_beside
+from latentrt.benchmarks.latency.verdict import Verdict
 
 _UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (0.0, "us"))
 

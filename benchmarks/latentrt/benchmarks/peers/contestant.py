@@ -1,9 +1,9 @@
 """latentrt as a contestant: a pipeline over a bundle that draws when it is told.
 
-    python -m latentrt.benchmarks.contestant SPEC.json --serve
+    python -m latentrt.benchmarks.peers.contestant SPEC.json --serve
 
-The protocol is that of `latentrt.benchmarks.peer_process`. What a picture takes beyond the calls of
-engines is the runtime's own time.
+The protocol is that of `latentrt.benchmarks.peers.peer_process`. What a picture takes beyond the
+calls of engines is the runtime's own time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Final, TextIO
 
 import numpy as np
 
+from latentrt.benchmarks.latency.stopwatch import Stages, Stopwatch
 from latentrt.benchmarks.memory import Memory
-from latentrt.benchmarks.stopwatch import Stages, Stopwatch
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.engine import Options
 from latentrt.runtime import Request, Result, Sampling, Size

@@ -20,7 +20,7 @@ from latentrt.bundle.publish import publishing
 from latentrt.engines.backends import backend
 from latentrt.engines.cuda_device import Missing, gpu
 
-ROOT: Final = Path(__file__).resolve().parents[3]
+ROOT: Final = Path(__file__).resolve().parents[4]
 SCRIPTS: Final = ROOT / "benchmarks" / "peers"
 ENVIRONMENTS: Final = ROOT / ".venv-peers"
 STAMP: Final = ".stamp"

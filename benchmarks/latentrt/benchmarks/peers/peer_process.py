@@ -3,7 +3,8 @@
 The process answers one line of JSON when it has drawn its first picture ({"versions", "settings",
 "first", "rss_peak"}), and one for each line that it is sent: `go` draws a picture
 ({"seconds", "stages", "rss_peak"}), `save PATH` writes the last one as .npy ({"saved"}). At the end
-of its input it ends. `benchmarks/peers/serving.py` and `latentrt.benchmarks.contestant` speak it.
+of its input it ends. `benchmarks/peers/serving.py` and `latentrt.benchmarks.peers.contestant` speak
+it.
 """
 
 from __future__ import annotations

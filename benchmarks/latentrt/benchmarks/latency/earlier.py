@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from latentrt.benchmarks.goodput import Curve
-from latentrt.benchmarks.report import SCHEMA, Report, error_beside, error_of
-from latentrt.benchmarks.subject import Subject
-from latentrt.benchmarks.verdict import Verdict, goodputs, verdicts
+from latentrt.benchmarks.latency.goodput import Curve
+from latentrt.benchmarks.latency.report import SCHEMA, Report, error_beside, error_of
+from latentrt.benchmarks.latency.subject import Subject
+from latentrt.benchmarks.latency.verdict import Verdict, goodputs, verdicts
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.runtime import Size

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.goodput import Curve
+from latentrt.benchmarks.latency.goodput import Curve
 from latentrt.benchmarks.ratio import ENOUGH
 
 _RESAMPLES: Final = 10_000

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from latentrt.benchmarks.stopwatch import Stopwatch
+from latentrt.benchmarks.latency.stopwatch import Stopwatch
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.cache import Cache
 from latentrt.engines.engine import Options
