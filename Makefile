@@ -103,7 +103,7 @@ $(MEASURED)/engines.json:
 
 $(MEASURED)/compare-shapes.json:
 	$(BEGIN)
-	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $@.part
+	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > $@.part
 	$(KEEP)
 
 $(MEASURED)/bench-shapes.json:

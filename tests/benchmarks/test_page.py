@@ -86,7 +86,7 @@ def findings(*, error: float = 1e-6, layers: bool = True) -> Findings:
     )
     unet = Row("unet", Difference(3e-6, 1e-5, 1.0), 5.5e-6)
     engines, precisions = {"unet": "onnxruntime"}, {"unet": "fp32"}
-    comparison = Comparison(engines, precisions, (unet,), (run,), 55.0, {})
+    comparison = Comparison(engines, precisions, (unet,), (run,), 55.0)
     bad = LayerRow("b", "Conv2d", Difference(0.01, 0.1, 1.0), 1e-5, ("a",), ("b.weight",))
     good = LayerRow("a", "Linear", Difference(1e-7, 1e-6, 1.0), 1e-5, (), ("a.weight",))
     table = LayerTable("unet", "onnxruntime", "fp32", HOSTILE, False, (good, bad), (), None, 1e-6)
@@ -134,17 +134,6 @@ def test_numbers_out_of_tolerance_and_the_layer_at_fault_are_marked() -> None:
     assert "OUT OF TOLERANCE" in bad
 
 
-def test_shares_of_pictures_drawn_as_asked_stand_in_a_table_of_their_own() -> None:
-    plain = findings(layers=False)
-    assert "Prompt adherence" not in page(plain)
-    (comparison,) = plain.comparisons
-    judged = replace(comparison, adherence={"colour": 0.85, "all": 0.5})
-    texts = Page(page(replace(plain, comparisons=(judged,), drawn=20))).texts
-    at = texts.index("colour")
-    assert texts[at : at + 2] == ["colour", "all"]
-    assert [text for text in texts if text.endswith("%")] == ["85%", "50%"]
-
-
 def test_a_page_says_of_which_bundle_it_is_and_what_it_was_made_on() -> None:
     (line,) = [text for text in Page(page(findings())).texts if "a CPU" in text]
     for each in ("shapes", "float16", "torch 2.13", "6 cores", "Python 3.12.1", "openvino 2026.4"):
@@ -152,7 +141,7 @@ def test_a_page_says_of_which_bundle_it_is_and_what_it_was_made_on() -> None:
 
 
 def test_a_page_of_nothing_compared_says_so_and_why() -> None:
-    nothing = replace(findings(layers=False), comparisons=(), drawn=3)
+    nothing = replace(findings(layers=False), comparisons=())
     texts = Page(page(nothing)).texts
     assert "Nothing was compared." in texts
     assert f"tensorrt fp32 was not compared: {HOSTILE}" in "".join(texts)

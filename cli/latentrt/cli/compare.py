@@ -37,8 +37,7 @@ class Wanted:
 
     `layers` asks for every layer, `live` for PyTorch's answers made now instead of the stored ones,
     to each of `prompts` with each of `seeds` (without either the goldens' prompt, and seed 0), in
-    `steps` at `size`; `checkpoint` names the weights that PyTorch takes, None the bundle's own;
-    `adherence` is a number of pictures of models/shapes to judge by what was asked for.
+    `steps` at `size`; `checkpoint` names the weights that PyTorch takes, None the bundle's own.
     """
 
     layers: bool = False
@@ -48,7 +47,6 @@ class Wanted:
     seeds: Sequence[int] = ()
     steps: int | None = None
     size: Size | None = None
-    adherence: int | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and not (self.layers or self.live):
@@ -153,11 +151,6 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
     of one engine, compiling it raises.
     """
     opened = Bundle.open(bundle)
-    if wanted.adherence is not None:
-        # Whoever wants no pictures judged does not wait for Pillow.
-        from latentrt.benchmarks.drawing import check_drawing
-
-        check_drawing(opened, wanted.adherence)
     problems = _Problems(engines.several)
     found = _usable(opened, engines, problems.skipped)
     original = _original(opened, wanted.checkpoint) if wanted.live or wanted.layers else None
@@ -169,7 +162,7 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
         progress("engines", done, len(found), name)
         if references:
             with problems.noted(name):
-                comparisons.append(_compared(opened, one, references, wanted.adherence, progress))
+                comparisons.append(_compared(opened, one, references))
         if wanted.layers and original is not None and name not in problems.skipped:
             layers += _layers(opened, one, original, problems, progress)
     progress("engines", len(found), len(found))
@@ -180,7 +173,6 @@ def compare(bundle: Path, engines: Engines, wanted: Wanted, progress: Bars) -> F
         layers=tuple(layers),
         skipped=problems.skipped,
         failed=problems.failed,
-        drawn=wanted.adherence or 0,
     )
     if not (findings.compared or findings.failed):
         raise _nothing(findings.skipped)
@@ -216,26 +208,10 @@ def _nothing(skipped: Mapping[str, str]) -> Unavailable:
     return Unavailable(f"nothing was compared: {reasons}")
 
 
-def _compared(
-    bundle: Bundle,
-    engines: Engines,
-    references: Sequence[Reference],
-    drawn: int | None,
-    progress: Bars,
-) -> Comparison:
+def _compared(bundle: Bundle, engines: Engines, references: Sequence[Reference]) -> Comparison:
     name, options = engines.name, engines.options
     with Pipeline(bundle, name, options, engines.components, guarded=False) as pipeline:
-        comparison = hold(pipeline, references)
-        if drawn is None:
-            return comparison
-        from latentrt.benchmarks.adherence import score
-        from latentrt.benchmarks.drawing import evaluation
-
-        def tell(done: int, total: int) -> None:
-            progress("drawing", done, total, comparison.name)
-
-        report = evaluation(pipeline, drawn, tell=tell)
-    return replace(comparison, adherence=score([o.adherence for o in report.outcomes]))
+        return hold(pipeline, references)
 
 
 def write_page(path: Path, findings: Findings) -> None:
@@ -266,7 +242,7 @@ def _references(
 ) -> tuple[Reference, ...]:
     """PyTorch's answers; none where only layers can be looked at."""
     if not wanted.live or original is None:
-        alone = wanted.layers and wanted.adherence is None and not bundle.manifest.has_goldens
+        alone = wanted.layers and not bundle.manifest.has_goldens
         return () if alone else (stored(bundle),)
     from latentrt.benchmarks.numerics.live import answer
 

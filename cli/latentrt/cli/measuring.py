@@ -55,9 +55,6 @@ def compare(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="With --live: Euler's steps.")] = None,
     size: Annotated[str | None, typer.Option(help="With --live: WIDTHxHEIGHT.")] = None,
-    adherence: Annotated[
-        int | None, typer.Option(help="models/shapes: pictures to judge by what was asked for.")
-    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with charts and pictures.")
     ] = None,
@@ -92,7 +89,6 @@ def compare(
         seeds=seed or (),
         steps=steps,
         size=None if size is None else Size.parse(size),
-        adherence=adherence,
     )
     if html is not None:
         check_writable("html", html)

@@ -41,24 +41,20 @@ def _whole(findings: Findings) -> str:
 def _print_summary(findings: Findings) -> None:
     """One row an engine and precision: the worst relative error of each kind, and the picture."""
     names = [row.name for each in findings.comparisons[:1] for row in each.components]
-    asked = [name for each in findings.comparisons[:1] for name in each.adherence]
-    heads = ("", *names, "step alone", "run", "PSNR dB", "SSIM", *asked, "")
+    heads = ("", *names, "step alone", "run", "PSNR dB", "SSIM", "")
     rows: list[tuple[str, ...]] = []
     for comparison in findings.comparisons:
         groups = (*((row,) for row in comparison.components), comparison.alone, comparison.steps)
         cells = [_worst(group) for group in groups]
         psnr = _marked(f"{comparison.picture_psnr:.1f}", passed=comparison.alike)
         pictures = (psnr, f"{comparison.picture_ssim:.5f}")
-        shares = [f"{share:.0%}" for share in comparison.adherence.values()]
         verdict = "ok" if comparison.passed else "FAILED"
-        rows.append((comparison.name, *cells, *pictures, *shares, verdict))
+        rows.append((comparison.name, *cells, *pictures, verdict))
     for name in findings.failed:
         rows.append((name, *[""] * (len(heads) - 2), "FAILED"))
     if rows:  # there may be layers alone
         print(f"relative error against {findings.reference}")
         print_table(heads, rows, right=range(1, len(heads) - 1))
-    if findings.drawn:
-        print(f"percentages: of {findings.drawn} pictures, those that show what was asked for")
     for name, problem in findings.skipped.items():
         print(f"{name}: not compared: {problem}")
     for name, problem in findings.failed.items():
@@ -88,9 +84,6 @@ def _print_comparison(comparison: Comparison, findings: Findings) -> None:
             f"picture: PSNR {run.psnr:.1f} dB, at least {comparison.least_psnr:.0f}: "
             f"{'ok' if good else 'FAILED'}; SSIM {run.ssim:.5f}{_which(comparison, run)}"
         )
-    if comparison.adherence:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in comparison.adherence.items())
-        print(f"{findings.drawn} pictures show what was asked for: {shares}")
     bad = comparison.first_bad_step
     if bad is not None:
         print(f"first step out of tolerance: {bad}")

@@ -92,7 +92,6 @@ def compare(pipeline: Pipeline, references: Sequence[Reference] = ()) -> Compari
         components=worst(components),
         runs=tuple(runs),
         least_psnr=allowed.psnr,
-        adherence={},
     )
 
 

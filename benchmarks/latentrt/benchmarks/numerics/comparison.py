@@ -15,10 +15,10 @@ from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference
 from latentrt.runtime.checks import text
 from latentrt.runtime.size import Size
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 """Of the JSON; 1 had neither steps alone, nor SSIM, nor several runs, nor said which it was, 2 did
 not say of what bundle it was, nor on what machine, nor what size a run has, 3 had no engines that
-failed."""
+failed, 4 had shares of pictures drawn as asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,7 @@ class Comparison:
     """How far one bundle's engines are from PyTorch's fp32.
 
     `components` ends with the prompts: what the U-Net is told, from the text on. Where there are
-    several runs, what is said of all of them is the worst. `adherence` is the share of pictures, 0
-    to 1, that show what was asked for, by what was asked; empty where that was not looked at.
+    several runs, what is said of all of them is the worst.
     """
 
     engines: Mapping[str, str]
@@ -114,7 +113,6 @@ class Comparison:
     components: tuple[Row, ...]
     runs: tuple[RunComparison, ...]
     least_psnr: float
-    adherence: Mapping[str, float]
 
     @property
     def name(self) -> str:
@@ -171,7 +169,6 @@ class Comparison:
             **finite(numbers),
             "least_psnr": self.least_psnr,
             "first_bad_step": self.first_bad_step,
-            "adherence": dict(self.adherence) or None,
             "runs": [run.to_json() for run in self.runs],
             "passed": self.passed,
         }

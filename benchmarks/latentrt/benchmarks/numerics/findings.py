@@ -17,8 +17,7 @@ class Findings:
 
     `provenance` says what was compared and where, `reference` what PyTorch's answers are; `skipped`
     are the engines that were not held against them, and why; `failed` those that could not be, or
-    whose layers could not, with what they said; `drawn` is how many pictures of each were judged by
-    what was asked for.
+    whose layers could not, with what they said.
     """
 
     provenance: Provenance
@@ -27,7 +26,6 @@ class Findings:
     layers: tuple[LayerTable, ...]
     skipped: Mapping[str, str]
     failed: Mapping[str, str]
-    drawn: int = 0
 
     @property
     def compared(self) -> bool:
@@ -60,7 +58,6 @@ class Findings:
             "schema": SCHEMA,
             **self.provenance.to_json(),
             "reference": self.reference,
-            "drawn": self.drawn,
             **found,
             "layers": [table.to_json() for table in self.layers],
             "passed": self.passed,

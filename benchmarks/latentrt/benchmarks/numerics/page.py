@@ -34,7 +34,6 @@ def page(findings: Findings) -> str:
         *_comparisons(findings),
         *_steps(findings.comparisons),
         *_pictures(findings.comparisons),
-        *_adherence(findings),
         *_layers(findings.layers),
     ]
     return document(title, parts)
@@ -66,23 +65,6 @@ def _comparisons(findings: Findings) -> Iterator[str]:
         yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
     for name, problem in findings.failed.items():
         yield f'<p class="bad">{escape(name)} failed: {escape(problem)}</p>'
-
-
-def _adherence(findings: Findings) -> Iterator[str]:
-    """How many pictures show what was asked for, by engine."""
-    if not (findings.drawn and findings.comparisons):
-        return
-    yield "<h2>Prompt adherence</h2>"
-    yield (
-        f"<p>How many of {findings.drawn} pictures show the colour, the background, the position"
-        " and the shape that was asked for, and all four. Every engine has the same prompts and"
-        " noise.</p>"
-    )
-    rows = [
-        [escape(each.name), *(f"{share:.0%}" for share in each.adherence.values())]
-        for each in findings.comparisons
-    ]
-    yield table(["engine", *findings.comparisons[0].adherence], rows)
 
 
 def _summary(comparison: Comparison) -> list[str]:
