@@ -20,7 +20,7 @@ from latentrt.benchmarks.subject import Subject
 from latentrt.bundle.errors import InputError
 from latentrt.cli import bench as command
 from latentrt.cli.bench import device_of
-from latentrt.engines.backends import BACKENDS
+from latentrt.engines.registry import BACKENDS
 
 __all__ = ["run"]  # the fixture
 

@@ -29,7 +29,7 @@ from latentrt.benchmarks.samples import LEAST, Samples, until_settled
 from latentrt.benchmarks.stopwatch import Stages, Stopwatch
 from latentrt.benchmarks.subject import Subject
 from latentrt.bundle.errors import InputError
-from latentrt.engines.backends import DEVICE_KINDS
+from latentrt.engines.registry import DEVICE_KINDS
 from latentrt.runtime import Request
 
 Progress = Callable[[str, int, int], None]
