@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from latentrt.benchmarks.adherence import evaluate, evaluation_scenes, seen
-from latentrt.benchmarks.compare import compare
+from latentrt.benchmarks.numerics.compare import compare
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling
 
 ROOT = Path(__file__).parents[1]

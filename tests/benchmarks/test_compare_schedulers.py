@@ -17,10 +17,10 @@ from tests.benchmarks.planted import planted
 from tests.conftest import Trace, read_json
 from tests.export.golden_run import check_run, goldens_of
 
-from latentrt.benchmarks.compare import cancelling_tolerance, compare
-from latentrt.benchmarks.comparison import Question
-from latentrt.benchmarks.live import answer
-from latentrt.benchmarks.original import Original
+from latentrt.benchmarks.numerics.compare import cancelling_tolerance, compare
+from latentrt.benchmarks.numerics.comparison import Question
+from latentrt.benchmarks.numerics.live import answer
+from latentrt.benchmarks.numerics.original import Original
 from latentrt.benchmarks.peers.contest import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError

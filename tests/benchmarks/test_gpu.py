@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from latentrt.benchmarks import campaign, compare, gpu, torch_noise, trial
+from latentrt.benchmarks import campaign, gpu, torch_noise, trial
 from latentrt.benchmarks.campaign import Campaign, Subject, measure
 from latentrt.benchmarks.child import child, run
+from latentrt.benchmarks.numerics import compare
 from latentrt.benchmarks.torch_noise import settle
 from latentrt.benchmarks.trial import Trial, attempt
 from latentrt.engines import tensorrt, verify

@@ -11,10 +11,10 @@ import pytest
 from tests.benchmarks.planted import FAULT, planted
 from tests.conftest import CONFIGURATIONS
 
-from latentrt.benchmarks import layers
-from latentrt.benchmarks.layer_table import LayerRow, LayerTable
-from latentrt.benchmarks.layers import layer_table
-from latentrt.benchmarks.original import Original
+from latentrt.benchmarks.numerics import layers
+from latentrt.benchmarks.numerics.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.numerics.layers import layer_table
+from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference

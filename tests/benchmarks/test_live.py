@@ -13,10 +13,10 @@ from tests.benchmarks.planted import planted
 from tests.export.golden_run import pipeline_of
 from tests.export.pytorch import SAME, relative
 
-from latentrt.benchmarks.compare import compare, stored
-from latentrt.benchmarks.comparison import Question
-from latentrt.benchmarks.live import answer
-from latentrt.benchmarks.original import Original
+from latentrt.benchmarks.numerics.compare import compare, stored
+from latentrt.benchmarks.numerics.comparison import Question
+from latentrt.benchmarks.numerics.live import answer
+from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.engines.engine import Options

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from latentrt.benchmarks.chart import Chart, Series
-from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
-from latentrt.benchmarks.findings import Findings
-from latentrt.benchmarks.layer_table import LayerRow, LayerTable
 from latentrt.benchmarks.machine import Machine
-from latentrt.benchmarks.page import AMPLIFIED, page
-from latentrt.benchmarks.provenance import Provenance
+from latentrt.benchmarks.numerics.chart import Chart, Series
+from latentrt.benchmarks.numerics.comparison import Comparison, Row, RunComparison
+from latentrt.benchmarks.numerics.findings import Findings
+from latentrt.benchmarks.numerics.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.numerics.page import AMPLIFIED, page
+from latentrt.benchmarks.numerics.provenance import Provenance
 from latentrt.bundle.golden import Difference
 
 HOSTILE = '<script>alert("x")</script> & a "star"'

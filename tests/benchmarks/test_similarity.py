@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.similarity import ssim
+from latentrt.benchmarks.numerics.similarity import ssim
 
 PICTURE = np.random.default_rng(0).random((3, 40, 29), np.float32)
 

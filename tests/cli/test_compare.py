@@ -20,7 +20,7 @@ from tests.cli.compared import SCHEMA, told
 from tests.cli.outcome import Run
 from tests.processor import HAS_BF16
 
-from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.numerics.layer_table import LayerRow, LayerTable
 from latentrt.bundle.golden import Difference
 from latentrt.cli.report import verdict
 
@@ -109,7 +109,11 @@ def test_layers_are_part_of_the_json(run: Run, bundle: Callable[[str], Path]) ->
 def test_layers_without_what_they_need_say_how_to_install_it(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    loaded = ("latentrt.export", "latentrt.benchmarks.layers", "latentrt.benchmarks.original")
+    loaded = (
+        "latentrt.export",
+        "latentrt.benchmarks.numerics.layers",
+        "latentrt.benchmarks.numerics.original",
+    )
     for name in [name for name in sys.modules if name.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)

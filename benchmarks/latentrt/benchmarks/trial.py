@@ -20,8 +20,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.compare import compare
-from latentrt.benchmarks.comparison import Comparison
+from latentrt.benchmarks.numerics.compare import compare
+from latentrt.benchmarks.numerics.comparison import Comparison
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import LatentrtError, VerificationFailed

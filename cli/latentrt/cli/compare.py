@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from latentrt.benchmarks.compare import compare as hold
-from latentrt.benchmarks.compare import stored
-from latentrt.benchmarks.comparison import Comparison, Question, Reference
-from latentrt.benchmarks.findings import Findings
-from latentrt.benchmarks.layer_table import LayerTable
-from latentrt.benchmarks.provenance import Provenance
+from latentrt.benchmarks.numerics.compare import compare as hold
+from latentrt.benchmarks.numerics.compare import stored
+from latentrt.benchmarks.numerics.comparison import Comparison, Question, Reference
+from latentrt.benchmarks.numerics.findings import Findings
+from latentrt.benchmarks.numerics.layer_table import LayerTable
+from latentrt.benchmarks.numerics.provenance import Provenance
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, InputError, LatentrtError, NonFinite, Unavailable
 from latentrt.bundle.publish import write_file
@@ -25,7 +25,7 @@ from latentrt.runtime import Pipeline, Size
 from latentrt.runtime.bundle_engines import choices
 
 if TYPE_CHECKING:
-    from latentrt.benchmarks.original import Original
+    from latentrt.benchmarks.numerics.original import Original
 
 ALL: Final = "all"
 """Instead of an engine's name: every one that is verified and works here."""
@@ -241,7 +241,7 @@ def _compared(
 def write_page(path: Path, findings: Findings) -> None:
     """Write what was found as an HTML page; raises `InputError` where that cannot be."""
     # Whoever wants no page does not wait for Pillow.
-    from latentrt.benchmarks.page import page
+    from latentrt.benchmarks.numerics.page import page
 
     write_file(path, page(findings).encode())
 
@@ -255,7 +255,7 @@ def _described(wanted: Wanted, references: Sequence[Reference], original: Origin
 
 def _original(bundle: Bundle, checkpoint: str | None) -> Original:
     try:
-        from latentrt.benchmarks.original import Original
+        from latentrt.benchmarks.numerics.original import Original
     except ImportError as error:
         raise LatentrtError(f"{error.name} is missing: pip install 'latentrt[bench]'") from error
     return Original.of(bundle, checkpoint)
@@ -268,7 +268,7 @@ def _references(
     if not wanted.live or original is None:
         alone = wanted.layers and wanted.adherence is None and not bundle.manifest.has_goldens
         return () if alone else (stored(bundle),)
-    from latentrt.benchmarks.live import answer
+    from latentrt.benchmarks.numerics.live import answer
 
     questions = list(wanted.questions)
     total = len(questions) * len(bundle.manifest.components)
@@ -291,7 +291,7 @@ def _layers(
     progress: Bars,
 ) -> list[LayerTable]:
     """Of every component of which they can be had."""
-    from latentrt.benchmarks.layers import layer_table
+    from latentrt.benchmarks.numerics.layers import layer_table
 
     found: list[LayerTable] = []
     chosen = choices(bundle, engines.name, engines.options, engines.components)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from latentrt.benchmarks.comparison import Comparison, Row, RunComparison
-from latentrt.benchmarks.findings import Findings
-from latentrt.benchmarks.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.numerics.comparison import Comparison, Row, RunComparison
+from latentrt.benchmarks.numerics.findings import Findings
+from latentrt.benchmarks.numerics.layer_table import LayerRow, LayerTable
 from latentrt.bundle.golden import Difference
 from latentrt.cli.table import print_table
 

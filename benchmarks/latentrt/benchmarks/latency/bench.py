@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from latentrt.benchmarks.compare import compare
 from latentrt.benchmarks.latency.arrivals import curves
 from latentrt.benchmarks.latency.batching import BATCHES, REPEATS, Goodput, Serving
 from latentrt.benchmarks.latency.batching import measure as serve
@@ -28,6 +27,7 @@ from latentrt.benchmarks.latency.subject import Subject
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.notes import Notes
+from latentrt.benchmarks.numerics.compare import compare
 from latentrt.bundle.errors import InputError
 from latentrt.engines.backends import DEVICE_KINDS
 from latentrt.runtime import Request

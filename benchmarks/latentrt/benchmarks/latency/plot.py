@@ -14,7 +14,7 @@ from typing import Any, Final
 from latentrt.benchmarks.latency.report import STAGES, Report
 from latentrt.benchmarks.latency.sections import Section, compared, sections, used
 from latentrt.benchmarks.latency.verdict import Verdict
-from latentrt.benchmarks.markup import document, folded, table
+from latentrt.benchmarks.page import document, folded, table
 from latentrt.bundle.errors import Unavailable
 from latentrt.bundle.publish import write_file
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from latentrt.benchmarks.comparison import finite
 from latentrt.benchmarks.latency.batching import Goodput
 from latentrt.benchmarks.latency.ceilings import Ceilings
 from latentrt.benchmarks.latency.cold import Cold
@@ -17,6 +16,7 @@ from latentrt.benchmarks.latency.nvml import GpuState
 from latentrt.benchmarks.latency.samples import Samples
 from latentrt.benchmarks.machine import Machine
 from latentrt.benchmarks.memory import Memory
+from latentrt.benchmarks.numerics.comparison import finite
 
 SCHEMA: Final = "latentrt-bench-2"
 """1 had the runs of a row without their pictures, seconds of all requests that were served together

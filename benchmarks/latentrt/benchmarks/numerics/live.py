@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from latentrt.benchmarks.comparison import Question, Reference
-from latentrt.benchmarks.original import Original
+from latentrt.benchmarks.numerics.comparison import Question, Reference
+from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.export.latent_space import LatentSpace

@@ -1,7 +1,7 @@
 """Engines against PyTorch's answers: every component, every step of a guided run, and the picture.
 
 Needs no PyTorch where the answers are the goldens in the bundle. Answers to other prompts, made
-now, are `latentrt.benchmarks.live`'s.
+now, are `latentrt.benchmarks.numerics.live`'s.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.comparison import Comparison, Reference, Row, RunComparison, worst
-from latentrt.benchmarks.similarity import ssim
+from latentrt.benchmarks.numerics.comparison import Comparison, Reference, Row, RunComparison, worst
+from latentrt.benchmarks.numerics.similarity import ssim
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.golden import RUN_PROMPT, Difference, psnr

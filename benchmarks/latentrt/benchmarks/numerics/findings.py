@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from latentrt.benchmarks.comparison import SCHEMA, Comparison
-from latentrt.benchmarks.layer_table import LayerTable
-from latentrt.benchmarks.provenance import Provenance
+from latentrt.benchmarks.numerics.comparison import SCHEMA, Comparison
+from latentrt.benchmarks.numerics.layer_table import LayerTable
+from latentrt.benchmarks.numerics.provenance import Provenance
 
 
 @dataclass(frozen=True, slots=True)

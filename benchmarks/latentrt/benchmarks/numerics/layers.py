@@ -1,8 +1,8 @@
 """Every layer of a component against its module in PyTorch, and where a fault arises.
 
 A graph's layers and PyTorch's modules are matched by the names of their parameters
-(`latentrt.benchmarks.watched`). An engine is compiled from the graph with every layer as an output;
-it may fuse less than the engine that is used, which `compare` holds against its reference as it is.
+(`latentrt.benchmarks.numerics.watched`). An engine is compiled from the graph with every layer as
+an output; it may fuse less than the engine that is used, which `compare` measures as it is.
 
 Imports PyTorch: `pip install 'latentrt[bench]'`.
 """
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.layer_table import TOLERANCES, LayerRow, LayerTable
-from latentrt.benchmarks.original import Original, folder_of
+from latentrt.benchmarks.numerics.layer_table import TOLERANCES, LayerRow, LayerTable
+from latentrt.benchmarks.numerics.original import Original, folder_of
+from latentrt.benchmarks.numerics.watched import Graph, Layer
 from latentrt.benchmarks.trial import noise_for, sizes_of
-from latentrt.benchmarks.watched import Graph, Layer
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from latentrt.benchmarks.comparison import finite
+from latentrt.benchmarks.numerics.comparison import finite
 from latentrt.bundle.golden import Difference
 
 
