@@ -29,8 +29,9 @@ from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines import onnxruntime, openvino
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.openvino import backend as openvino
 from latentrt.export import trace
 from latentrt.export.components import Component
 from latentrt.export.export import export

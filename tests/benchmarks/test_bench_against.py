@@ -21,7 +21,7 @@ from latentrt.benchmarks.peers.standings import Ratio, Row, Standings
 from latentrt.bundle.errors import InputError
 from latentrt.cli import bench as command
 from latentrt.cli.bench import device_of
-from latentrt.engines.backends import BACKENDS
+from latentrt.engines.registry import BACKENDS
 
 __all__ = ["run"]  # the fixture
 

@@ -14,8 +14,8 @@ from tests.processor import PRECISIONS
 from latentrt.benchmarks import calls
 from latentrt.benchmarks.calls import measure
 from latentrt.benchmarks.contestants import Task, bare_openvino
-from latentrt.engines.backends import backend
 from latentrt.engines.engine import Options
+from latentrt.engines.registry import backend
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

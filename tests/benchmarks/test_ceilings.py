@@ -28,9 +28,9 @@ from latentrt.benchmarks.latency.ceilings import (
 )
 from latentrt.benchmarks.latency.limits import greatest
 from latentrt.bundle.errors import EngineError
-from latentrt.engines.backends import Backend, Chosen, backend, choose
-from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.cuda.device import Gpu, Missing
 from latentrt.engines.engine import Arrays, Blueprint, Options
+from latentrt.engines.registry import Backend, Chosen, backend, choose
 
 
 @dataclass

@@ -25,7 +25,7 @@ from latentrt.benchmarks.ratio import Ratio
 from latentrt.bundle.errors import BundleError, InputError, Unavailable
 from latentrt.bundle.tensors import Layout, write_tensors
 from latentrt.cli import bench as command
-from latentrt.engines import openvino
+from latentrt.engines.openvino import backend as openvino
 from latentrt.runtime import Size
 
 __all__ = ["run"]  # the fixture

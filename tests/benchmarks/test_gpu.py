@@ -19,11 +19,12 @@ from latentrt.benchmarks.child import child, run
 from latentrt.benchmarks.numerics import compare
 from latentrt.benchmarks.torch_noise import settle
 from latentrt.benchmarks.trial import Trial, attempt
-from latentrt.engines import tensorrt, verify
-from latentrt.engines.backends import BACKENDS
-from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.cuda.device import Gpu, Missing
 from latentrt.engines.engine import Options
-from latentrt.engines.verify import TOLERANCES, Tolerance
+from latentrt.engines.registry import BACKENDS
+from latentrt.engines.tensorrt import backend as tensorrt
+from latentrt.engines.verification import verify
+from latentrt.engines.verification.verify import TOLERANCES, Tolerance
 from latentrt.runtime.noise.philox import PhiloxNoise
 
 Bundles = Callable[[str], Path]

@@ -18,9 +18,9 @@ from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference
-from latentrt.engines import onnxruntime
-from latentrt.engines.backends import choose
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.registry import choose
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 # One tensor scaled by 1.01: of a convolution, a norm, a query, an output projection, and a time

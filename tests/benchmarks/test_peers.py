@@ -10,7 +10,7 @@ import pytest
 from latentrt.benchmarks.peers import peers
 from latentrt.benchmarks.peers.peers import PEERS, find_peer, missing, prepare
 from latentrt.bundle.errors import EngineError, InputError
-from latentrt.engines import openvino
+from latentrt.engines.openvino import backend as openvino
 
 SCRIPTS = sorted(peers.SCRIPTS.glob("*.py"))
 

@@ -13,8 +13,8 @@ import pytest
 from latentrt.benchmarks import campaign, providers
 from latentrt.benchmarks.campaign import Campaign, Subject, measure
 from latentrt.benchmarks.providers import Environment
-from latentrt.engines.backends import BACKENDS, Status
-from latentrt.engines.cuda_device import Missing
+from latentrt.engines.cuda.device import Missing
+from latentrt.engines.registry import BACKENDS, Status
 
 CUDA, TENSORRT = "onnxruntime-cuda", "tensorrt"
 CPU_PACKAGE = Status(CUDA, None, problem="is the CPU package", remedy="pip install another")

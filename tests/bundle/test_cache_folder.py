@@ -12,7 +12,7 @@ from platformdirs import user_cache_dir
 
 from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import InputError
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 
 
 def test_the_variable_names_the_folder_whatever_the_process_then_does(

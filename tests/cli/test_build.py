@@ -15,9 +15,9 @@ import pytest
 from tests.cli.outcome import Run
 
 from latentrt.bundle.errors import ShapeNotBuilt
-from latentrt.engines import verify
-from latentrt.engines.cache import Cache
-from latentrt.engines.verify import TOLERANCES
+from latentrt.engines.cache.cache import Cache
+from latentrt.engines.verification import verify
+from latentrt.engines.verification.verify import TOLERANCES
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling, Size
 
 REQUEST = Request("a red circle", seed=1, sampling=Sampling(steps=1))
@@ -152,7 +152,7 @@ def test_building_needs_no_pytorch(bundle: Callable[[str], Path], cache: Path) -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert Cache(cache).artefacts()
+    assert Cache(cache).entries()
 
 
 def test_the_cache_is_listed_limited_and_removed(
@@ -182,7 +182,7 @@ def test_the_cache_is_listed_limited_and_removed(
     assert left["bytes"] + left["removed_bytes"] == listed["bytes"]
     _, out, _ = run("cache", "--remove", "--json")
     assert json.loads(out)["engines"] == []
-    assert Cache(cache).artefacts() == []
+    assert Cache(cache).entries() == []
 
 
 @pytest.mark.parametrize(

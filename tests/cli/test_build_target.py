@@ -11,9 +11,10 @@ import pytest
 from tests.cli.outcome import Run
 
 from latentrt.bundle.errors import ShapeNotBuilt
-from latentrt.engines import onnxruntime, tensorrt
-from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.cuda.device import Gpu, Missing
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.tensorrt import backend as tensorrt
 from latentrt.runtime import Pipeline, Request, Sampling
 
 TENSORRT = ("--engine", "tensorrt", "--batch", "2")

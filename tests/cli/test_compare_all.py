@@ -18,10 +18,12 @@ from latentrt.benchmarks.numerics.layer_table import LayerTable
 from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, LatentrtError, NonFinite, Unavailable
-from latentrt.engines import onnxruntime, openvino, tensorrt
-from latentrt.engines.backends import Chosen, Status
 from latentrt.engines.engine import Blueprint, Engine, Options
-from latentrt.engines.openvino import OpenVino
+from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.openvino import backend as openvino
+from latentrt.engines.openvino.backend import OpenVino
+from latentrt.engines.registry import Chosen, Status
+from latentrt.engines.tensorrt import backend as tensorrt
 
 
 @needs_bf16

@@ -11,8 +11,8 @@ import pytest
 
 from latentrt.cli import doctor
 from latentrt.cli.main import main
-from latentrt.engines.backends import Status
-from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.cuda.device import Gpu, Missing
+from latentrt.engines.registry import Status
 
 STATUSES = (
     Status("quick", None, problem="quick is not installed", remedy="pip install quick"),

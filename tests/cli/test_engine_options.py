@@ -16,10 +16,11 @@ from tests.cli.outcome import Run
 from latentrt.benchmarks.latency import bench
 from latentrt.benchmarks.latency.subject import Subject
 from latentrt.bundle.errors import LatentrtError, ShapeNotBuilt
-from latentrt.engines import onnxruntime, tensorrt
-from latentrt.engines.cache import Cache
-from latentrt.engines.cuda_device import Gpu
+from latentrt.engines.cache.cache import Cache
+from latentrt.engines.cuda.device import Gpu
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.tensorrt import backend as tensorrt
 from latentrt.runtime import Pipeline, Request, Sampling
 
 REQUEST = Request("a red circle", seed=1, sampling=Sampling(steps=1))
@@ -80,11 +81,11 @@ def test_generate_draws_with_what_was_built_with_its_options(
     run: Run, bundle: Callable[[str], Path], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     run("build", bundle("heads"), *options)
-    built = {artefact.path for artefact in Cache().artefacts()}
+    built = {entry.path for entry in Cache().entries()}
     picture = ("a red circle", "-o", tmp_path / "out.png", "--steps", "1")
     status, _, err = run("generate", bundle("heads"), *picture, *options)
     assert status == 0, err
-    assert {artefact.path for artefact in Cache().artefacts()} == built
+    assert {entry.path for entry in Cache().entries()} == built
 
 
 def test_compare_compiles_with_its_options(

@@ -1,4 +1,4 @@
-"""A backend that adds what its artefacts say, what it is given, and a guard that counts."""
+"""A backend that adds what its entries say, what it is given, and a guard that counts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from latentrt.bundle.errors import VerificationFailed
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.artefact import Artefact
-from latentrt.engines.backends import Progress, Status
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
+from latentrt.engines.cache.entry import CacheEntry
 from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
 from latentrt.engines.function import FunctionEngine
+from latentrt.engines.registry import Progress, Status
 
 IDENTITY = {"version": "1.0.0", "device": "a CPU", "instruction sets": "avx", "driver": "7"}
 VECTOR = TensorSpec("vector", ("batch",))
@@ -43,7 +43,7 @@ GOOD: Mapping[str, Any] = {"relative": 1e-7}
 
 
 class Adding:
-    """A backend whose artefacts are text files; it adds what they say."""
+    """A backend whose entries are text files; it adds what they say."""
 
     PRECISIONS: Mapping[str, tuple[str, ...]] = {"float32": ("fp32", "bf16")}
     OPTIONS: frozenset[str] = frozenset({"threads", "arena"})
@@ -113,6 +113,6 @@ class Guarding:
         return check
 
 
-def stored(cache: Cache) -> Artefact:
-    (artefact,) = cache.artefacts()
-    return artefact
+def stored(cache: Cache) -> CacheEntry:
+    (entry,) = cache.entries()
+    return entry

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 
 
 @pytest.fixture

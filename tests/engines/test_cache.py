@@ -12,11 +12,11 @@ import pytest
 from tests.engines.adding import BLUEPRINT, GOOD, ROOT, Adding, Guarding, read_from, sha256, stored
 
 from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, VerificationFailed
-from latentrt.engines import key as key_module
-from latentrt.engines.backends import Chosen
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache import key as key_module
+from latentrt.engines.cache.cache import Cache
+from latentrt.engines.cache.key import engine_key
 from latentrt.engines.engine import Blueprint, Engine, Options
-from latentrt.engines.key import engine_key
+from latentrt.engines.registry import Chosen
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_an_engine_that_fails_its_check_is_not_stored(cache: Cache, guard: Guard
     guard.good = False
     with pytest.raises(VerificationFailed, match=r"0\.5"):
         cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=guard)
-    assert cache.artefacts() == []
+    assert cache.entries() == []
     assert list((cache.path / "engines").iterdir()) == []
 
 
@@ -172,19 +172,19 @@ def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
         cache.open(
             Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch})
         )
-    for n, artefact in enumerate(cache.artefacts()):
-        os.utime(artefact.path / "record", (1000 + n, 1000 + n))
-    first = cache.artefacts()[0].key["sizes"]
+    for n, entry in enumerate(cache.entries()):
+        os.utime(entry.path / "record", (1000 + n, 1000 + n))
+    first = cache.entries()[0].key["sizes"]
     batch = int(first.removeprefix("batch="))
     cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch}))
-    before = cache.artefacts()
+    before = cache.entries()
     assert before[-1].key["sizes"] == first  # used last now
     assert cache.limit(sum(a.size for a in before)) == []
     removed = cache.limit(before[-1].size)
     assert [a.path for a in removed] == [a.path for a in before[:2]]
-    assert [a.key["sizes"] for a in cache.artefacts()] == [first]
-    cache.remove(cache.artefacts()[0])
-    assert cache.artefacts() == []
+    assert [a.key["sizes"] for a in cache.entries()] == [first]
+    cache.remove(cache.entries()[0])
+    assert cache.entries() == []
 
 
 def test_the_folder_is_the_argument_or_the_variable(

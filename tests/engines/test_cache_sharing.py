@@ -13,13 +13,13 @@ import pytest
 from tests.engines.adding import BLUEPRINT, ROOT, Adding, stored
 
 from latentrt.bundle.errors import BuildFailed, ShapeNotBuilt
-from latentrt.engines.backends import Chosen
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.registry import Chosen
 
 
 class Removing(Adding):
-    """Whose artefact is removed just before it is loaded, as `latentrt cache --remove` does."""
+    """Whose entry is removed just before it is loaded, as `latentrt cache --remove` does."""
 
     def __init__(self, cache: Cache, error: Exception | None = None) -> None:
         super().__init__()
@@ -27,8 +27,8 @@ class Removing(Adding):
         self.error = error
 
     def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
-        for artefact in self.cache.artefacts():
-            self.cache.remove(artefact)
+        for entry in self.cache.entries():
+            self.cache.remove(entry)
             if self.error is not None:
                 raise self.error
         return super().load(blueprint, options, folder)
@@ -52,8 +52,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.engines.adding import BLUEPRINT, Adding
-from latentrt.engines.backends import Chosen
-from latentrt.engines.cache import Cache
+from latentrt.engines.registry import Chosen
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Options
 
 class Slow(Adding):
@@ -92,8 +92,8 @@ import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.engines.adding import BLUEPRINT, Adding
-from latentrt.engines.backends import Chosen
-from latentrt.engines.cache import Cache
+from latentrt.engines.registry import Chosen
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Options
 import filelock
 
@@ -123,7 +123,7 @@ def wipe():
             shutil.rmtree(path)
 
 def state():
-    return [a.problem for a in Cache(place).artefacts()]
+    return [a.problem for a in Cache(place).entries()]
 
 durations = []
 for _ in range(4):

@@ -15,17 +15,17 @@ import pytest
 from tests.engines.adding import BLUEPRINT, GOOD, Adding, Guarding, stored
 
 from latentrt.bundle.errors import BundleError, InputError, ShapeNotBuilt, Unwritable
-from latentrt.engines import cache as module
-from latentrt.engines.backends import Chosen, Progress
-from latentrt.engines.cache import Cache, Opened
+from latentrt.engines.cache import cache as module
+from latentrt.engines.cache.cache import Cache, Opened
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.registry import Chosen, Progress
 
 LARGER = replace(BLUEPRINT, sizes={"batch": 3})
 NAMED = r"cache: expected a folder that can be written \(\$LATENTRT_CACHE\), got .*"
 
 
 class Writing(Adding):
-    """A backend whose artefacts are of 256 KB."""
+    """A backend whose entries are of 256 KB."""
 
     def build(
         self,
@@ -119,7 +119,7 @@ def test_where_there_can_be_no_cache_never_building_says_so(tmp_path: Path) -> N
     cache = Cache(tmp_path / "file" / "cache")
     with pytest.raises(ShapeNotBuilt, match=f"unet: not built: {NAMED}"):
         cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, build="never")
-    assert cache.artefacts() == []
+    assert cache.entries() == []
 
 
 def test_weights_that_have_changed_are_refused_without_a_cache_too(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_cache_that_is_only_read_gives_what_it_has_and_makes_what_it_has_not(
         cache.remove(stored(cache))
     with pytest.raises(Unwritable, match=f"{NAMED}Read-only file system"):
         cache.store(chosen, LARGER, pending="no such GPU")
-    assert len(cache.artefacts()) == 1
+    assert len(cache.entries()) == 1
 
 
 def test_an_empty_cache_that_is_only_read_is_none(tmp_path: Path, mounted: Mount) -> None:
@@ -162,7 +162,7 @@ def test_an_empty_cache_that_is_only_read_is_none(tmp_path: Path, mounted: Mount
     opened = cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
     assert adds_one(opened)
     assert opened.unkept is not None
-    assert cache.artefacts() == []
+    assert cache.entries() == []
 
 
 def test_a_cache_on_a_full_disk_keeps_nothing_and_leaves_nothing(
@@ -204,7 +204,7 @@ def test_an_engine_is_not_made_twice_if_only_its_record_cannot_be_written(
     opened = cache.open(Chosen("adding", backend, Options()), BLUEPRINT, guard=guard)
     assert adds_one(opened)
     assert (backend.built, backend.compiled, guard.asked) == (1, 0, 1)
-    assert cache.artefacts() == []
+    assert cache.entries() == []
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root")

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from latentrt.engines import cuda_device
-from latentrt.engines.cuda_device import Gpu, Missing, bus_id, gpu
+from latentrt.engines.cuda import device as cuda_device
+from latentrt.engines.cuda.device import Gpu, Missing, bus_id, gpu
 
 
 def cuda_that_says(driver: int, code: str, count: int) -> SimpleNamespace:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from latentrt.bundle.errors import EngineError
-from latentrt.engines import cuda_memory
-from latentrt.engines.cuda_memory import CudaMemory
+from latentrt.engines.cuda import memory as cuda_memory
+from latentrt.engines.cuda.memory import CudaMemory
 
 SUCCESS = SimpleNamespace(name="cudaSuccess", value=0)
 FAILURE = SimpleNamespace(name="cudaErrorStreamCaptureInvalidated", value=901)

@@ -17,9 +17,9 @@ from transformers import CLIPTextModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, Closed, InputError, Unavailable
 from latentrt.bundle.golden import Difference
-from latentrt.engines import backends
-from latentrt.engines.backends import UNVERIFIED, Backend, backend, choose
+from latentrt.engines import registry as backends
 from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.registry import UNVERIFIED, Backend, backend, choose
 
 BACKENDS = ("onnxruntime", "openvino")
 # The project's promise for fp32 (relative, an evaluation); 1e-6 to 3e-6 is what is measured.

@@ -20,9 +20,9 @@ from tests.export.pytorch import components_of
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed
-from latentrt.engines import onnxruntime as engine
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.group_norm import write_out_group_norms
+from latentrt.engines.graphs.group_norm import write_out_group_norms
+from latentrt.engines.onnxruntime import cpu as engine
 
 Bundles = Callable[[str], Path]
 Array = NDArray[np.float32]

@@ -20,7 +20,7 @@ ROOMS = ("bundle", "weights", "engines", "runtime", "export", "benchmarks/latent
 IMPORTED = """
 import sys, time
 from latentrt.engines import libraries
-from latentrt.engines.openvino import CPU
+from latentrt.engines.openvino.backend import CPU
 openvino, onnxruntime = libraries.openvino(), libraries.onnxruntime()
 openvino.Core()
 assert CPU.status().usable
@@ -115,7 +115,7 @@ STRACE = ["strace", "-f", "-qq", "-s", "200", "-e", "trace=%network"]
 OPENED = """
 import sys, time
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.backends import backend
+from latentrt.engines.registry import backend
 from latentrt.engines.engine import Blueprint, Options
 
 bundle = Bundle.open(sys.argv[1])

@@ -25,12 +25,14 @@ from tests.engines.test_onnxruntime import Host, arrays
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, Unavailable
 from latentrt.bundle.golden import Difference
-from latentrt.engines import cuda_libraries, onnxruntime_gpu, onnxruntime_tensorrt
-from latentrt.engines.backends import BACKENDS, Chosen, backend, choose
-from latentrt.engines.cache import Cache
-from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.cache.cache import Cache
+from latentrt.engines.cuda import libraries as cuda_libraries
+from latentrt.engines.cuda.device import Gpu, Missing
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.onnxruntime_gpu import GpuProvider
+from latentrt.engines.onnxruntime import gpu as onnxruntime_gpu
+from latentrt.engines.onnxruntime import tensorrt as onnxruntime_tensorrt
+from latentrt.engines.onnxruntime.gpu import GpuProvider
+from latentrt.engines.registry import BACKENDS, Chosen, backend, choose
 
 CUDA = "onnxruntime-cuda"
 TENSORRT = "onnxruntime-tensorrt"
@@ -170,7 +172,7 @@ def test_asking_for_the_status_loads_nothing() -> None:
     heavy = ("onnxruntime", "onnx", "tensorrt", PLUGIN)
     program = (
         "import sys\n"
-        "from latentrt.engines.backends import backend\n"
+        "from latentrt.engines.registry import backend\n"
         f"for name in {[CUDA, TENSORRT, RTX]}:\n"
         "    backend(name).status()\n"
         f"print([m for m in {heavy} if m in sys.modules])"

@@ -24,11 +24,11 @@ from tests.processor import HAS_BF16, needs_bf16
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import Closed, EngineError, InputError, Unavailable
 from latentrt.bundle.golden import Difference
-from latentrt.engines.backends import Chosen, backend, choose
+from latentrt.engines.cache.key import engine_key
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.key import engine_key
-from latentrt.engines.openvino import CPU, GPU, NPU, OpenVino, OpenVinoEngine
-from latentrt.engines.verify import TOLERANCES, golden_sizes
+from latentrt.engines.openvino.backend import CPU, GPU, NPU, OpenVino, OpenVinoEngine
+from latentrt.engines.registry import Chosen, backend, choose
+from latentrt.engines.verification.verify import TOLERANCES, golden_sizes
 
 # models/shapes' goldens.
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}

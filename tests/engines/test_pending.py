@@ -9,9 +9,9 @@ import pytest
 from tests.engines.adding import BLUEPRINT, GOOD, Adding, Guarding
 
 from latentrt.bundle.errors import VerificationFailed
-from latentrt.engines.backends import Chosen, backend
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Options
+from latentrt.engines.registry import Chosen, backend
 
 PENDING = {"pending": "no such GPU"}
 
@@ -45,14 +45,14 @@ def test_an_engine_stored_unverified_is_verified_when_it_is_first_loaded(
     first = cache.store(chosen, BLUEPRINT, pending="no such GPU")
     assert first == (False, "nothing is stored for unet", PENDING)
     assert cache.store(chosen, BLUEPRINT, pending="no such GPU") == (True, "", PENDING)
-    (artefact,) = cache.artefacts()
-    assert artefact.verification == PENDING
+    (entry,) = cache.entries()
+    assert entry.verification == PENDING
     for _ in range(2):
         opened = cache.open(chosen, BLUEPRINT, guard=guard)
         assert (opened.hit, opened.verification) == (True, GOOD)
     assert (backend.built, guard.asked) == (1, 1)
-    (artefact,) = cache.artefacts()
-    assert (artefact.problem, artefact.verification) == ("", GOOD)
+    (entry,) = cache.entries()
+    assert (entry.problem, entry.verification) == ("", GOOD)
     assert cache.store(chosen, BLUEPRINT, pending="no such GPU") == (True, "", GOOD)
 
 
@@ -76,8 +76,8 @@ def test_whoever_reads_while_a_record_is_replaced_sees_the_old_one_or_the_new(
     seen: list[Any] = []
 
     def look() -> None:
-        (artefact,) = Cache(cache.path).artefacts()
-        seen.append((artefact.problem, artefact.verification))
+        (entry,) = Cache(cache.path).entries()
+        seen.append((entry.problem, entry.verification))
 
     for name in ("fsync", "replace"):
         real = getattr(os, name)
@@ -106,8 +106,8 @@ def test_whoever_is_killed_while_a_record_is_replaced_leaves_the_old_one(
         patch.setattr(os, name, killed)
         with pytest.raises(Killed):
             cache.open(chosen, BLUEPRINT, guard=guard)
-    (artefact,) = cache.artefacts()
-    assert (artefact.problem, artefact.verification) == ("", PENDING)
+    (entry,) = cache.entries()
+    assert (entry.problem, entry.verification) == ("", PENDING)
     assert cache.open(chosen, BLUEPRINT, guard=guard).hit
 
 

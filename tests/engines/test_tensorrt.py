@@ -21,12 +21,13 @@ from onnx import TensorProto, helper
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines import tensorrt, tensorrt_library
-from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.cuda.device import Gpu, Missing
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.tensorrt_library import Library
-from latentrt.engines.tensorrt_listeners import log, monitor
-from latentrt.engines.tensorrt_network import as_computed
+from latentrt.engines.tensorrt import backend as tensorrt
+from latentrt.engines.tensorrt import library as tensorrt_library
+from latentrt.engines.tensorrt.callbacks import log, monitor
+from latentrt.engines.tensorrt.library import TensorRtLibrary
+from latentrt.engines.tensorrt.network import as_computed
 from latentrt.export.export import export
 
 ROOT = Path(__file__).parents[2]
@@ -387,7 +388,7 @@ def test_the_data_centre_package_comes_first_but_builds_for_no_other_gpu(
     data_centre: ModuleType,
 ) -> None:
     found = tensorrt_library.installed()
-    assert isinstance(found, Library)
+    assert isinstance(found, TensorRtLibrary)
     assert (found.name, found.version, found.targets) == ("tensorrt", "11.0.0", ())
     assert tensorrt_library.library_for("sm89").name == "tensorrt-rtx"
 
@@ -412,7 +413,7 @@ def test_the_data_centre_package_keeps_its_timings_of_each_gpu_and_version(
     monkeypatch.setattr(tensorrt, "_capability", lambda *_: rtx.capability("sm89"))
     monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "cache"))
     for version, target in (("11", "sm90"), ("11", "sm90"), ("12", "sm90"), ("12", "sm100")):
-        library = Library("tensorrt", version, rtx.api)
+        library = TensorRtLibrary("tensorrt", version, rtx.api)
         monkeypatch.setattr(tensorrt, "library_for", lambda _, library=library: library)
         monkeypatch.setattr(tensorrt, "gpu", lambda target=target: Gpu("a GPU", target, "13.0"))
         plan_of(one_node(tmp_path, "Relu"), tmp_path, Options())
@@ -428,7 +429,7 @@ INTERRUPTED_BUILD = """
 import json, signal, sys, threading, time
 from pathlib import Path
 from tests.engines.test_tensorrt import one_node, plan_of
-from latentrt.engines import tensorrt
+from latentrt.engines.tensorrt import backend as tensorrt
 from latentrt.engines.engine import Options
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BuildFailed, Closed, EngineError, InputError
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.cuda_memory import Bytes
-from latentrt.engines.device_buffers import CALLS
+from latentrt.engines.cuda.buffers import CALLS
+from latentrt.engines.cuda.memory import Bytes
 from latentrt.engines.engine import Blueprint, Engine
-from latentrt.engines.tensorrt_engine import TensorRtEngine
+from latentrt.engines.tensorrt.engine import TensorRtEngine
 
 SAMPLE = TensorSpec("sample", ("batch", 3), "float16")
 TEXT = TensorSpec("text", ("batch", 2))

@@ -14,10 +14,12 @@ import pytest
 from tests.engines.test_tensorrt import one_node
 from tests.engines.test_tensorrt_engine import Context, Gpu, Plan, arrays, blueprint, expected
 
-from latentrt.engines import cuda_device, tensorrt, tensorrt_library
+from latentrt.engines.cuda import device as cuda_device
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.tensorrt_engine import TensorRtEngine
-from latentrt.engines.tensorrt_kernels import Kernels
+from latentrt.engines.tensorrt import backend as tensorrt
+from latentrt.engines.tensorrt import library as tensorrt_library
+from latentrt.engines.tensorrt.engine import TensorRtEngine
+from latentrt.engines.tensorrt.kernels import Kernels
 
 L4 = cuda_device.Gpu("NVIDIA L4", "sm89", "13.0")
 KERNEL = b"a kernel of this GPU"
@@ -158,7 +160,7 @@ def test_a_plan_is_loaded_with_the_kernels_beside_it(
     plan = JitPlan(gpu)
     runtime = SimpleNamespace(deserialize_cuda_engine=lambda _: plan)
     api = SimpleNamespace(ILogger=Log, Runtime=lambda _: runtime)
-    library = tensorrt_library.Library("tensorrt-rtx", "1.7", api)
+    library = tensorrt_library.TensorRtLibrary("tensorrt-rtx", "1.7", api)
     monkeypatch.setattr(tensorrt, "gpu", lambda: L4)
     monkeypatch.setattr(tensorrt, "library_for", lambda _: library)
     monkeypatch.setattr(tensorrt, "CudaMemory", lambda: gpu)

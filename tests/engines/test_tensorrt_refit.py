@@ -13,14 +13,14 @@ import pytest
 
 from latentrt.bundle.errors import BuildFailed
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.tensorrt_network import Source
-from latentrt.engines.tensorrt_refit import refit
+from latentrt.engines.tensorrt.network import NetworkSource
+from latentrt.engines.tensorrt.refit import refit
 
 BLUEPRINT = Blueprint("unet", Path("b/unet.onnx"), Path("b/weights/unet"), (), (), {})
-SOURCE = Source(BLUEPRINT, b"graph")
+SOURCE = NetworkSource(BLUEPRINT, b"graph")
 
 
-class Library:
+class TensorRtLibrary:
     """A plan that wants the weights `wanted`, and a parser that finds those in `found`."""
 
     def __init__(self, wanted: set[str], found: set[str]) -> None:
@@ -53,7 +53,7 @@ def log(*errors: str) -> Any:
 
 
 def test_a_plan_is_given_the_weights_that_lie_beside_the_graph() -> None:
-    library = Library({"a", "b"}, {"a", "b", "c"})
+    library = TensorRtLibrary({"a", "b"}, {"a", "b", "c"})
     refit(library, None, log(), SOURCE)
     assert library.refitted
     assert library.asked == [(b"graph", str(Path("b/unet.onnx")))]
@@ -64,7 +64,7 @@ def test_a_plan_is_given_the_weights_that_lie_beside_the_graph() -> None:
     [("ab", "b$"), ("abcd", "b, c, d$"), ("abcdef", "b, c, d and 2 more$")],
 )
 def test_weights_that_the_plan_still_lacks_are_named(wanted: str, names: str) -> None:
-    library = Library(set(wanted), {"a"})
+    library = TensorRtLibrary(set(wanted), {"a"})
     with pytest.raises(BuildFailed, match=rf"^unet: the plan was given no weights for {names}"):
         refit(library, None, log(), SOURCE)
     assert not library.refitted
@@ -72,11 +72,11 @@ def test_weights_that_the_plan_still_lacks_are_named(wanted: str, names: str) ->
 
 def test_a_graph_that_the_refitter_does_not_read_is_a_build_failure() -> None:
     with pytest.raises(BuildFailed, match=r"^unet: TensorRT does not parse the graph"):
-        refit(Library(set(), set()), None, log(), SOURCE)
+        refit(TensorRtLibrary(set(), set()), None, log(), SOURCE)
 
 
 def test_weights_that_tensorrt_does_not_take_are_a_build_failure() -> None:
-    library = Library({"a"}, {"a"})
+    library = TensorRtLibrary({"a"}, {"a"})
     library.takes = False
     with pytest.raises(BuildFailed, match=r"^unet: TensorRT does not take weights: why"):
         refit(library, None, log("why"), SOURCE)

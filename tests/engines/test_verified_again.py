@@ -16,11 +16,12 @@ from tests.engines.test_verify import OTHER, UNET, Faulty, spoil, without_golden
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import ShapeNotBuilt, VerificationFailed
 from latentrt.bundle.manifest import GOLDEN, FileRecord
-from latentrt.engines import onnxruntime, verify
-from latentrt.engines.backends import Chosen, Status, backend
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Engine, Options
-from latentrt.engines.verify import TOLERANCES, open_verified
+from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.registry import Chosen, Status, backend
+from latentrt.engines.verification import verify
+from latentrt.engines.verification.verify import TOLERANCES, open_verified
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import VerificationFailed
 from latentrt.bundle.manifest import GOLDEN
 from latentrt.bundle.tensors import TensorFile
-from latentrt.engines import onnxruntime
-from latentrt.engines.backends import Backend, Chosen, Progress, Status, backend
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.engines.function import FunctionEngine
-from latentrt.engines.verify import TOLERANCES, golden_sizes, open_verified
+from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.registry import Backend, Chosen, Progress, Status, backend
+from latentrt.engines.verification.verify import TOLERANCES, golden_sizes, open_verified
 
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 OTHER = {**UNET, "height": 8}
@@ -121,7 +121,7 @@ def test_a_planted_fault_is_refused_with_its_numbers_and_nothing_is_stored(
     options = Options(precision=precision)
     with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from .* is allowed"):
         open_verified(cache, shapes, "unet", sizes, Chosen("openvino", faulty, options))
-    assert [a.key["engine"] for a in cache.artefacts() if a.key["engine"] == "openvino"] == []
+    assert [a.key["engine"] for a in cache.entries() if a.key["engine"] == "openvino"] == []
 
 
 class Halves(Faulty):
@@ -176,7 +176,7 @@ def test_a_planted_fault_is_refused_in_fp16_too(
     chosen = Chosen("halves", Halves(spoil(heads, tmp_path, fault)), Options(precision="fp16"))
     with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from the goldens"):
         open_verified(cache, heads, "unet", sizes, chosen)
-    assert cache.artefacts() == []
+    assert cache.entries() == []
 
 
 def test_an_fp16_engine_without_a_fault_is_accepted_by_what_fp16_costs(
@@ -188,7 +188,7 @@ def test_an_fp16_engine_without_a_fault_is_accepted_by_what_fp16_costs(
     record = open_verified(cache, heads, "unet", sizes, chosen).verification
     error = record["errors"]["model_output"]["relative"]
     assert 10 * TOLERANCES["fp32"].unet < error < TOLERANCES["fp16"].unet
-    assert sorted(a.key["precision"] for a in cache.artefacts()) == ["fp16", "fp32"]
+    assert sorted(a.key["precision"] for a in cache.entries()) == ["fp16", "fp32"]
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
@@ -199,7 +199,7 @@ def test_a_planted_fault_in_the_oracle_itself_is_refused(
     for sizes in (UNET, OTHER, {**UNET, "batch": 3}):
         with pytest.raises(VerificationFailed, match=r"from the goldens"):
             open_verified(cache, shapes, "unet", sizes, Chosen("onnxruntime", faulty, Options()))
-    assert cache.artefacts() == []
+    assert cache.entries() == []
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -254,7 +254,7 @@ def test_without_an_fp32_engine_to_check_first_the_record_says_weaker(
     record = open_verified(cache, shapes, "unet", UNET, chosen).verification
     assert record["reference"] == "the goldens"
     assert "no fp32 engine" in record["weaker"]
-    assert [a.key["precision"] for a in cache.artefacts()] == ["bf16"]
+    assert [a.key["precision"] for a in cache.entries()] == ["bf16"]
 
 
 def without_goldens(bundle: Bundle, folder: Path) -> Bundle:

@@ -26,7 +26,7 @@ from tests.export.pytorch import (
 )
 from tests.processor import HAS_BF16
 
-from latentrt.engines.widen import widen
+from latentrt.engines.graphs.float32 import widen
 
 Bundles = Callable[[str], Path]
 each_component = pytest.mark.parametrize("component", components_of("xl"))

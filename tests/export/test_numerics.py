@@ -33,8 +33,8 @@ from tests.export.pytorch import (
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.onnxruntime import OnnxRuntimeEngine
-from latentrt.engines.onnxruntime_session import Model, session, settings
+from latentrt.engines.onnxruntime.cpu import OnnxRuntimeEngine
+from latentrt.engines.onnxruntime.session import SessionModel, session, settings
 from latentrt.export import trace
 from latentrt.export.components import components
 from latentrt.export.export import export
@@ -58,7 +58,7 @@ def engine(bundle: Path, weights: Path, component: str, sizes: dict[str, int]) -
     )
     chosen = settings(onnxruntime, blueprint)
     chosen.intra_op_num_threads = 1
-    model = Model(blueprint, blueprint.graph.read_bytes())
+    model = SessionModel(blueprint, blueprint.graph.read_bytes())
     made = session(onnxruntime, model, chosen, ["CPUExecutionProvider"])
     return OnnxRuntimeEngine(blueprint, made)
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import Difference
-from latentrt.engines.backends import backend
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.registry import backend
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from transformers.activations import GELUActivation
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.group_norm import write_out_group_norms
-from latentrt.engines.onnxruntime_session import Model, settings
+from latentrt.engines.graphs.group_norm import write_out_group_norms
+from latentrt.engines.onnxruntime.session import SessionModel, settings
 
 Bundles = Callable[[str], Path]
 
@@ -81,7 +81,7 @@ def test_no_shape_arithmetic_remains_in_onnx_runtime_either(
     bundle: Bundles, tmp_path: Path, configuration: str, component: str
 ) -> None:
     blueprint = Blueprint.of(Bundle.open(bundle(configuration)), component, sizes_of(EVEN))
-    model = Model.of(blueprint, "fp32")
+    model = SessionModel.of(blueprint, "fp32")
     chosen = settings(onnxruntime, blueprint)
     chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     chosen.optimized_model_filepath = str(tmp_path / "optimised.onnx")

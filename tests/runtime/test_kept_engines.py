@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import Closed
-from latentrt.engines.backends import Chosen, Progress
-from latentrt.engines.cache import Cache, Opened
+from latentrt.engines.cache.cache import Cache, Opened
 from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
 from latentrt.engines.function import FunctionEngine
+from latentrt.engines.registry import Chosen, Progress
 from latentrt.runtime import Pipeline, Request, Sampling, Size, pipeline
 from latentrt.runtime import bundle_engines as module
 from latentrt.runtime.bundle_engines import BundleEngines

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tests.hub import snapshot
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines import openvino
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.openvino import backend as openvino
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.request import Request
 from latentrt.runtime.sampling import Sampling

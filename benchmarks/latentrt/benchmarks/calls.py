@@ -24,7 +24,7 @@ from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.publish import write_file
 from latentrt.engines.engine import Options
-from latentrt.engines.openvino import CPU, OpenVinoEngine
+from latentrt.engines.openvino.backend import CPU, OpenVinoEngine
 
 AIM: Final = 0.03
 

@@ -18,8 +18,8 @@ from latentrt.benchmarks.peers.standings import Standings
 from latentrt.benchmarks.providers import Environment, Provider, providers
 from latentrt.benchmarks.trial import described
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.backends import BACKENDS, backend
-from latentrt.engines.cuda_device import Gpu, Missing
+from latentrt.engines.cuda.device import Gpu, Missing
+from latentrt.engines.registry import BACKENDS, backend
 
 SCHEMA: Final = 1
 PREFIX: Final = "random:"

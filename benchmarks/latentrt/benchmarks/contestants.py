@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines import libraries
-from latentrt.engines.backends import backend
 from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.openvino import CPU
+from latentrt.engines.openvino.backend import CPU
+from latentrt.engines.registry import backend
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Evaluate = Callable[[], NDArray[Any]]

@@ -35,8 +35,8 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.publish import write_file
-from latentrt.engines.backends import backend, choose
 from latentrt.engines.engine import Options
+from latentrt.engines.registry import backend, choose
 
 COMPONENTS: Final = ("unet", "vae_decoder")
 REFERENCE: Final = ("PyTorch", "fp32")

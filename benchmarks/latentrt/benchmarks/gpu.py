@@ -27,8 +27,8 @@ from typing import Any, Final, cast
 from latentrt.benchmarks.campaign import PREFIX, Campaign, Subject, measure
 from latentrt.benchmarks.narration import say
 from latentrt.bundle.publish import write_file
-from latentrt.engines.backends import BACKENDS
-from latentrt.engines.cuda_device import Gpu, Missing, gpu
+from latentrt.engines.cuda.device import Gpu, Missing, gpu
+from latentrt.engines.registry import BACKENDS
 
 RESULTS: Final = Path("benchmarks/results")
 SHAPES: Final = "models/shapes"

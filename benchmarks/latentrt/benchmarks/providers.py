@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.benchmarks.child import child
-from latentrt.engines.backends import BACKENDS, Status, backend
+from latentrt.engines.registry import BACKENDS, Status, backend
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import LatentrtError, VerificationFailed
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Chosen, choose
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
-from latentrt.engines.verify import TOLERANCES, open_verified
+from latentrt.engines.registry import Chosen, choose
+from latentrt.engines.verification.verify import TOLERANCES, open_verified
 from latentrt.runtime import Pipeline, Request, Sampling
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.schedules import euler_name

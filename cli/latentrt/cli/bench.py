@@ -15,7 +15,7 @@ from latentrt.benchmarks.peers.peers import REFERENCE
 from latentrt.benchmarks.peers.standings import Standings
 from latentrt.bundle.errors import InputError
 from latentrt.cli.table import print_table
-from latentrt.engines.backends import DEVICE_KINDS
+from latentrt.engines.registry import DEVICE_KINDS
 from latentrt.runtime import Size
 
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, VerificationFailed
 from latentrt.cli.progress import Bars
-from latentrt.engines.backends import Chosen, Progress
-from latentrt.engines.cache import PENDING, Cache
+from latentrt.engines.cache.cache import PENDING, Cache
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.memory import available_memory
-from latentrt.engines.verify import open_verified
+from latentrt.engines.registry import Chosen, Progress
+from latentrt.engines.verification.verify import open_verified
 from latentrt.runtime.bundle_engines import choices
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.size import Size

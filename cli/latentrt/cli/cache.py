@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from latentrt.bundle.errors import InputError
 from latentrt.cli.table import print_table
-from latentrt.engines.artefact import Artefact
-from latentrt.engines.cache import PENDING, Cache
-from latentrt.engines.timings import forget, kept
+from latentrt.engines.cache.cache import PENDING, Cache
+from latentrt.engines.cache.entry import CacheEntry
+from latentrt.engines.tensorrt.timing_cache import forget, kept
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -31,18 +31,18 @@ def manage(*, remove: bool, limit: str | None) -> dict[str, Any]:
     """
     allowed = 0 if remove else None if limit is None else parse_bytes(limit)
     cache = Cache()
-    removed: list[Artefact] = []
+    removed: list[CacheEntry] = []
     if allowed is not None:
         cache.sweep()
         removed = cache.limit(-1 if remove else allowed)
     forgotten = forget(cache.path) if remove else {}
-    stored = cache.artefacts()
+    stored = cache.entries()
     return {
         "folder": str(cache.path),
-        "engines": [_row(artefact) for artefact in reversed(stored)],
+        "engines": [_row(entry) for entry in reversed(stored)],
         "bytes": sum(a.size for a in stored),
         "timings": kept(cache.path),
-        "removed": [_row(artefact) for artefact in removed],
+        "removed": [_row(entry) for entry in removed],
         "removed_bytes": sum(a.size for a in removed),
         "removed_timings": forgotten,
     }
@@ -73,15 +73,15 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     print_table(heads, lines, right=(4,))
 
 
-def _row(artefact: Artefact) -> dict[str, Any]:
-    named = {f: artefact.key.get(f, "?") for f in ("component", "engine", "precision", "sizes")}
+def _row(entry: CacheEntry) -> dict[str, Any]:
+    named = {f: entry.key.get(f, "?") for f in ("component", "engine", "precision", "sizes")}
     return {
         **named,
-        "bytes": artefact.size,
-        "used": artefact.used,
-        "key": dict(artefact.key),
-        "verification": dict(artefact.verification),
-        "problem": artefact.problem,
+        "bytes": entry.size,
+        "used": entry.used,
+        "key": dict(entry.key),
+        "verification": dict(entry.verification),
+        "problem": entry.problem,
     }
 
 

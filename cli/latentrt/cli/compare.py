@@ -19,8 +19,8 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, InputError, LatentrtError, NonFinite, Unavailable
 from latentrt.bundle.publish import write_file
 from latentrt.cli.progress import Bars
-from latentrt.engines.backends import BACKENDS, PRECISIONS, UNVERIFIED, backend
 from latentrt.engines.engine import Options
+from latentrt.engines.registry import BACKENDS, PRECISIONS, UNVERIFIED, backend
 from latentrt.runtime import Pipeline, Size
 from latentrt.runtime.bundle_engines import choices
 

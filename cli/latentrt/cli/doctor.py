@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from latentrt.cli.table import print_table
-from latentrt.engines.backends import BACKENDS, PRECISIONS, Status, backend
-from latentrt.engines.cuda_device import Missing, gpu
+from latentrt.engines.cuda.device import Missing, gpu
+from latentrt.engines.registry import BACKENDS, PRECISIONS, Status, backend
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 _GENERATOR: Final = "generator torch-cuda: held against published values only, on no GPU"

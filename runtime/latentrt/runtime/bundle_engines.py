@@ -15,12 +15,12 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.cache_folder import VARIABLE, cache_folder
 from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import Closed, InputError, ShapeNotBuilt
-from latentrt.engines.backends import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
-from latentrt.engines.cache import Build, Cache
+from latentrt.engines.cache.cache import Build, Cache
 from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.engines.log import LOG, described
 from latentrt.engines.process import Home
-from latentrt.engines.verify import open_verified
+from latentrt.engines.registry import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
+from latentrt.engines.verification.verify import open_verified
 from latentrt.runtime.size import Size
 
 _Key = tuple[str, tuple[tuple[str, int], ...]]

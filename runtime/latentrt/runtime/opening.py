@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from latentrt.engines.backends import Progress
 from latentrt.engines.engine import Engine
+from latentrt.engines.registry import Progress
 
 
 class Opening:

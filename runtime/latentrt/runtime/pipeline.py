@@ -18,11 +18,11 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
-from latentrt.engines.backends import Progress
-from latentrt.engines.cache import Build, Cache
+from latentrt.engines.cache.cache import Build, Cache
 from latentrt.engines.engine import Engine, Options
 from latentrt.engines.memory import available_memory
 from latentrt.engines.process import Home
+from latentrt.engines.registry import Progress
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
 from latentrt.runtime.conditioning import Conditioner

@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import Manifest
-from latentrt.engines.backends import DEVICE_KINDS, backend
-from latentrt.engines.verify import ORACLE
+from latentrt.engines.registry import DEVICE_KINDS, backend
+from latentrt.engines.verification.verify import ORACLE
 from latentrt.runtime.size import Size
 
 _LARGER: Final = 16

@@ -29,7 +29,7 @@ from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.notes import Notes
 from latentrt.benchmarks.numerics.compare import compare
 from latentrt.bundle.errors import InputError
-from latentrt.engines.backends import DEVICE_KINDS
+from latentrt.engines.registry import DEVICE_KINDS
 from latentrt.runtime import Request
 
 Progress = Callable[[str, int, int], None]

@@ -24,9 +24,9 @@ from latentrt.benchmarks.child import child
 from latentrt.benchmarks.machine import Machine
 from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import DEVICE_KINDS, Chosen, backend
-from latentrt.engines.cuda_device import Missing, checked, cuda, gpu
+from latentrt.engines.cuda.device import Missing, checked, cuda, gpu
 from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.registry import DEVICE_KINDS, Chosen, backend
 
 _MODULE: Final = "latentrt.benchmarks.latency.ceilings"
 _LIMIT: Final = 3600.0

@@ -11,8 +11,8 @@ from latentrt.benchmarks.latency.operations import work_of
 from latentrt.benchmarks.latency.samples import Samples
 from latentrt.benchmarks.latency.stopwatch import Stopwatch
 from latentrt.benchmarks.notes import Notes
-from latentrt.engines.backends import choose
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.registry import choose
 
 _BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 

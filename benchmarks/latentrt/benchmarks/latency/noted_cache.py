@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from latentrt.engines.cache import Cache, Opened
+from latentrt.engines.cache.cache import Cache, Opened
 
 
 class NotedCache(Cache):

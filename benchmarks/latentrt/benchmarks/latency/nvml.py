@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from latentrt.engines.cuda_device import bus_id
+from latentrt.engines.cuda.device import bus_id
 
 _INTERVAL: Final = 0.2
 _PREFIX: Final = "nvmlClocksThrottleReason"

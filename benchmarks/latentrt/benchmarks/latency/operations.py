@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.fold import fold
+from latentrt.engines.graphs.constant_folding import fold
 
 _REMEDY: Final = "pip install 'latentrt[bench]'"
 

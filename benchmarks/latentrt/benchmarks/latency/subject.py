@@ -10,7 +10,7 @@ from typing import Any
 
 from latentrt.benchmarks.latency.stopwatch import Stopwatch
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.cache import Cache
+from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Options
 from latentrt.runtime import Request
 

@@ -27,10 +27,10 @@ from latentrt.benchmarks.trial import noise_for, sizes_of
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.backends import Chosen
 from latentrt.engines.engine import Blueprint, Engine
-from latentrt.engines.verify import TOLERANCES as ENGINES
-from latentrt.engines.verify import golden_sizes
+from latentrt.engines.registry import Chosen
+from latentrt.engines.verification.verify import TOLERANCES as ENGINES
+from latentrt.engines.verification.verify import golden_sizes
 from latentrt.export.reference import loaded
 
 ROOM: Final = 2 << 30

@@ -27,7 +27,7 @@ from latentrt.benchmarks.peers.standings import OURS_PREFIX, Row
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, InputError
 from latentrt.bundle.golden import RUN_PROMPT
-from latentrt.engines.backends import backend
+from latentrt.engines.registry import backend
 from latentrt.runtime import Size
 from latentrt.runtime.noise import noise_stream
 

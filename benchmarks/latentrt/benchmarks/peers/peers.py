@@ -17,8 +17,8 @@ from typing import Final
 from latentrt.benchmarks.child import run
 from latentrt.bundle.errors import EngineError, InputError
 from latentrt.bundle.publish import publishing
-from latentrt.engines.backends import backend
-from latentrt.engines.cuda_device import Missing, gpu
+from latentrt.engines.cuda.device import Missing, gpu
+from latentrt.engines.registry import backend
 
 ROOT: Final = Path(__file__).resolve().parents[4]
 SCRIPTS: Final = ROOT / "benchmarks" / "peers"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from latentrt.benchmarks.ratio import ENOUGH, Ratio
-from latentrt.engines.verify import TOLERANCES
+from latentrt.engines.verification.verify import TOLERANCES
 
 SCHEMA: Final = "latentrt-contest-2"
 """1 knew no pictures of a peer's own script of the same round."""
@@ -23,7 +23,7 @@ GUARDS: Final[Mapping[str, float]] = {
 }
 """Decibels from the reference's picture that a contestant has to reach, by its precision.
 
-In 16 bits it is what `latentrt.engines.verify` has our own engines owe PyTorch's fp32.
+In 16 bits it is what `latentrt.engines.verification.verify` has our own engines owe PyTorch's fp32.
 """
 _APART: Final = 0.1
 """Farther than this from what its script takes alone, a peer was not measured at its best."""

@@ -1,0 +1,1 @@
+"""The NVIDIA GPU: its name, its memory, its libraries."""

@@ -1,0 +1,55 @@
+"""ONNX Runtime's CUDA provider.
+
+It has no GroupNormalization, and leaves what computes shapes to the CPU, so graphs are folded for
+it first. Unverified: nobody has run it on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from latentrt.engines.cuda.device import Missing
+from latentrt.engines.engine import Options
+from latentrt.engines.graphs.constant_folding import fold
+from latentrt.engines.onnxruntime.gpu import GpuProvider, gpu_package
+from latentrt.engines.onnxruntime.session import Providers, SessionModel
+
+NAME: Final = "onnxruntime-cuda"
+PROVIDER: Final = "CUDAExecutionProvider"
+_REMEDY: Final = "pip install 'latentrt[onnxruntime-gpu]'"
+_OPTIONS: Final = {
+    "device_id": "0",
+    "enable_cuda_graph": "1",
+    # TF32 keeps 10 of the 23 bits of a float32's fraction; who asks for fp32 wants all of them.
+    "use_tf32": "0",
+}
+
+
+def installed() -> Mapping[str, str] | Missing:
+    """ONNX Runtime's version, if it is the package that has the provider."""
+    return gpu_package("libonnxruntime_providers_cuda", "CUDA provider", _REMEDY)
+
+
+def attach(api: Any, chosen: Any, options: Options) -> Providers:
+    """The provider, once the libraries that it is linked against are loaded."""
+    api.preload_dlls(directory="")
+    return [(PROVIDER, _OPTIONS)]
+
+
+def folded(model: SessionModel) -> SessionModel:
+    """The model with nothing left that the provider has not; raises what `fold` raises."""
+    return SessionModel(model.blueprint, fold(model.graph, model.blueprint))
+
+
+BACKEND: Final = GpuProvider(
+    name=NAME,
+    provider=PROVIDER,
+    # It has no bfloat16 convolution.
+    PRECISIONS={"float32": ("fp32",), "float16": ("fp16", "fp32"), "bfloat16": ("fp32",)},
+    OPTIONS=frozenset(),
+    installed=installed,
+    attach=attach,
+    remedy=_REMEDY,
+    prepare=folded,
+)

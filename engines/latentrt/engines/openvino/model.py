@@ -1,0 +1,118 @@
+"""What OpenVINO is given to compile: the graph beside its weights, at fixed sizes, in one type.
+
+OpenVINO reads external weights only from below the graph's own folder, and follows no link out of
+it. So a graph with the weights of another bundle, or with weights behind a link, is put together
+with them in a temporary folder first: as a hard link, where there is a folder on their filesystem,
+else as a copy.
+
+Its precision hint narrows a float32 graph and widens none: a bfloat16 graph is computed in bfloat16
+(models/shapes' U-Net: 2.6e-3 off), and a float16 one gives float16 (2e-4 off). So a 16-bit graph
+that is to be computed in anything but its own type is made float32 first.
+"""
+
+# The package's stubs leave most of its API unknown.
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Final
+
+from latentrt.bundle.cache_folder import cache_folder
+from latentrt.bundle.errors import InputError
+from latentrt.engines import libraries
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.graphs.external_weights import in_place, read_graph
+from latentrt.engines.graphs.float32 import widened
+
+_OWN: Final = {"fp16": "float16", "bf16": "bfloat16"}
+_NARROW: Final = ("f16", "bf16")
+
+
+def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
+    """The blueprint with the dtypes of what goes in and comes out at that precision."""
+    return blueprint if blueprint.dtype == _OWN.get(precision) else widened(blueprint)
+
+
+def read(package: Any, blueprint: Blueprint, precision: str) -> Any:
+    """OpenVINO's model of a graph, every dimension a number; raises what the package raises."""
+    with _beside_weights(blueprint) as graph:
+        model = package.Core().read_model(graph)
+    model.reshape({s.name: list(s.dims) for s in blueprint.fixed_inputs})
+    if as_computed(blueprint, precision) != blueprint:
+        _widen(model)
+    if precision != "fp32":
+        _keep_angles(model)
+    return model
+
+
+def _keep_angles(model: Any) -> None:
+    """Have the sines and cosines of timesteps computed in float32 whatever the hint says.
+
+    On the CPU OpenVINO narrows what leads to a product or convolution, but nothing that is itself
+    an output. In bf16 an angle near 1000 is rounded to a multiple of 4: the time embedding is 0.3
+    off, and the U-Net's output 5.5e-3 instead of 2.7e-3 (models/shapes), 5.9e-2 instead of 1.3e-2
+    (random:sd15 at 256x256).
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() in ("Sin", "Cos"):
+            model.add_outputs(node.output(0))
+
+
+def _widen(model: Any) -> None:
+    """Make a model float32 over the same weights, which keep their type and place in the file."""
+    package = libraries.openvino()
+    opset13, wide_type = package.opset13, package.Type.f32
+    for parameter in model.get_parameters():
+        if parameter.get_element_type().get_type_name() in _NARROW:
+            parameter.set_element_type(wide_type)
+    for node in model.get_ordered_ops():
+        if node.get_output_element_type(0).get_type_name() not in _NARROW:
+            continue
+        if node.get_type_name() == "Convert":
+            node.set_attribute("destination_type", "f32")
+        elif node.get_type_name() == "Constant":
+            readers = list(node.output(0).get_target_inputs())
+            wide = opset13.convert(node, "f32").output(0)
+            for reader in readers:
+                reader.replace_source_output(wide)
+    model.validate_nodes_and_infer_types()
+
+
+@contextlib.contextmanager
+def _beside_weights(blueprint: Blueprint) -> Generator[Path]:
+    """A file with the graph in a folder where its weights are; what is made goes afterwards."""
+    if blueprint.graph.parent == blueprint.root and in_place(blueprint):
+        yield blueprint.graph
+        return
+    below = blueprint.weights.relative_to(blueprint.root)
+    with contextlib.ExitStack() as stack:
+        root = _linked(stack, blueprint.weights, below)
+        if root is None:
+            root = _scratch(stack, None)
+            (root / below).parent.mkdir(exist_ok=True)
+            shutil.copyfile(blueprint.weights, root / below)
+        graph = root / blueprint.graph.name
+        graph.write_bytes(read_graph(blueprint))
+        yield graph
+
+
+def _linked(stack: contextlib.ExitStack, weights: Path, below: Path) -> Path | None:
+    """A folder in which a hard link to the weights is; None where there can be none."""
+    for place in (cache_folder, lambda: None):
+        with contextlib.suppress(OSError, InputError):
+            root = _scratch(stack, place())
+            (root / below).parent.mkdir(exist_ok=True)
+            os.link(weights.resolve(), root / below)
+            return root
+    return None
+
+
+def _scratch(stack: contextlib.ExitStack, place: Path | None) -> Path:
+    made = tempfile.TemporaryDirectory(prefix="latentrt-", dir=place, ignore_cleanup_errors=True)
+    return Path(stack.enter_context(made))

@@ -1,0 +1,96 @@
+"""A blueprint's graph as a TensorRT network of fixed sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentrt.bundle.errors import BuildFailed
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.graphs.external_weights import followed
+from latentrt.engines.graphs.float32 import widen, widened
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSource:
+    """What a plan is made of: a blueprint, and its ONNX graph as it is parsed."""
+
+    blueprint: Blueprint
+    graph: bytes
+
+    @staticmethod
+    def of(blueprint: Blueprint, precision: str) -> NetworkSource:
+        """The graph as it is, or for fp32 of a 16-bit one, widened.
+
+        Raises what `widen` and `followed` raise.
+        """
+        blueprint, graph = followed(blueprint)
+        wide = as_computed(blueprint, precision)
+        return NetworkSource(wide, graph if wide is blueprint else widen(graph))
+
+    @property
+    def path(self) -> Path:
+        """Where the graph would lie: weights are looked up beside it."""
+        return self.blueprint.root / self.blueprint.graph.name
+
+
+def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
+    """A blueprint whose arrays have the dtypes that a plan of this precision takes and gives."""
+    wide = precision == "fp32" and blueprint.dtype != "float32"
+    return widened(blueprint) if wide else blueprint
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A parsed graph; `parser` owns weights that `definition` reads, and has to outlive it."""
+
+    definition: Any
+    parser: Any
+
+
+def parse(api: Any, builder: Any, log: Any, source: NetworkSource) -> Network:
+    """Parse a graph and its weights and fix the sizes; raises `BuildFailed` naming the node."""
+    blueprint = source.blueprint
+    # From TensorRT 11 on this is the only kind: each layer computes in the graph's own dtype.
+    strongly_typed = 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    definition: Any = builder.create_network(strongly_typed)
+    parser: Any = api.OnnxParser(definition, log)
+    if not parser.parse(source.graph, str(source.path)):
+        raise BuildFailed(f"{blueprint.component}: {complaint(parser)}")
+    _fix(definition, blueprint)
+    _allow_unfused_attention(api, definition)
+    return Network(definition, parser)
+
+
+def complaint(parser: Any) -> str:
+    """The first thing that a parser did not take."""
+    if not parser.num_errors:
+        return "TensorRT does not parse the graph"
+    error = parser.get_error(0)
+    if error.node() < 0:
+        return f"TensorRT does not parse the graph: {error.desc()}"
+    node = f"node {error.node_name()!r} ({error.node_operator()})"
+    return f"TensorRT does not parse {node}: {error.code().name}, {error.desc()}"
+
+
+def _fix(definition: Any, blueprint: Blueprint) -> None:
+    dims = {s.name: s.dims for s in blueprint.fixed_inputs}
+    found = [definition.get_input(i) for i in range(definition.num_inputs)]
+    if {t.name for t in found} != set(dims):
+        names = ", ".join(t.name for t in found)
+        raise BuildFailed(f"{blueprint.component}: the graph's inputs are {names}")
+    for tensor in found:
+        tensor.shape = dims[tensor.name]
+
+
+def _allow_unfused_attention(api: Any, definition: Any) -> None:
+    # Fused kernels are for 16-bit heads of some sizes, and the builder refuses some of the other
+    # attention (causal in float32, for one) unless it may be decomposed. It takes a fused kernel in
+    # the same cases with this and without.
+    for index in range(definition.num_layers):
+        layer: Any = definition.get_layer(index)
+        if layer.type == api.LayerType.ATTENTION_INPUT:
+            # The bindings give the base class; assigning the class is their way to cast.
+            layer.__class__ = api.IAttentionInputLayer
+            layer.attention.decomposable = True

@@ -1,0 +1,1 @@
+"""Engines compared with a reference before their first use."""
