@@ -100,8 +100,9 @@ class Pipeline:
         # Requests are served with the same few over and over.
         self._schedule = lru_cache(maxsize=_SCHEDULES)(partial(_schedule, config, xl))
 
-    @staticmethod
+    @classmethod
     def open(
+        cls,
         path: Path | str,
         *,
         engine: str = "auto",
@@ -116,7 +117,7 @@ class Pipeline:
         cache: Path | str | None = None,
         max_pixels: int | None = None,
         max_engines: int | None = None,
-    ) -> Pipeline:
+    ) -> Self:
         """Open a bundle.
 
         `engine` is a backend's name or "auto", the fastest that is installed, verified and has the
@@ -147,7 +148,7 @@ class Pipeline:
             stripped=stripped,
         )
         with only_latentrt_errors():
-            return Pipeline(
+            return cls(
                 Bundle.open(path),
                 engine,
                 options,
