@@ -15,6 +15,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from latentrt.cli.report import verdict
 from tests.benchmarks.planted import planted
 from tests.cli.compared import SCHEMA, told
 from tests.cli.outcome import Run
@@ -22,7 +23,6 @@ from tests.processor import HAS_BF16
 
 from latentrt.benchmarks.numerics.layer_table import LayerRow, LayerTable
 from latentrt.bundle.golden import Difference
-from latentrt.cli.report import verdict
 
 QUERY = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from latentrt.benchmarks.numerics.original import Original
 from tests.cli.compared import told
 from tests.cli.outcome import Run
 from tests.processor import needs_bf16
 
 from latentrt.benchmarks.numerics import compare, layers, live
 from latentrt.benchmarks.numerics.layer_table import LayerTable
-from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, LatentrtError, NonFinite, Unavailable
 from latentrt.engines.engine import Blueprint, Engine, Options
