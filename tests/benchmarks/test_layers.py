@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,13 @@ def test_a_distance_that_is_not_finite_is_null_in_json() -> None:
     assert not found.module.passed
     value = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert (value["module_error"], value["other_weights"]) == (None, True)
+
+
+def test_the_verdict_counts_layers_and_fails_where_none_was_compared() -> None:
+    found = layers_of(row("a", 1e-7))
+    assert found.verdict() == [
+        "1 of 1 layers in the graph compared",
+        "all within tolerance, the worst a (1.0e-07)",
+    ]
+    none = replace(found, layers=(), unmatched=("b", "c"))
+    assert none.verdict() == ["FAILED: 0 of 2 layers in the graph compared"]
