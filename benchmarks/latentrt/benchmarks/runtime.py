@@ -28,8 +28,9 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Batcher, Request, Sampling
-from latentrt.runtime.conditioning import Conditioning
-from latentrt.runtime.plan import Plan
+from latentrt.runtime.denoiser import Condition, GuidedDenoiser
+from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
+from latentrt.runtime.rows import Evaluation, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.samplers import sample
 from latentrt.runtime.schedules import CATALOGUE, build_schedule, find_sampler
@@ -173,30 +174,39 @@ class InstantModel:
         self.inside = 0.0
         self._shape = shape
         text = np.zeros((77, 768), np.float32)
-        self._row = {"encoder_hidden_states": text}
+        self._condition = Condition({"encoder_hidden_states": text})
+        names = {
+            "sample": ("batch", *shape),
+            "timestep": ("batch",),
+            "encoder_hidden_states": ("batch", *text.shape),
+        }
+        self._inputs = tuple(TensorSpec(name, dims) for name, dims in names.items())
+        self._unet = Model("unet", self._inputs, self._engine)
 
     def plan(
-        self, request: Request, *, batches: Sequence[int] = (), decodes: Sequence[int] = ()
+        self, request: Request, *, batches: Sequence[int] = (2,), decodes: Sequence[int] = (1,)
     ) -> Plan:
         """A plan of `request` over this U-Net."""
-        del batches, decodes
         sampling = request.sampling
         config = _config(sampling.sampler or "euler")
         schedule = build_schedule(config, steps=sampling.steps, sampler=sampling.sampler)
+        condition = self._condition
+        denoiser = GuidedDenoiser(self._unet, (condition,), condition, request.guidance)
+
+        def enter(_: Latent | None, noise: PictureNoise) -> Latent:
+            return noise.begin(self._shape) * np.float32(schedule.init_scale)
+
         return Plan(
             request=request,
-            schedule=schedule,
-            conditioning=Conditioning((self._row,), dict(self._row), ()),
-            unet=self._unet,
-            decode=lambda latents: np.zeros((len(latents), 3, 8, 8), np.float32),
-            latent_shape=self._shape,
+            legs=(Leg(schedule, denoiser, enter),),
+            decode=_black,
             model="",
-            seconds=(0.0, 0.0),
+            batches={"unet": tuple(batches), "vae": tuple(decodes)},
         )
 
-    def _unet(self, rows: int) -> FunctionEngine:
+    def _engine(self, sizes: Mapping[str, int]) -> FunctionEngine:
         rng = np.random.default_rng(0)
-        output = rng.standard_normal((rows, *self._shape), dtype=np.float32)
+        output = rng.standard_normal((sizes["batch"], *self._shape), dtype=np.float32)
 
         def evaluate(inputs: Arrays) -> dict[str, NDArray[Any]]:
             del inputs
@@ -205,12 +215,13 @@ class InstantModel:
             self.inside += time.perf_counter() - begun
             return result
 
-        specs = (
-            TensorSpec("sample", (rows, *self._shape)),
-            TensorSpec("timestep", (rows,)),
-            TensorSpec("encoder_hidden_states", (rows, 77, 768)),
-        )
+        specs = tuple(each.fixed(sizes) for each in self._inputs)
         return FunctionEngine("unet", specs, (), evaluate)
+
+
+def _black(_: Latent) -> Evaluation[NDArray[np.float32]]:
+    return np.zeros((3, 8, 8), np.float32)
+    yield []
 
 
 def measure(repeats: int) -> dict[str, Any]:

@@ -32,8 +32,8 @@ from latentrt.engines.engine import Blueprint, Engine, Options
 from latentrt.engines.registry import Chosen, choose
 from latentrt.engines.verification.verify import TOLERANCES, open_verified
 from latentrt.runtime import Pipeline, Request, Sampling
-from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.schedules import euler_name
+from latentrt.runtime.text import PromptTokenizer
 
 WARM_UP: Final = 3
 PROMPT: Final = "a large red circle on a blue background"
@@ -83,16 +83,17 @@ def sizes_of(bundle: Bundle) -> dict[str, dict[str, int]]:
 
     The U-Net has two rows, or one where it takes the guidance scale as an input.
     """
-    manifest, conditioner = bundle.manifest, Conditioner(bundle)
+    manifest = bundle.manifest
     height, width = manifest.sample_size
-    factor, length = manifest.vae_factor, conditioner.length
+    factor, length = manifest.vae_factor, PromptTokenizer.of(bundle).length
     latent = {"height": height, "width": width}
+    guided = all(s.name != "timestep_cond" for s in manifest.components["unet"].inputs)
     found: dict[str, dict[str, int]] = {}
     for name in manifest.components:
         if name.startswith("text_encoder"):
             found[name] = {"batch": 1, "sequence": length}
         elif name == "unet":
-            found[name] = {"batch": 1 + conditioner.guided, **latent, "sequence": length}
+            found[name] = {"batch": 1 + guided, **latent, "sequence": length}
         elif name == "vae_encoder":
             pixels = {"image_height": height * factor, "image_width": width * factor}
             found[name] = {"batch": 1, **pixels}

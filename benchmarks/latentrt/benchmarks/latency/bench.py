@@ -140,7 +140,7 @@ def _described(subject: Subject, pipeline: Stopwatch) -> dict[str, Any]:
         "dtype": pipeline.bundle.manifest.dtype,
         "size": str(plan.request.size),
         "sampler": plan.schedule.sampler,
-        "rows": max(plan.row_counts),
+        "rows": max(plan.batches["unet"]),
     }
 
 
