@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,9 +27,11 @@ from diffusers import (
 )
 from filelock import FileLock
 from hypothesis import settings
+from tests.cli.outcome import Outcome, Run
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
+from latentrt.cli.main import main
 from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.openvino import backend as openvino
@@ -62,6 +65,25 @@ def bf16_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     Where the processor has none it computes in fp32.
     """
     monkeypatch.setattr(openvino, "_heeds_bf16", lambda: True)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`latentrt` with these arguments."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
+        status: object = 0
+        capsys.readouterr()  # of a bundle that was made just now
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        assert isinstance(status, int)
+        return Outcome(status, captured.out, captured.err)
+
+    return call
 
 
 _SD: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.cli.outcome import Run
 
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import psnr
 from latentrt.runtime import ImageToImage, Pipeline, Request, Sampling
+from latentrt.runtime.image import read_request
 from latentrt.runtime.schedules import CATALOGUE
 
 pytestmark = [
@@ -83,10 +87,15 @@ def pipelines(bundle: Callable[[str], Path]) -> Iterator[Callable[[str], Pipelin
 
 
 def check(
-    pipeline: Pipeline, reference: Any, sampler: str, strength: float, steps: int = 6
+    pipeline: Pipeline,
+    reference: Any,
+    sampler: str,
+    strength: float,
+    steps: int = 6,
+    image: Image.Image | None = None,
 ) -> None:
     """Draw by both, and compare latents and pictures."""
-    image = picture()
+    image = image or picture()
     sampling = Sampling(sampler, steps=steps, eta=ETA.get(sampler))
     task = ImageToImage(image, strength)
     request = Request(PROMPT, seed=SEED, task=task, sampling=sampling)
@@ -155,3 +164,116 @@ def test_every_family_and_kind_of_sampler_begins_in_the_middle_as_in_diffusers(
     steps = 4 if configuration == "lcm" else 6
     theirs = reference(configuration, sampler)
     check(pipelines(configuration), theirs, sampler, strength, steps)
+
+
+@pytest.mark.parametrize("size", [(61, 77), (128, 96), (64, 64)])
+def test_a_picture_of_another_size_is_resized_as_in_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    reference: Callable[[str, str], Any],
+    size: tuple[int, int],
+) -> None:
+    check(pipelines("heads"), reference("heads", "euler"), "euler", 0.4, image=picture(*size))
+
+
+def test_images_of_one_request_are_those_made_alone(pipelines: Callable[[str], Pipeline]) -> None:
+    asked = Request(PROMPT, seed=SEED, task=ImageToImage(picture(), 0.5), sampling="euler")
+    found = pipelines("heads")(asked.with_values(num_images=3))
+    for i in range(3):
+        alone = pipelines("heads")(found.request_of(i))
+        # At another batch size an engine may add up in another order.
+        np.testing.assert_allclose(found.latents[i], alone.latents[0], rtol=0, atol=1e-4)
+    assert not np.allclose(found.latents[0], found.latents[1])
+
+
+def test_a_strength_that_takes_no_step_is_refused(pipelines: Callable[[str], Pipeline]) -> None:
+    task = ImageToImage(picture(), 0.1)
+    with pytest.raises(InputError, match=r"strength: expected at least 0\.2 with 5 steps"):
+        pipelines("heads").run(Request("a", task=task, sampling=Sampling(steps=5)))
+
+
+def test_the_rungekutta_steps_of_pndm_cannot_begin_in_the_middle(
+    pipelines: Callable[[str], Pipeline],
+) -> None:
+    task = ImageToImage(picture(), 0.5)
+    with pytest.raises(InputError, match="sampler: expected a sampler without Runge-Kutta"):
+        pipelines("heads").run(Request("a", task=task, sampling=Sampling("pndm", steps=8)))
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, float("nan"), "x", None])
+def test_a_strength_outside_its_range_is_refused(strength: Any) -> None:
+    with pytest.raises(InputError, match="strength: expected a number above 0 and at most 1"):
+        ImageToImage(picture(), strength)
+
+
+@pytest.mark.parametrize(
+    "image", [None, "a.png", np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), b"", 3]
+)
+def test_what_is_no_picture_is_refused(image: Any) -> None:
+    with pytest.raises(InputError, match=r"image: expected a Pillow image, or a uint8 array"):
+        ImageToImage(image)
+
+
+def test_a_request_keeps_its_picture_when_the_callers_array_changes() -> None:
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    task = ImageToImage(pixels)
+    pixels[:] = 9
+    assert not task.image.any()
+    assert task == pickle.loads(pickle.dumps(task))
+    assert task != ImageToImage(pixels)
+    assert hash(task) == hash(ImageToImage(np.zeros((8, 8, 3), np.uint8)))
+
+
+def test_json_names_the_picture_by_its_hash_and_wants_it_back() -> None:
+    task = ImageToImage(picture(), 0.4)
+    stored = json.loads(json.dumps(Request("a", task=task).to_json()))
+    assert Request.from_json(stored, [task.image]) == Request("a", task=task)
+    for others in ([], [np.zeros((8, 8, 3), np.uint8)]):
+        with pytest.raises(InputError, match=r"image: expected the picture that was begun with"):
+            Request.from_json(stored, others)
+
+
+@pytest.mark.parametrize("task", ["x", {"name": "x"}, {}, {"name": "text_to_image", "image": "a"}])
+def test_a_task_that_does_not_exist_is_refused(task: Any) -> None:
+    with pytest.raises(InputError, match="task"):
+        Request.from_json({"prompt": "a", "schema": 2, "task": task})
+
+
+def test_the_command_begins_with_a_file_and_draws_it_again(
+    run: Run, bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    begun, out, again = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    picture().save(begun)
+    options = ["--sampler", "euler", "--steps", 4, "--seed", 1, "--engine", "onnxruntime"]
+    ordered = ["generate", bundle("heads"), "a", "-o", out, "--image", begun, "--strength", 0.5]
+    assert run(*ordered, *options).status == 0
+    with Image.open(out) as drawn:
+        assert drawn.size == (64, 64)
+    assert read_request(out, [np.asarray(picture())]).task == ImageToImage(picture(), 0.5)
+    repeated = ["generate", bundle("heads"), "--from", out, "-o", again, "--engine", "onnxruntime"]
+    assert "image: expected the picture that was begun with" in run(*repeated).err
+    assert run(*repeated, "--image", begun).status == 0
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(again)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--strength", 0.5), "strength: expected none without --image, got 0.5"),
+        (("--image", "/nowhere.png"), "/nowhere.png: no such file"),
+        (("--image", __file__), "is not a readable picture"),
+        (("--image", "PICTURE", "--strength", 2), "strength: expected a number above 0"),
+    ],
+)
+def test_the_command_says_which_option_is_wrong(
+    run: Run,
+    bundle: Callable[[str], Path],
+    tmp_path: Path,
+    options: tuple[Any, ...],
+    message: str,
+) -> None:
+    picture().save(tmp_path / "a.png")
+    given = [tmp_path / "a.png" if each == "PICTURE" else each for each in options]
+    done = run("generate", bundle("heads"), "a", "-o", tmp_path / "b.png", *given)
+    assert done.status == 2
+    assert message in done.err
+    assert not (tmp_path / "b.png").exists()
