@@ -21,7 +21,7 @@ from latentrt.benchmarks.numerics.compare import cancelling_tolerance, compare
 from latentrt.benchmarks.numerics.comparison import Question
 from latentrt.benchmarks.numerics.live import answer
 from latentrt.benchmarks.numerics.original import Original
-from latentrt.benchmarks.peers.contest import check
+from latentrt.benchmarks.peers.measure import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.engines.engine import Options
@@ -119,7 +119,7 @@ def test_live_answers_for_an_edm_model_are_those_stored(made: Made) -> None:
 
 def test_peers_that_sample_by_ddim_are_refused_for_an_edm_model(made: Made) -> None:
     with pytest.raises(InputError, match=r"^bundle: expected one that DDIM draws"):
-        check(made("edm")[1], None, ["diffusers-fp32"])
+        check(made("edm")[1], Path(), ["diffusers-fp32"])
 
 
 # The tolerance of a step that cancels.
