@@ -1,4 +1,4 @@
-"""What works on this machine."""
+"""The work of `latentrt doctor`: what works on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentrt.engines.cuda.device import Missing, gpu
 from latentrt.engines.registry import BACKENDS, PRECISIONS, Status, backend
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
-_GENERATOR: Final = "generator torch-cuda: held against published values only, on no GPU"
+_GENERATOR: Final = "generator torch-cuda: compared with published values only, never run on a GPU"
 
 
 def diagnose() -> dict[str, Any]:
@@ -33,18 +33,14 @@ def diagnose() -> dict[str, Any]:
             "remedy": "pip install 'latentrt[export]'" if missing else "",
         },
         "unverified": [
-            *(
-                f"engine {s.name}: nobody has run it on its hardware"
-                for s in statuses
-                if s.unverified
-            ),
+            *(f"engine {s.name}: never run on its hardware" for s in statuses if s.unverified),
             _GENERATOR,
         ],
     }
 
 
 def _precisions(status: Status) -> list[str]:
-    """What an engine that works here computes in, in the field's order."""
+    """The precisions of an engine that works here."""
     known = backend(status.name).PRECISIONS.values() if status.usable else ()
     return [each for each in PRECISIONS if any(each in computed for computed in known)]
 
