@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo, iTXt
-from tests.runtime.toy_model import CONFIG, Model, request
+from tests.runtime.toy_model import CONFIG, ToyPipeline, request
 
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.runtime import Guidance, Request, Result, Sampling, Size
@@ -57,7 +57,7 @@ ODD_PROMPTS = (
 def drawn() -> Result:
     """Two pictures of the toy model's."""
     asked = request(5, num_images=2, guidance=3.0, negative_prompt="6")
-    result = DirectRun(Model().plan(asked)).result()
+    result = DirectRun(ToyPipeline().plan(asked)).result()
     provenance = Provenance("numbers", "0123456789abcdef", "euler", "")
     return replace(result, request=result.request.with_values(provenance=provenance))
 
