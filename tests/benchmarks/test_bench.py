@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 from referencing import Registry, Resource
 from tests.benchmarks.reported import REPORT
-from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
 from latentrt.benchmarks import machine
@@ -35,8 +34,6 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, BundleError, EngineError
 from latentrt.cli import benchmark
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling
-
-__all__ = ["run"]  # the fixture
 
 Bundles = Callable[[str], Path]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from tests.benchmarks.reported import REPORT
-from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
 from latentrt.benchmarks.latency.ceilings import Ceilings
@@ -21,8 +20,6 @@ from latentrt.benchmarks.samples import Samples
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError
 from latentrt.cli import benchmark
-
-__all__ = ["run"]  # the fixture
 
 Bundles = Callable[[str], Path]
 VALUE: dict[str, Any] = json.loads(json.dumps(REPORT.to_json()))

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.benchmarks.test_bench import validate
-from tests.cli.conftest import run
 from tests.cli.outcome import Run
 
 from latentrt.benchmarks.latency import sweep as module
@@ -18,8 +17,6 @@ from latentrt.benchmarks.latency.sweep import Grid, measure_point, sweep, table
 from latentrt.benchmarks.latency.workload import Workload
 from latentrt.bundle.errors import EngineError
 from latentrt.runtime import Request, Sampling, Size
-
-__all__ = ["run"]  # the fixture
 
 Bundles = Callable[[str], Path]
 BASE = Workload(Path("b"), {"engine": "x", "threads": 1}, Request("a", sampling=Sampling(steps=1)))
