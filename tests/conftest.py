@@ -29,8 +29,9 @@ from hypothesis import settings
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
 from latentrt.engines.openvino import backend as openvino
 from latentrt.export import trace
 from latentrt.export.components import Component
@@ -59,7 +60,7 @@ def bf16_offered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Where the processor has none it computes in fp32.
     """
-    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: True)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
 
 
 _SD: dict[str, Any] = {
@@ -369,7 +370,7 @@ def text_engines(opened: Bundle) -> Callable[[str], Engine]:
                 outputs=record.outputs,
                 sizes={"batch": 1, "sequence": 77},
             )
-            made[component] = onnxruntime.compile(blueprint, Options(threads=1))
+            made[component] = onnxruntime.compile(blueprint, OnnxRuntimeOptions(threads=1))
         return made[component]
 
     return get

@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -29,7 +30,6 @@ from latentrt.benchmarks.latency.subject import Subject
 from latentrt.benchmarks.peers import turns
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, BundleError, EngineError
-from latentrt.engines.engine import Options
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling
 
 __all__ = ["run"]  # the fixture
@@ -47,7 +47,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 def subject(bundle: Bundles) -> Subject:
     request = REQUEST.with_values(sampling=Sampling(steps=1))
-    return Subject(bundle("heads"), "onnxruntime", Options(precision="fp32"), {}, request)
+    return Subject(bundle("heads"), "onnxruntime", "fp32", {}, {}, request)
 
 
 @pytest.fixture(autouse=True)
@@ -187,9 +187,8 @@ def test_an_earlier_report_that_is_none_is_named_before_anything_is_measured(
 
 
 def test_a_watched_pipeline_draws_the_same_picture_and_its_parts_add_up(bundle: Bundles) -> None:
-    options = Options(precision="fp32")
     with (
-        Stopwatch(Bundle.open(bundle("heads")), "onnxruntime", options, {}) as watched,
+        Stopwatch(Bundle.open(bundle("heads")), "onnxruntime", "fp32") as watched,
         Pipeline.open(bundle("heads"), engine="onnxruntime", precision="fp32") as plain,
     ):
         watched.picture(REQUEST)
@@ -215,7 +214,7 @@ def test_a_gpu_that_no_engine_runs_on_is_not_in_the_report(
     monkeypatch.setattr(GpuWatch, "state", property(lambda _: state))
     plan = Plan(runs=1, limit=0, cold=False, ceilings=False, batches=())
     assert measure(subject(bundle), plan, silent).gpu is None
-    monkeypatch.setattr(bench, "DEVICE_KINDS", {"onnxruntime": "cuda"})
+    monkeypatch.setattr(bench, "backend", lambda name: SimpleNamespace(device="cuda"))
     assert measure(subject(bundle), plan, silent).gpu == state
 
 

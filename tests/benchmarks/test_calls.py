@@ -14,7 +14,6 @@ from tests.processor import PRECISIONS
 from latentrt.benchmarks import calls
 from latentrt.benchmarks.calls import measure
 from latentrt.benchmarks.contestants import Task, bare_openvino
-from latentrt.engines.engine import Options
 from latentrt.engines.registry import backend
 
 
@@ -47,7 +46,7 @@ def test_the_bare_model_is_our_engines_own(
     for request in requests:
         request.infer()
     assert len(requests) == parts
-    engine = backend("openvino").compile(task.blueprint(), Options(precision=precision))
+    engine = backend("openvino").compile(task.blueprint().at(precision))
     (expected,) = engine(task.inputs()).values()
     # Bit for bit: in bf16 a model that narrows the angles of timesteps is 1e-2 off.
     found = [request.get_output_tensor(0).data for request in requests]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,8 +29,8 @@ from latentrt.benchmarks.latency.ceilings import (
 from latentrt.benchmarks.latency.limits import greatest
 from latentrt.bundle.errors import EngineError
 from latentrt.engines.cuda.device import Gpu, Missing
-from latentrt.engines.engine import Arrays, Blueprint, Options
-from latentrt.engines.registry import Backend, Chosen, backend, choose
+from latentrt.engines.engine import Arrays, Blueprint
+from latentrt.engines.registry import Chosen, Compiler, backend, choose
 
 
 @dataclass
@@ -78,8 +78,8 @@ class Fake:
     engines: list[Engine] = field(default_factory=list[Engine])
     products: list[int] = field(default_factory=list[int])
 
-    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
-        assert options.precision in ("bf16", "fp32", "fp16")
+    def compile(self, blueprint: Blueprint, options: Any) -> Engine:
+        assert blueprint.precision in ("bf16", "fp32", "fp16")
         graph = onnx.load(blueprint.graph).graph
         self.products.append(sum(node.op_type == "MatMul" for node in graph.node))
         self.engines.append(Engine(blueprint, self.clock, self.seconds[len(self.engines)]))
@@ -93,7 +93,8 @@ def fake(
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(module, "bandwidth", lambda **_: 7.0)
     made = Fake(clock, seconds)
-    return made, Chosen(name, cast("Backend", made), Options(precision=precision))
+    compiler = cast("Compiler", made)
+    return made, Chosen(replace(backend(name), find=lambda: compiler), precision)
 
 
 def test_a_rate_is_the_operations_of_the_engines_own_product_over_its_seconds(
@@ -147,7 +148,7 @@ def test_a_devices_bandwidth_is_its_own_or_not_known(
 def test_a_chain_ends_in_the_number_that_it_has_to_whatever_computes_it(
     chain: int, tmp_path: Path
 ) -> None:
-    engine = backend("onnxruntime").compile(products(tmp_path, "float32", 64, chain), Options())
+    engine = backend("onnxruntime").compile(products(tmp_path, "float32", 64, chain))
     (found,) = engine({"x": np.zeros((1, 1), np.float32)}).values()
     engine.close()
     # 64 x 64 elements of 1 / 64, in powers of two and so without rounding.
@@ -174,7 +175,7 @@ def test_a_chain_is_finite_in_sixteen_bits(dtype: str, kind: Any, tmp_path: Path
     ],
 )
 def test_the_engines_that_run_here_take_the_product(engine: str, precision: str) -> None:
-    chosen = choose(engine, Options(precision=precision), "float32")
+    chosen = choose(engine, "float32", precision)
     found = ceilings(chosen, "float32", sizes=(64,), repeats=1)
     assert found.rate > 0
     assert found.bandwidth is not None
@@ -246,7 +247,7 @@ def test_of_two_moments_the_greater_is_kept_of_each_number() -> None:
 def test_a_ceiling_apart_is_measured_by_another_process_and_its_end_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chosen = choose("onnxruntime", Options(precision="fp32", threads=1), "float32")
+    chosen = choose("onnxruntime", "float32", "fp32", {"threads": 1})
     found = ceilings_apart(chosen, "float32", sizes=(64,), repeats=1)
     assert found.rate > 0
     monkeypatch.setattr(module, "child", lambda *_: {"problem": "ended by SIGKILL"})

@@ -16,7 +16,6 @@ from latentrt.benchmarks.latency.cold import Cold, cold_starts
 from latentrt.benchmarks.latency.noted_cache import NotedCache
 from latentrt.benchmarks.latency.subject import Subject
 from latentrt.bundle.cache_folder import VARIABLE
-from latentrt.engines.engine import Options
 from latentrt.runtime import Request, Sampling
 
 Bundles = Callable[[str], Path]
@@ -24,7 +23,7 @@ Bundles = Callable[[str], Path]
 
 def subject(bundle: Bundles) -> Subject:
     request = Request("a red circle", seed=1, sampling=Sampling(steps=1))
-    return Subject(bundle("heads"), "onnxruntime", Options(precision="fp32"), {}, request)
+    return Subject(bundle("heads"), "onnxruntime", "fp32", {}, {}, request)
 
 
 def test_a_cache_remembers_of_each_engine_whether_it_was_there(

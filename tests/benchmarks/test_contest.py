@@ -71,7 +71,7 @@ def test_a_peer_named_twice_takes_part_once_and_the_reference_always() -> None:
 def test_bf16_takes_part_where_the_cpu_has_it_and_where_it_is_named(
     monkeypatch: pytest.MonkeyPatch, bundle: Bundles, tmp_path: Path, heeded: bool
 ) -> None:
-    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: heeded)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: heeded)
     fp32 = ["diffusers-fp32", "diffusers-compile-fp32", "optimum-onnx-fp32", "openvino-genai-fp32"]
     bf16 = ["diffusers-bf16", "diffusers-compile-bf16", "openvino-genai-bf16"] if heeded else []
     assert [peer.name for peer in chosen(None, "cpu")] == fp32 + bf16
@@ -197,7 +197,7 @@ def test_bench_gives_others_its_threads_and_says_what_is_fixed(
 
     def measured(subject: Any, *_: object) -> Any:
         request = subject.request.to_json()
-        options = {"threads": subject.options.threads}
+        options = dict(subject.options)
         return replace(REPORT, subject={"request": request, "options": options, "size": "64x32"})
 
     monkeypatch.setattr(bench, "measure", measured)

@@ -41,7 +41,7 @@ def test_ours_in_a_process_draws_the_pipelines_own_picture_bit_for_bit(
         ready = process.ready()
         lap = process.go()
         drawn = process.save()
-    with Pipeline.open(bundle("heads"), engine="onnxruntime", threads=1) as pipeline:
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", options={"threads": 1}) as pipeline:
         picture = pipeline(request_of(spec)).images[0]
     assert np.array_equal(
         drawn, np.asarray(picture).transpose(2, 0, 1)[None] / np.float32(127.5) - 1

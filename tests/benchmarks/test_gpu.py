@@ -20,7 +20,6 @@ from latentrt.benchmarks.numerics import compare
 from latentrt.benchmarks.torch_noise import settle
 from latentrt.benchmarks.trial import Trial, attempt
 from latentrt.engines.cuda.device import Gpu, Missing
-from latentrt.engines.engine import Options
 from latentrt.engines.registry import BACKENDS
 from latentrt.engines.tensorrt import backend as tensorrt
 from latentrt.engines.verification import verify
@@ -56,8 +55,7 @@ def checked(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tried(bundle: Path, cache: Path, engine: str = "onnxruntime") -> dict[str, Any]:
-    options = Options(precision="fp32")
-    return attempt(Trial(bundle, engine, options, cache / "cache", repeats=1, steps=1))
+    return attempt(Trial(bundle, engine, "fp32", {}, cache / "cache", repeats=1, steps=1))
 
 
 def test_a_bundle_is_built_verified_timed_and_compared_beside_pytorch(

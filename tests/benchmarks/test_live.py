@@ -19,7 +19,6 @@ from latentrt.benchmarks.numerics.live import answer
 from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
-from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline, Size
 
 QUESTION = Question("a small green star", seed=7, steps=3, size=Size(72, 64))
@@ -75,7 +74,7 @@ def test_engines_agree_with_answers_to_several_prompts_and_seeds(
     original = Original.of(opened, str(checkpoint("heads")))
     questions = [Question(p, seed=s, steps=2) for p in ("a star", "a red ring") for s in (0, 1)]
     answers = [answer(opened, original, question, silent) for question in questions]
-    with Pipeline(opened, engine, Options(), {}, guarded=False) as pipeline:
+    with Pipeline(opened, engine, guarded=False) as pipeline:
         comparison = compare(pipeline, answers)
     assert comparison.passed, comparison
     asked = [(run.prompt, run.noise) for run in comparison.runs]
@@ -109,7 +108,7 @@ def test_a_fault_in_the_weights_shows_against_the_checkpoint_and_not_against_the
     for given, passed in ((None, True), (str(checkpoint("lists")), False)):
         original = Original.of(spoiled, given)
         found = answer(spoiled, original, Question(steps=2), silent)
-        with Pipeline(spoiled, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+        with Pipeline(spoiled, "onnxruntime", guarded=False) as pipeline:
             assert compare(pipeline, [found]).passed is passed
 
 

@@ -43,7 +43,7 @@ def test_openvino_genai_does_not_pass_fp32_off_as_bf16(
     monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path)
     (tmp_path / "openvino-genai").mkdir()
     (tmp_path / "openvino-genai" / ".stamp").touch()
-    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: False)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: False)
     lacks = missing(find_peer("openvino-genai-bf16"))
     assert lacks is not None
     assert lacks.problem == "this CPU has no bf16: OpenVINO would take fp32 for it"
@@ -51,7 +51,7 @@ def test_openvino_genai_does_not_pass_fp32_off_as_bf16(
     assert missing(find_peer("openvino-genai-fp32")) is None
     # PyTorch computes in it all the same.
     assert missing(find_peer("diffusers-bf16")) is None
-    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: True)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
     assert missing(find_peer("openvino-genai-bf16")) is None
 
 

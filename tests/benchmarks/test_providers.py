@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,20 +18,22 @@ from latentrt.engines.cuda.device import Missing
 from latentrt.engines.registry import BACKENDS, Status
 
 CUDA, TENSORRT = "onnxruntime-cuda", "tensorrt"
-CPU_PACKAGE = Status(CUDA, None, problem="is the CPU package", remedy="pip install another")
+CPU_PACKAGE = Status(None, problem="is the CPU package", remedy="pip install another")
 NO_DRIVER = Missing("no NVIDIA driver was found", "install it")
 
 
-def environment(name: str, *statuses: Status) -> Environment:
+def environment(name: str, **statuses: Status) -> Environment:
     """One that knows every backend, and has those."""
-    lacking = {name: Status(name, None, problem=f"{name} is not installed") for name in BACKENDS}
-    return Environment(name, "python", lacking | {status.name: status for status in statuses})
+    lacking = {name: Status(None, problem=f"{name} is not installed") for name in BACKENDS}
+    return Environment(
+        name, "python", lacking | {n.replace("_", "-"): s for n, s in statuses.items()}
+    )
 
 
 def found(*environments: Environment) -> list[tuple[str, str, str | None]]:
     """Name, environment and version of what can be used."""
     return [
-        (p.status.name, p.environment.name, p.status.version)
+        (p.name, p.environment.name, p.status.version)
         for p in providers.providers(environments)
         if p.status.usable
     ]
@@ -47,11 +50,15 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_a_backend_is_tried_in_each_of_its_versions_where_that_is_found_first() -> None:
-    rtx = Status(TENSORRT, "1.7.1 (tensorrt-rtx)", ("a GPU",))
-    data_centre = Status(TENSORRT, "11.0 (tensorrt)", ("a GPU",))
-    cuda = Status(CUDA, "1.31.1", ("a GPU",))
-    here = environment("", rtx, CPU_PACKAGE)
-    others = environment("a", rtx, cuda), environment("b", cuda), environment("c", data_centre)
+    rtx = Status("1.7.1 (tensorrt-rtx)", ("a GPU",))
+    data_centre = Status("11.0 (tensorrt)", ("a GPU",))
+    cuda = Status("1.31.1", ("a GPU",))
+    here = environment("", tensorrt=rtx, onnxruntime_cuda=CPU_PACKAGE)
+    others = (
+        environment("a", tensorrt=rtx, onnxruntime_cuda=cuda),
+        environment("b", onnxruntime_cuda=cuda),
+        environment("c", tensorrt=data_centre),
+    )
     assert found(here, *others) == [
         (TENSORRT, "", "1.7.1 (tensorrt-rtx)"),
         (TENSORRT, "c", "11.0 (tensorrt)"),
@@ -60,11 +67,14 @@ def test_a_backend_is_tried_in_each_of_its_versions_where_that_is_found_first() 
 
 
 def test_a_backend_that_is_nowhere_usable_is_told_once_by_who_lacks_least_for_it() -> None:
-    no_gpu = Status(CUDA, "1.31.1", problem="no NVIDIA GPU can be used")
-    here, there = environment("", CPU_PACKAGE), environment("there", no_gpu)
+    no_gpu = Status("1.31.1", problem="no NVIDIA GPU can be used")
+    here, there = (
+        environment("", onnxruntime_cuda=CPU_PACKAGE),
+        environment("there", onnxruntime_cuda=no_gpu),
+    )
     asked = providers.providers([here, there, Environment("gone", "", {}, "it was not made")])
-    assert [p.status.name for p in asked] == list(BACKENDS)
-    told = {p.status.name: p for p in asked}
+    assert [p.name for p in asked] == list(BACKENDS)
+    told = {p.name: p for p in asked}
     assert told[CUDA].status.problem == "no NVIDIA GPU can be used"
     assert told[TENSORRT].status.problem == "tensorrt is not installed"
 
@@ -92,11 +102,10 @@ def test_an_engine_that_only_another_environment_has_is_tried_by_its_python(
     real = providers.backend
 
     def lacking(name: str) -> Any:
-        backend = real(name)
         if name == "onnxruntime":
-            status = Status(name, None, problem="onnxruntime is not installed")
-            monkeypatch.setattr(backend, "status", lambda: status)
-        return backend
+            status = Status(None, problem="onnxruntime is not installed")
+            return SimpleNamespace(status=lambda: status)
+        return real(name)
 
     def child(module: str, arguments: Any, *more: Any) -> dict[str, Any]:
         if module.endswith("torch_noise"):

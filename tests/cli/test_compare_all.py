@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from tests.cli.compared import told
@@ -18,11 +18,13 @@ from latentrt.benchmarks.numerics.layer_table import LayerTable
 from latentrt.benchmarks.numerics.original import Original
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, LatentrtError, NonFinite, Unavailable
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.cli import compare as compare_command
+from latentrt.engines import registry
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
-from latentrt.engines.openvino import backend as openvino
 from latentrt.engines.openvino.backend import OpenVino
-from latentrt.engines.registry import Chosen, Status
+from latentrt.engines.options import NoOptions
+from latentrt.engines.registry import BACKENDS, Chosen, Status
 from latentrt.engines.tensorrt import backend as tensorrt
 
 
@@ -57,22 +59,20 @@ def test_a_precision_that_no_engine_here_has_compares_nothing_and_says_so(
 def test_of_all_engines_one_without_an_option_asked_for_is_skipped_and_named(
     run: Run, bundle: Callable[[str], Path]
 ) -> None:
-    options = ("--engine", "all", "--precision", "fp32", "--streams", 2)
+    options = ("--engine", "all", "--precision", "fp32", "--option", "streams=2")
     done = run("compare", bundle("heads"), *options)
     assert done.status == 0, done.err
-    assert "onnxruntime fp32: not compared: streams: expected nothing" in done.out
+    assert "onnxruntime fp32: not compared: engine onnxruntime has no option 'streams'" in done.out
     lines = [line.split() for line in done.out.splitlines()]
     assert [line[-1] for line in lines if line[:2] == ["openvino", "fp32"]] == ["ok"]
 
 
-def refusing(
-    precision: str, error: LatentrtError
-) -> Callable[[OpenVino, Blueprint, Options], Engine]:
+def refusing(precision: str, error: LatentrtError) -> Callable[[OpenVino, Blueprint, Any], Engine]:
     """OpenVINO, but for one precision that raises."""
     actual = OpenVino.compile
 
-    def compile(backend: OpenVino, blueprint: Blueprint, options: Options) -> Engine:
-        if options.precision == precision:
+    def compile(backend: OpenVino, blueprint: Blueprint, options: Any) -> Engine:
+        if blueprint.precision == precision:
             raise error
         return actual(backend, blueprint, options)
 
@@ -145,7 +145,7 @@ def test_of_all_engines_those_that_work_here_unverified_are_left_out_and_named(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def works() -> Status:
-        return Status("tensorrt", "11.0", ("a GPU",), unverified=True)
+        return Status("11.0", ("a GPU",))
 
     def compiled(*given: object) -> NoReturn:
         pytest.fail("an engine that nobody asked for was compiled")
@@ -157,8 +157,8 @@ def test_of_all_engines_those_that_work_here_unverified_are_left_out_and_named(
     assert done.status == 0, done.err
     assert "tensorrt fp32: not compared: unverified: nobody has run it on its hardware" in done.out
     # Where there is nothing else, too.
-    monkeypatch.setattr(openvino, "CPU", replace(openvino.CPU, known={}))
-    monkeypatch.setattr(onnxruntime, "PRECISIONS", {})
+    nothing = {name: replace(BACKENDS[name], known={}) for name in ("openvino", "onnxruntime")}
+    monkeypatch.setattr(compare_command, "BACKENDS", {**BACKENDS, **nothing})
     alone = run("compare", bundle("heads"), *options)
     assert (alone.status, alone.out) == (1, "")
     assert (
@@ -169,8 +169,8 @@ def test_of_all_engines_those_that_work_here_unverified_are_left_out_and_named(
 def test_of_all_engines_one_that_lacks_something_for_the_bundle_is_skipped_and_named(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lack(blueprint: Blueprint, options: Options) -> NoReturn:
-        raise Unavailable(f"{options.precision} of {blueprint.component}: onnx is not installed")
+    def lack(blueprint: Blueprint, options: Any) -> NoReturn:
+        raise Unavailable(f"{blueprint.precision} of {blueprint.component}: onnx is not installed")
 
     monkeypatch.setattr(onnxruntime, "compile", lack)
     done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32", "--json")
@@ -189,15 +189,16 @@ def test_where_no_engine_is_left_nothing_was_compared_and_the_reasons_are_given_
     def asked(*given: object) -> NoReturn:
         pytest.fail("PyTorch was asked though there is nothing to hold against it")
 
-    monkeypatch.setattr(openvino, "CPU", replace(openvino.CPU, OPTIONS=frozenset[str]()))
+    lean = replace(BACKENDS["openvino"], options=NoOptions)
+    monkeypatch.setattr(registry, "BACKENDS", {**BACKENDS, "openvino": lean})
     monkeypatch.setattr(live, "answer", asked)
     path = tmp_path / "page.html"
     done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32",
-               "--streams", 2, "--live", "--html", path)  # fmt: skip
+               "--option", "streams=2", "--live", "--html", path)  # fmt: skip
     assert (done.status, done.out, path.exists()) == (1, "", False)
     (line,) = [each for each in done.err.splitlines() if each.startswith("latentrt: ")]
-    assert "nothing was compared: openvino fp32: streams: expected nothing" in line
-    assert "onnxruntime fp32: streams: expected nothing" in line
+    assert "nothing was compared: openvino fp32: engine openvino has no option 'streams'" in line
+    assert "onnxruntime fp32: engine onnxruntime has no option 'streams'" in line
 
 
 @pytest.mark.usefixtures("bf16_offered")

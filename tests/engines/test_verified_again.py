@@ -17,7 +17,7 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import ShapeNotBuilt, VerificationFailed
 from latentrt.bundle.manifest import GOLDEN, FileRecord
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Engine, Options
+from latentrt.engines.engine import Engine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.registry import Chosen, Status, backend
 from latentrt.engines.verification import verify
@@ -30,14 +30,14 @@ def shapes(bundle: Callable[[str], Path]) -> Bundle:
 
 
 def right(precision: str = "fp32") -> Chosen:
-    return Chosen("openvino", backend("openvino"), Options(precision=precision))
+    return Chosen(backend("openvino"), precision)
 
 
 @pytest.fixture
 def no_oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says that ONNX Runtime is not installed, or is."""
     real = onnxruntime.status
-    missing = Status("onnxruntime", None, problem="not installed")
+    missing = Status(None, problem="not installed")
 
     def say(is_missing: bool) -> None:
         monkeypatch.setattr(onnxruntime, "status", (lambda: missing) if is_missing else real)
@@ -83,7 +83,7 @@ def test_an_engine_that_nothing_was_there_to_refuse_is_refused_once_there_are_go
 ) -> None:
     bare = without_goldens(shapes, tmp_path / "bare")
     faulty = Faulty("openvino", spoil(shapes, tmp_path, "dropped bias"))
-    chosen = Chosen("openvino", faulty, Options())
+    chosen = faulty.chosen("openvino")
     no_oracle(True)
     assert open_verified(cache, bare, "unet", UNET, chosen).verification["reference"] == "nothing"
     with pytest.raises(VerificationFailed, match=r"from the goldens .* is allowed"):

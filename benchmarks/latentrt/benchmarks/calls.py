@@ -23,8 +23,10 @@ from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.runtime import Spread
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.publish import write_file
-from latentrt.engines.engine import Options
+from latentrt.engines.halved import HalvedEngine
 from latentrt.engines.openvino.backend import CPU, OpenVinoEngine
+from latentrt.engines.openvino.options import OpenVinoOptions
+from latentrt.engines.registry import backend
 
 AIM: Final = 0.03
 
@@ -49,9 +51,11 @@ class Call:
 def measure(task: Task, precision: str, pairs: int) -> Call:
     """Bare and engine in turns, `pairs` times after three that are not counted."""
     blueprint, inputs = task.blueprint(), task.inputs()
-    halved = CPU.half(blueprint, Options(precision=precision)) is not None
-    compiled, requests = bare_openvino(precision, task, parts=2 if halved else 1)
-    engine = OpenVinoEngine(blueprint, compiled, halved=halved)
+    half = CPU.half(blueprint, OpenVinoOptions())
+    compiled, requests = bare_openvino(precision, task, parts=1 if half is None else 2)
+    engine = OpenVinoEngine(half or blueprint, compiled)
+    if half is not None:
+        engine = HalvedEngine(blueprint, engine)
     alone, through = _in_turns(lambda: _evaluated(requests), lambda: engine(inputs), pairs)
     engine.close()
     middle = statistics.median(alone)
@@ -110,7 +114,7 @@ def main() -> None:
     calls = [
         measure(Task(path, "unet", Bundle.open(path).manifest.sample_size[0]), each, options.pairs)
         for path in options.bundles
-        for each in CPU.PRECISIONS["float32"]
+        for each in backend("openvino").precisions["float32"]
     ]
     print_table(calls)
     if options.json is not None:

@@ -19,6 +19,7 @@ from latentrt.benchmarks.providers import Environment, Provider, providers
 from latentrt.benchmarks.trial import described
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.cuda.device import Gpu, Missing
+from latentrt.engines.options import names_of
 from latentrt.engines.registry import BACKENDS, backend
 
 SCHEMA: Final = 1
@@ -128,7 +129,7 @@ def _passed(found: Mapping[str, Any]) -> bool:
 def _runs(provider: Provider, campaign: Campaign) -> bool:
     """Whether a backend is tried."""
     of_cpu = set(provider.status.devices) <= {"CPU"}
-    asked = provider.status.name in campaign.engines
+    asked = provider.name in campaign.engines
     return provider.status.usable and of_cpu == campaign.on_cpu and asked
 
 
@@ -136,8 +137,9 @@ def _row(provider: Provider, campaign: Campaign) -> dict[str, Any]:
     """A backend's status, where that is, and whether it is tried."""
     found, runs = provider.status, _runs(provider, campaign)
     state = f"runs, {found.version}" if runs else found.problem or "left out"
-    say(f"{found.name}: {state}{f'; {found.remedy}' if found.remedy and not runs else ''}")
-    row = {**asdict(found), "devices": list(found.devices)}
+    say(f"{provider.name}: {state}{f'; {found.remedy}' if found.remedy and not runs else ''}")
+    row = {"name": provider.name, **asdict(found), "devices": list(found.devices)}
+    row["unverified"] = bool(backend(provider.name).unverified)
     return {**row, "environment": provider.environment.name, "runs": runs}
 
 
@@ -163,7 +165,7 @@ def _tries(
         return
     row["dtype"] = bundle.manifest.dtype
     for provider in tried:
-        for how in _ways(provider.status.name, bundle.manifest.dtype):
+        for how in _ways(provider.name, bundle.manifest.dtype):
             row["engines"].append(_tried(path, provider, how, campaign, scratch))
             yield
     checkpoint = subject.checkpoint
@@ -180,9 +182,9 @@ def _tries(
 
 def _ways(name: str, dtype: str) -> list[list[str]]:
     """What a backend is tried in, as options: every precision, and without weights."""
-    known = backend(name).PRECISIONS.get(dtype, ())
+    known = backend(name).precisions.get(dtype, ())
     ways = [[precision] for precision in known]
-    if ways and STRIPPED in backend(name).OPTIONS:
+    if ways and STRIPPED in names_of(backend(name).options):
         ways.append([known[0], f"--{STRIPPED}"])
     return ways
 
@@ -191,7 +193,7 @@ def _tried(
     path: Path, provider: Provider, how: Sequence[str], campaign: Campaign, scratch: Path
 ) -> dict[str, Any]:
     """A trial's row; `how` is a precision, and further options."""
-    name, environment = provider.status.name, provider.environment
+    name, environment = provider.name, provider.environment
     arguments: list[object] = [path, "--engine", name, "--precision", *how]
     arguments += ["--cache", scratch / "cache", "--repeats", campaign.repeats]
     arguments += ["--steps", campaign.steps]

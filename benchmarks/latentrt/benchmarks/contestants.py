@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines import libraries
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.openvino.backend import CPU
 from latentrt.engines.registry import backend
 
@@ -77,7 +77,7 @@ def bare_openvino(precision: str, task: Task, *, parts: int = 1) -> tuple[Any, t
     part = replace(blueprint, sizes={**blueprint.sizes, "batch": rows})
     settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "NUM_STREAMS": parts}
     core: Any = libraries.openvino().Core()
-    compiled = core.compile_model(CPU.model(part, precision), "CPU", settings)
+    compiled = core.compile_model(CPU.model(part.at(precision)), "CPU", settings)
     requests = tuple(compiled.create_infer_request() for _ in range(parts))
     for number, request in enumerate(requests):
         for name, array in inputs.items():
@@ -98,7 +98,7 @@ def _bare_openvino(precision: str, task: Task) -> Evaluate:
 
 def _engine(name: str, precision: str, task: Task) -> Evaluate:
     """Ours, called as the runtime calls it."""
-    engine = backend(name).compile(task.blueprint(), Options(precision=precision))
+    engine = backend(name).compile(task.blueprint().at(precision))
     inputs, output = task.inputs(), engine.outputs[0].name
     return lambda: engine(inputs)[output]
 

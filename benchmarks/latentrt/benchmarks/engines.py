@@ -35,7 +35,6 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.publish import write_file
-from latentrt.engines.engine import Options
 from latentrt.engines.registry import backend, choose
 
 COMPONENTS: Final = ("unet", "vae_decoder")
@@ -215,7 +214,7 @@ def _export(folder: Path) -> None:
 
 def _ceiling(precision: str) -> float:
     """Operations a second that OpenVINO, or in fp32 NumPy, reaches here in a product."""
-    chosen = choose("openvino", Options(precision=precision), "float32")
+    chosen = choose("openvino", "float32", precision)
     return measured(chosen, "float32").rate
 
 
@@ -271,7 +270,7 @@ def main() -> None:
         if not options.bundle.exists():
             say(f"exporting {_SOURCE} to {options.bundle}")
             pool.apply(_export, (options.bundle,))
-        precisions = backend("openvino").PRECISIONS["float32"]
+        precisions = backend("openvino").precisions["float32"]
         heights = {precision: pool.apply(_ceiling, (precision,)) for precision in precisions}
     sizes = {"latent": options.latent, "laps": options.laps, "rounds": options.rounds}
     found = benchmark(options.bundle, heights, **sizes)

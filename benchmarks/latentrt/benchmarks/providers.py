@@ -55,6 +55,7 @@ class Environment:
 class Provider:
     """A backend in one of the environments."""
 
+    name: str
     status: Status
     environment: Environment
 
@@ -67,7 +68,9 @@ def providers(environments: Sequence[Environment]) -> list[Provider]:
     """
     found: list[Provider] = []
     for name in BACKENDS:
-        everywhere = [Provider(e.statuses[name], e) for e in environments if name in e.statuses]
+        everywhere = [
+            Provider(name, e.statuses[name], e) for e in environments if name in e.statuses
+        ]
         usable: dict[str | None, Provider] = {}
         for provider in everywhere:
             if provider.status.usable:

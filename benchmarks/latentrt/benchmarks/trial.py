@@ -28,7 +28,7 @@ from latentrt.bundle.errors import LatentrtError, VerificationFailed
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.registry import Chosen, choose
 from latentrt.engines.verification.verify import TOLERANCES, open_verified
 from latentrt.runtime import Pipeline, Request, Sampling
@@ -50,7 +50,8 @@ class Trial:
 
     bundle: Path
     engine: str
-    options: Options
+    precision: str
+    options: Mapping[str, object]
     cache: Path
     repeats: int
     steps: int
@@ -61,10 +62,9 @@ def attempt(trial: Trial) -> dict[str, Any]:
 
     `passed` is true when every engine was verified and the whole run is within its tolerance.
     """
-    options = trial.options
-    row: dict[str, Any] = {"engine": trial.engine, "precision": options.precision}
+    row: dict[str, Any] = {"engine": trial.engine, "precision": trial.precision}
     row |= {
-        "stripped": options.stripped,
+        "stripped": bool(trial.options.get("stripped")),
         "passed": False,
         "problem": "",
         "components": {},
@@ -136,8 +136,8 @@ def described(error: BaseException) -> str:
 
 def _fill(row: dict[str, Any], trial: Trial) -> None:
     bundle = Bundle.open(trial.bundle)
-    options = trial.options
-    chosen = choose(trial.engine, options, bundle.manifest.dtype)
+    asked = (trial.precision, trial.options)
+    chosen = choose(trial.engine, bundle.manifest.dtype, *asked)
     cache = Cache(trial.cache)
     components: dict[str, dict[str, Any]] = row["components"]
     for name, sizes in sizes_of(bundle).items():
@@ -146,7 +146,7 @@ def _fill(row: dict[str, Any], trial: Trial) -> None:
     row["problem"] = "; ".join(problems)
     # Where one was refused the rest is measured all the same, and says how far off it is.
     guarded = not problems
-    with Pipeline(bundle, trial.engine, options, {}, cache=cache, guarded=guarded) as pipeline:
+    with Pipeline(bundle, trial.engine, *asked, cache=cache, guarded=guarded) as pipeline:
         if bundle.manifest.has_goldens:
             comparison = compare(pipeline)
             row["compare"] = comparison.to_json()
@@ -176,7 +176,7 @@ def _component(
         found["verification"] = dict(opened.verification)
     except VerificationFailed as error:
         found["problem"] = described(error)
-        engine = chosen.backend.compile(Blueprint.of(bundle, name, sizes), chosen.options)
+        engine = chosen.compile(Blueprint.of(bundle, name, sizes))
     except Exception as error:  # the other components are tried all the same
         found["problem"] = f"{name}: {described(error).removeprefix(f'{name}: ')}"
         return found
@@ -187,7 +187,7 @@ def _component(
         found |= {"again": _again(engine, inputs), "at_once": _at_once(engine, inputs)}
     finally:
         engine.close()
-    allowed = TOLERANCES[chosen.options.precision].of(name)
+    allowed = TOLERANCES[chosen.precision].of(name)
     for kind in ("again", "at_once"):
         if not found[kind]["relative"] <= allowed and not found["problem"]:
             found["problem"] = f"{name}: calls {kind} differ by {found[kind]['relative']:.1e}"
@@ -249,8 +249,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
     o = parser.parse_args()
-    options = Options(precision=o.precision, stripped=o.stripped)
-    trial = Trial(o.bundle, o.engine, options, o.cache, o.repeats, o.steps)
+    options = {"stripped": True} if o.stripped else {}
+    trial = Trial(o.bundle, o.engine, o.precision, options, o.cache, o.repeats, o.steps)
     o.out.write_text(json.dumps(attempt(trial)), encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ from latentrt.benchmarks.peers.peers import REFERENCE
 from latentrt.benchmarks.peers.standings import Standings
 from latentrt.bundle.errors import InputError
 from latentrt.cli.table import print_table
-from latentrt.engines.registry import DEVICE_KINDS
+from latentrt.engines.registry import backend
 from latentrt.runtime import Size
 
 
@@ -30,7 +30,7 @@ def device_of(engines: Mapping[str, str]) -> str:
     Raises `InputError` for an engine of a device that no peer has.
     """
     name = engines["unet"]
-    kind = DEVICE_KINDS[name]
+    kind = backend(name).device
     if kind not in REFERENCE:
         expected = "an engine of a CPU or of an NVIDIA GPU, where there are peers (--against)"
         raise InputError("engine", expected, name)
@@ -56,7 +56,7 @@ def contest(
         steps=request["sampling"]["steps"],
         prompt=request["prompt"],
         guidance_scale=request["guidance"]["scale"],
-        threads=report.subject["options"]["threads"],
+        threads=report.subject["options"].get("threads"),
         device=device,
     )
     return against(bundle, checkpoint, settings, names, rounds=rounds)

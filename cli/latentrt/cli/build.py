@@ -12,7 +12,7 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, VerificationFailed
 from latentrt.cli.progress import Bars
 from latentrt.engines.cache.cache import PENDING, Cache
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.memory import available_memory
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import open_verified
@@ -72,7 +72,8 @@ def build(
     decodes: Sequence[int],
     *,
     engine: str,
-    options: Options,
+    precision: str,
+    options: Mapping[str, object],
     components: Mapping[str, str],
     progress: Bars,
     max_pixels: int | None = None,
@@ -84,11 +85,11 @@ def build(
     what `choices` and `open_verified` raise but `VerificationFailed`.
     """
     opened = Bundle.open(bundle)
-    chosen = choices(opened, engine, options, components)
+    chosen = choices(opened, engine, precision, options, components)
     cache = Cache()
     rows: list[dict[str, Any]] = []
     engines = wanted(opened, sizes, batches, decodes)
-    elsewhere = options.target is not None
+    elsewhere = any(each.target is not None for each in chosen.values())
     limit = SizeLimit.of(
         opened.manifest,
         {each.name for each in chosen.values()},
@@ -156,8 +157,8 @@ def _had(
         "component": want.component,
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in want.sizes.items()),
         "engine": chosen.name,
-        "precision": chosen.options.precision,
-        "target": chosen.options.target,
+        "precision": chosen.precision,
+        "target": chosen.target,
         "hit": False,
         "reason": "",
         "problem": "",
@@ -174,7 +175,7 @@ def _found(
     cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
 ) -> dict[str, Any]:
     """Whether it was there already, why not, and how it did when it was verified."""
-    target = chosen.options.target
+    target = chosen.target
     if target is None:
         opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
         opened.engine.close()

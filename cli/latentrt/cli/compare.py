@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +19,7 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, InputError, LatentrtError, NonFinite, Unavailable
 from latentrt.bundle.publish import write_file
 from latentrt.cli.progress import Bars
-from latentrt.engines.engine import Options
-from latentrt.engines.registry import BACKENDS, PRECISIONS, UNVERIFIED, backend
+from latentrt.engines.registry import BACKENDS, PRECISIONS
 from latentrt.runtime import Pipeline, Size
 from latentrt.runtime.bundle_engines import choices
 
@@ -78,25 +77,31 @@ class Engines:
     """Which engines are compared: as `choices` takes them, or "all" of one or every precision."""
 
     name: str
-    options: Options
+    precision: str
+    options: Mapping[str, object]
     components: Mapping[str, str]
+
+    @property
+    def asked(self) -> tuple[str, str, Mapping[str, object], Mapping[str, str]]:
+        """What `choices` and `Pipeline` take."""
+        return self.name, self.precision, self.options, self.components
 
     @property
     def several(self) -> bool:
         """Whether there may be more than one."""
         return self.name == ALL
 
-    def each(self, dtype: str) -> Iterator[tuple[str, Options]]:
-        """Names and options, for a graph of that dtype; of all, those whose backend works here."""
+    def each(self, dtype: str) -> Iterator[tuple[str, str]]:
+        """Names and precisions for a graph of that dtype; of all, those that work here."""
         if not self.several:
-            yield self.name, self.options
+            yield self.name, self.precision
             return
         if self.components:
             raise InputError("component", "none beside --engine all", ", ".join(self.components))
-        asked = self.options.precision
+        asked = self.precision
         if asked not in ("auto", *PRECISIONS):
             raise InputError("precision", f"one of auto, {', '.join(PRECISIONS)}", repr(asked))
-        found = self._working(dtype, BACKENDS.keys() - UNVERIFIED)
+        found = self._working(dtype, unverified=False)
         if not found:
             nobody = f"no engine that works here computes {dtype} weights in {asked}"
             left = (f"{name}: {reason}" for name, reason in self.unverified(dtype).items())
@@ -106,17 +111,17 @@ class Engines:
     def unverified(self, dtype: str) -> dict[str, str]:
         """Of all, those that would work here but are left out, by name and precision, and why."""
         reason = "unverified: nobody has run it on its hardware; --engine {} compares it"
-        found = self._working(dtype, UNVERIFIED) if self.several else []
-        return {f"{name} {options.precision}": reason.format(name) for name, options in found}
+        found = self._working(dtype, unverified=True) if self.several else []
+        return {f"{name} {precision}": reason.format(name) for name, precision in found}
 
-    def _working(self, dtype: str, names: Collection[str]) -> list[tuple[str, Options]]:
-        """Of these backends those that work here, in each precision that was asked for."""
+    def _working(self, dtype: str, *, unverified: bool) -> list[tuple[str, str]]:
+        """Those that work here, unverified or not, in each precision that was asked for."""
         return [
-            (name, replace(self.options, precision=precision))
-            for name in BACKENDS
-            if name in names and backend(name).status().usable
-            for precision in backend(name).PRECISIONS.get(dtype, ())
-            if self.options.precision in ("auto", precision)
+            (name, precision)
+            for name, each in BACKENDS.items()
+            if bool(each.unverified) == unverified and each.status().usable
+            for precision in each.precisions.get(dtype, ())
+            if self.precision in ("auto", precision)
         ]
 
 
@@ -191,10 +196,10 @@ def _usable(bundle: Bundle, engines: Engines, skipped: dict[str, str]) -> list[E
     """Those that have what was asked for; of several, why each other has not goes to `skipped`."""
     found: list[Engines] = []
     dtype = bundle.manifest.dtype
-    for name, options in engines.each(dtype):
-        one = replace(engines, name=name, options=options)
+    for name, precision in engines.each(dtype):
+        one = replace(engines, name=name, precision=precision)
         try:
-            choices(bundle, name, options, engines.components)
+            choices(bundle, *one.asked)
         except (InputError, Unavailable) as error:
             if not engines.several:
                 raise
@@ -208,7 +213,7 @@ def _usable(bundle: Bundle, engines: Engines, skipped: dict[str, str]) -> list[E
 
 
 def _named(engine: Engines) -> str:
-    return f"{engine.name} {engine.options.precision}"
+    return f"{engine.name} {engine.precision}"
 
 
 def _nothing(skipped: Mapping[str, str]) -> Unavailable:
@@ -223,8 +228,7 @@ def _compared(
     drawn: int | None,
     progress: Bars,
 ) -> Comparison:
-    name, options = engines.name, engines.options
-    with Pipeline(bundle, name, options, engines.components, guarded=False) as pipeline:
+    with Pipeline(bundle, *engines.asked, guarded=False) as pipeline:
         comparison = hold(pipeline, references)
         if drawn is None:
             return comparison
@@ -294,7 +298,7 @@ def _layers(
     from latentrt.benchmarks.numerics.layers import layer_table
 
     found: list[LayerTable] = []
-    chosen = choices(bundle, engines.name, engines.options, engines.components)
+    chosen = choices(bundle, *engines.asked)
     for done, (name, each) in enumerate(chosen.items()):
         progress("layers", done, len(chosen), f"{name}, {each.name}")
         with problems.noted(f"{_named(engines)}, layers of {name}", needed=True):

@@ -19,7 +19,6 @@ from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.publish import write_file
 from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
 from latentrt.cli.progress import Bars
-from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline, Request, Result
 
 
@@ -51,7 +50,8 @@ def make(
     save_latents: Path | None,
     read: Mapping[str, Path | None],
     engine: str,
-    options: Options,
+    precision: str,
+    options: Mapping[str, object],
     components: Mapping[str, str],
     as_json: bool,
     max_pixels: int | None = None,
@@ -70,7 +70,9 @@ def make(
     if save_latents is not None:
         check_writable("save-latents", save_latents)
     opened = Bundle.open(bundle)
-    with Pipeline(opened, engine, options, components, max_pixels=max_pixels) as pipeline:
+    with Pipeline(
+        opened, engine, precision, options, components, max_pixels=max_pixels
+    ) as pipeline:
         paths: list[Path] = []
         try:
             with Bars(Console(stderr=True), quiet=as_json) as bars:

@@ -13,16 +13,12 @@ from rich.console import Console
 
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
-    ArenaOption,
     BundleArgument,
     ComponentOption,
     EngineOption,
+    EngineOptionsOption,
     JsonOption,
-    LevelOption,
     PrecisionOption,
-    StreamsOption,
-    StrippedOption,
-    ThreadsOption,
 )
 from latentrt.cli.progress import Bars
 
@@ -34,11 +30,7 @@ def compare(
     ] = "auto",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
-    threads: ThreadsOption = None,
-    streams: StreamsOption = None,
-    arena: ArenaOption = True,
-    level: LevelOption = 3,
-    stripped: StrippedOption = False,
+    option: EngineOptionsOption = None,
     layers: Annotated[bool, typer.Option("--layers", help="Every layer; needs PyTorch.")] = False,
     live: Annotated[bool, typer.Option("--live", help="Ask PyTorch now; needs it.")] = False,
     checkpoint: Annotated[
@@ -71,19 +63,11 @@ def compare(
     from latentrt.cli.compare import compare as run
     from latentrt.cli.places import check_writable
     from latentrt.cli.report import print_findings
-    from latentrt.cli.values import assignments
-    from latentrt.engines.engine import Options
+    from latentrt.cli.values import assignments, engine_options
     from latentrt.runtime import Size
 
-    options = Options(
-        precision=precision,
-        threads=threads,
-        streams=streams,
-        arena=arena,
-        level=level,
-        stripped=stripped,
-    )
-    engines = Engines(engine, options, assignments("component", component or ()))
+    options = engine_options("option", option or ())
+    engines = Engines(engine, precision, options, assignments("component", component or ()))
     wanted = Wanted(
         layers=layers,
         live=live,
@@ -113,11 +97,7 @@ def bench(
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
-    threads: ThreadsOption = None,
-    streams: StreamsOption = None,
-    arena: ArenaOption = True,
-    level: LevelOption = 3,
-    stripped: StrippedOption = False,
+    option: EngineOptionsOption = None,
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red circle",
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
@@ -195,8 +175,7 @@ def bench(
         print_verdicts,
     )
     from latentrt.cli.places import check_writable
-    from latentrt.cli.values import assignments, counts
-    from latentrt.engines.engine import Options
+    from latentrt.cli.values import assignments, counts, engine_options
     from latentrt.runtime import Guidance, Request, Sampling, Size
 
     earlier = None if compare_with is None else Earlier.read(compare_with)
@@ -204,14 +183,8 @@ def bench(
     subject = Subject(
         bundle=bundle,
         engine=engine,
-        options=Options(
-            precision=precision,
-            threads=threads,
-            streams=streams,
-            arena=arena,
-            level=level,
-            stripped=stripped,
-        ),
+        precision=precision,
+        options=engine_options("option", option or ()),
         components=assignments("component", component or ()),
         request=Request(
             prompt,
@@ -233,10 +206,10 @@ def bench(
     # Before anything is measured: a report takes minutes.
     if earlier is not None:
         earlier.check(subject)
-    for option, path in (("plot", plot), ("html", html)):
+    for name, path in (("plot", plot), ("html", html)):
         if path is not None:
             check_installed()
-            check_writable(option, path)
+            check_writable(name, path)
     device = "cpu"
     if against:
         with subject.open() as pipeline:

@@ -19,10 +19,10 @@ from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
 from latentrt.engines.cache.cache import Build, Cache
-from latentrt.engines.engine import Engine, Options
+from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
 from latentrt.engines.process import Home
-from latentrt.engines.registry import Progress
+from latentrt.engines.registry import Chosen, Progress
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
 from latentrt.runtime.conditioning import Conditioner
@@ -48,9 +48,10 @@ class Pipeline:
     def __init__(
         self,
         bundle: Bundle,
-        engine: str,
-        options: Options,
-        components: Mapping[str, str],
+        engine: str = "auto",
+        precision: str = "auto",
+        options: Mapping[str, object] = MappingProxyType({}),
+        components: Mapping[str, str] = MappingProxyType({}),
         *,
         build: Build = "missing",
         cache: Cache | None = None,
@@ -66,16 +67,14 @@ class Pipeline:
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
-        if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("options", "Options", shown(options))
         most_pixels = _limit("max_pixels", max_pixels)
         most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
-        self.options = options
         memory = available_memory()
         self._engines = BundleEngines(
             bundle,
             engine,
+            precision,
             options,
             components,
             build=build,
@@ -107,11 +106,7 @@ class Pipeline:
         *,
         engine: str = "auto",
         precision: str = "auto",
-        threads: int | None = None,
-        streams: int | None = None,
-        arena: bool = True,
-        level: int = 3,
-        stripped: bool = False,
+        options: Mapping[str, object] = MappingProxyType({}),
         components: Mapping[str, str] = MappingProxyType({}),
         build: Build = "missing",
         cache: Path | str | None = None,
@@ -123,9 +118,9 @@ class Pipeline:
         `engine` is a backend's name or "auto", the fastest that is installed, verified and has the
         `precision`, which by default is the backend's own for the dtype of the weights;
         `components` gives single components another backend or precision, such as
-        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `threads`, `streams`, `arena`, `level` and
-        `stripped` are as in `latentrt.engines.engine.Options`, and what a component's own backend
-        has not of them, it is not given. Engines come from the folder `cache` (None: the user's
+        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `options` are the backends' own, such as
+        {"threads": 4}, which `latentrt doctor` lists: each backend gets those that it has. Engines
+        come from the folder `cache` (None: the user's
         own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
         or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it.
         `max_pixels` is how many pixels, width times height, a picture may have; by default 16 times
@@ -139,18 +134,11 @@ class Pipeline:
         if build not in ("missing", "never"):
             raise InputError("build", "missing or never", shown(build))
         folder = None if cache is None else as_path("cache", cache)
-        options = Options(
-            precision=precision,
-            threads=threads,
-            streams=streams,
-            arena=arena,
-            level=level,
-            stripped=stripped,
-        )
         with only_latentrt_errors():
             return cls(
                 Bundle.open(path),
                 engine,
+                precision,
                 options,
                 components,
                 build=build,
@@ -160,6 +148,11 @@ class Pipeline:
             )
 
     @property
+    def chosen(self) -> Mapping[str, Chosen]:
+        """Backend, precision and options of each component."""
+        return self._engines.chosen
+
+    @property
     def engines(self) -> Mapping[str, str]:
         """Name of the backend of each component."""
         return {name: chosen.name for name, chosen in self._engines.chosen.items()}
@@ -167,7 +160,7 @@ class Pipeline:
     @property
     def precisions(self) -> Mapping[str, str]:
         """What the engine of each component computes in."""
-        return {name: c.options.precision for name, c in self._engines.chosen.items()}
+        return {name: c.precision for name, c in self._engines.chosen.items()}
 
     @property
     def compiled(self) -> frozenset[tuple[str, int]]:

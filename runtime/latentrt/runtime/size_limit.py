@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import Manifest
-from latentrt.engines.registry import DEVICE_KINDS, backend
+from latentrt.engines.registry import backend
 from latentrt.engines.verification.verify import ORACLE
 from latentrt.runtime.size import Size
 
@@ -59,7 +59,7 @@ class SizeLimit:
 
         The memory of other devices is not known.
         """
-        on_cpu = all(DEVICE_KINDS[name] == "cpu" for name in engines)
+        on_cpu = all(backend(name).device == "cpu" for name in engines)
         # ONNX Runtime is what a new engine is compared with.
         whole = ORACLE in engines or (verified and backend(ORACLE).status().usable)
         return SizeLimit(manifest, max_pixels, memory if on_cpu else None, whole)

@@ -29,7 +29,7 @@ from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.notes import Notes
 from latentrt.benchmarks.numerics.compare import compare
 from latentrt.bundle.errors import InputError
-from latentrt.engines.registry import DEVICE_KINDS
+from latentrt.engines.registry import backend
 from latentrt.runtime import Request
 
 Progress = Callable[[str, int, int], None]
@@ -169,7 +169,7 @@ def _warm(
     with GpuWatch() as watch:
         until_settled(draw, least=plan.runs, limit=plan.limit)
     progress("warm", plan.runs + 1, plan.runs + 1)
-    on_gpu = any(DEVICE_KINDS[name] == "cuda" for name in pipeline.engines.values())
+    on_gpu = any(backend(name).device == "cuda" for name in pipeline.engines.values())
     return found, watch.state if on_gpu else None
 
 

@@ -25,8 +25,8 @@ from latentrt.benchmarks.machine import Machine
 from latentrt.bundle.errors import EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda.device import Missing, checked, cuda, gpu
-from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.registry import DEVICE_KINDS, Chosen, backend
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.registry import Chosen, backend
 
 _MODULE: Final = "latentrt.benchmarks.latency.ceilings"
 _LIMIT: Final = 3600.0
@@ -71,12 +71,12 @@ def ceilings(
     `dtype` is that of the graphs that the engine computes. Raises `Unavailable` without onnx, and
     what the backend's `compile` raises.
     """
-    on_cpu = DEVICE_KINDS[chosen.name] == "cpu"
+    on_cpu = chosen.backend.device == "cpu"
     chain = 1 if on_cpu else _CHAIN
     rates: list[float] = []
     for size in sizes:
         seconds = _engine_products(chosen, dtype, size, chain, repeats)
-        if on_cpu and chosen.options.precision == "fp32":
+        if on_cpu and chosen.precision == "fp32":
             seconds = min(seconds, _numpy_product(size, repeats))
         rates.append(2 * size**3 * chain / seconds)
         if seconds > _LONG:
@@ -91,7 +91,12 @@ def ceilings_apart(
 
     Raises `EngineError` with how that process ended.
     """
-    asked = {"engine": chosen.name, "options": asdict(chosen.options), "dtype": dtype}
+    asked = {
+        "engine": chosen.name,
+        "precision": chosen.precision,
+        "options": asdict(chosen.options),
+        "dtype": dtype,
+    }
     with tempfile.TemporaryDirectory(prefix="latentrt-bench-") as folder:
         question = Path(folder) / "question.json"
         question.write_text(
@@ -104,7 +109,7 @@ def ceilings_apart(
 
 
 def _bandwidth(chosen: Chosen, repeats: int) -> float | None:
-    kind = DEVICE_KINDS[chosen.name]
+    kind = chosen.backend.device
     if kind == "cpu":
         return bandwidth(repeats=repeats)
     if kind != "cuda" or isinstance(gpu(), Missing):
@@ -161,7 +166,7 @@ def _numpy_product(size: int, repeats: int) -> float:
 def _engine_products(chosen: Chosen, dtype: str, size: int, chain: int, repeats: int) -> float:
     """Seconds of one call of the engine's."""
     with tempfile.TemporaryDirectory(prefix="latentrt-") as folder:
-        engine = chosen.backend.compile(products(Path(folder), dtype, size, chain), chosen.options)
+        engine = chosen.compile(products(Path(folder), dtype, size, chain))
         try:
             spec = engine.inputs[0]
             # Ones, but zeros into a chain (see `products`).
@@ -225,7 +230,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     asked = json.loads(options.question.read_text(encoding="utf-8"))
-    chosen = Chosen(asked["engine"], backend(asked["engine"]), Options(**asked["options"]))
+    which = backend(asked["engine"])
+    chosen = Chosen(which, asked["precision"], which.options(**asked["options"]))
     found = ceilings(chosen, asked["dtype"], sizes=asked["sizes"], repeats=asked["repeats"])
     options.out.write_text(json.dumps(asdict(found)), encoding="utf-8")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from latentrt.benchmarks.latency.ceilings import Ceilings, ceilings_apart
@@ -12,7 +12,6 @@ from latentrt.benchmarks.latency.samples import Samples
 from latentrt.benchmarks.latency.stopwatch import Stopwatch
 from latentrt.benchmarks.notes import Notes
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.registry import choose
 
 _BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
@@ -78,8 +77,7 @@ def heights(
 
 
 def _height(pipeline: Stopwatch, component: str, dtype: str) -> Ceilings:
-    options = replace(pipeline.options, precision=pipeline.precisions[component])
-    return ceilings_apart(choose(pipeline.engines[component], options, dtype), dtype)
+    return ceilings_apart(pipeline.chosen[component], dtype)
 
 
 def greatest(before: Heights, after: Heights) -> dict[str, Ceilings]:

@@ -73,7 +73,7 @@ def layer_table(
     return LayerTable(
         component=component,
         engine=chosen.name,
-        precision=chosen.options.precision,
+        precision=chosen.precision,
         weights=original.name,
         own=original.own,
         rows=tuple(
@@ -81,7 +81,7 @@ def layer_table(
                 layer.name,
                 reference.modules[layer.name].kind,
                 found[layer.name],
-                TOLERANCES[chosen.options.precision].of(component),
+                TOLERANCES[chosen.precision].of(component),
                 *graph.origin(layer, watched),
             )
             for layer in watched
@@ -101,7 +101,7 @@ def _compiled(
         path.write_bytes(graph)
         outputs = (*blueprint.outputs, *specs)
         wide = replace(blueprint, graph=path, outputs=outputs, digests=None)
-        return chosen.backend.compile(wide, chosen.options)
+        return chosen.compile(wide)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,6 @@ import numpy as np
 from latentrt.benchmarks.latency.stopwatch import Stages, Stopwatch
 from latentrt.benchmarks.memory import Memory
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.engine import Options
 from latentrt.runtime import Request, Result, Sampling, Size
 
 _PACKAGES: Final = ("latentrt", "numpy", "onnxruntime", "openvino")
@@ -32,8 +31,8 @@ _PARTS: Final = {"unet": "unet", "vae_decoder": "decode"}
 
 def opened(spec: Mapping[str, Any]) -> Stopwatch:
     """The pipeline of a spec: its bundle, engine and precision, engines from the user's cache."""
-    options = Options(precision=spec["precision"], threads=spec["threads"])
-    return Stopwatch(Bundle.open(spec["model"]), spec["engine"], options, {})
+    options = {} if spec["threads"] is None else {"threads": spec["threads"]}
+    return Stopwatch(Bundle.open(spec["model"]), spec["engine"], spec["precision"], options)
 
 
 def request_of(spec: Mapping[str, Any]) -> Request:

@@ -95,7 +95,7 @@ def computed(precision: str, device: str) -> bool:
     A CPU without bf16 does not: PyTorch is slower in it there than in fp32, and OpenVINO takes fp32
     for it and says nothing.
     """
-    return device != "cpu" or precision in backend("openvino").PRECISIONS["float32"]
+    return device != "cpu" or precision in backend("openvino").precisions["float32"]
 
 
 def missing(peer: Peer) -> Missing | None:

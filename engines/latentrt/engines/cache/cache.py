@@ -104,6 +104,7 @@ class Cache:
         `Unavailable`, `BuildFailed`, `VerificationFailed`, `BundleError` for weights that have
         changed, and `FileError` if the cache is open to others.
         """
+        blueprint = blueprint.at(chosen.precision)
         key = engine_key(chosen, blueprint)
         self._known.check(blueprint.weights, key["weights"])
         try:
@@ -165,6 +166,7 @@ class Cache:
         `pending` says why it has not been; it is when it is first loaded. Raises what `open` raises
         but `VerificationFailed`, and `Unwritable` naming the cache where that cannot be written.
         """
+        blueprint = blueprint.at(chosen.precision)
         key = engine_key(chosen, blueprint)
         self._known.check(blueprint.weights, key["weights"])
         self._prepare()
@@ -285,7 +287,7 @@ class Cache:
         work = _Work(chosen, blueprint, progress)
         entry.touch()
         # What is made or put in just now is checked as a new engine is.
-        unsure = chosen.backend.TIMED or chosen.options.stripped
+        unsure = chosen.backend.timed or chosen.stripped
         check = None
         if guard is not None and (unsure or not guard.holds(entry.verification)):
             check = work.prepared(guard)
@@ -358,13 +360,11 @@ class _Work:
 
     def compiled(self) -> Engine:
         """An engine that is not stored."""
-        return self.done(
-            "compiling", lambda: self.chosen.backend.compile(self.blueprint, self.chosen.options)
-        )
+        return self.done("compiling", lambda: self.chosen.compile(self.blueprint))
 
     def loaded(self, folder: Path) -> Engine:
         """A stored engine."""
-        load = self.chosen.backend.load
+        load = self.chosen.compiler.load
         return self.done("loading", lambda: load(self.blueprint, self.chosen.options, folder))
 
     def checked(self, engine: Engine, check: Check | None) -> Record:
@@ -384,10 +384,10 @@ class _Work:
     def _say(self, what: str) -> None:
         chosen, blueprint = self.chosen, self.blueprint
         name = described(blueprint.component, blueprint.sizes)
-        LOG.info("%s on %s %s: %s", name, chosen.name, chosen.options.precision, what)
+        LOG.info("%s on %s %s: %s", name, chosen.name, chosen.precision, what)
 
 
 def _build(partial: Path, chosen: Chosen, blueprint: Blueprint, progress: Progress | None) -> None:
     files = partial / FILES
     files.mkdir()
-    chosen.backend.build(blueprint, chosen.options, files, progress=progress)
+    chosen.compiler.build(blueprint, chosen.options, files, progress=progress)

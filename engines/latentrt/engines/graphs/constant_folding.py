@@ -21,7 +21,7 @@ _REMEDY: Final = "pip install 'latentrt[build]'"
 _GROUP_NORM: Final = "GroupNormalization"
 
 
-def fold(graph: bytes, blueprint: Blueprint) -> bytes:
+def fold_constants(graph: bytes, blueprint: Blueprint) -> bytes:
     """The graph for the blueprint's sizes, without a node that gives integers.
 
     Raises `Unavailable` without onnx, `BuildFailed` for a graph that sizes do not fit.

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
-from latentrt.bundle.errors import BuildFailed, Unavailable
-from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.engine import Blueprint
+from latentrt.bundle.errors import Unavailable
 
 _REMEDY: Final = "pip install 'latentrt[build]'"
-_NARROW: Final = ("float16", "bfloat16")
 # The attributes by which operators of the standard name a dtype.
 _DTYPES: Final = frozenset(
     {
@@ -34,11 +30,11 @@ _DTYPES: Final = frozenset(
 )
 
 
-def widen(graph: bytes) -> bytes:
+def to_float32(graph: bytes) -> bytes:
     """The graph with every float16 and bfloat16 in it made float32.
 
     Behind each weight that is stored in 16 bits stands a Cast; the weight keeps its name and its
-    place in the file. Raises `Unavailable` without onnx, `BuildFailed` for bytes that are no graph.
+    place in the file. Raises `Unavailable` without onnx, `ValueError` for bytes that are no graph.
     """
     try:
         onnx: Any = importlib.import_module("onnx")
@@ -47,19 +43,9 @@ def widen(graph: bytes) -> bytes:
     try:
         model: Any = onnx.load_model_from_string(graph)
     except Exception as error:  # protobuf's, which has no public name
-        raise BuildFailed(f"the graph cannot be read: {error}") from error
+        raise ValueError(str(error)) from error
     _widen_graph(onnx, model.graph, {})
     return model.SerializeToString()
-
-
-def widened(blueprint: Blueprint) -> Blueprint:
-    """The blueprint with float32 for the dtypes that `widen` changes; its graph is as it was."""
-    inputs, outputs = _widen_specs(blueprint.inputs), _widen_specs(blueprint.outputs)
-    return replace(blueprint, inputs=inputs, outputs=outputs, dtype="float32")
-
-
-def _widen_specs(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(replace(s, dtype="float32") if s.dtype in _NARROW else s for s in specs)
 
 
 def _widen_graph(onnx: Any, graph: Any, outer: Mapping[str, str]) -> None:

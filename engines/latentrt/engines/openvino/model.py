@@ -27,26 +27,19 @@ from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import InputError
 from latentrt.engines import libraries
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs.external_weights import in_place, read_graph
-from latentrt.engines.graphs.float32 import widened
+from latentrt.engines.graphs.onnx_graph import in_place, read_graph
 
-_OWN: Final = {"fp16": "float16", "bf16": "bfloat16"}
 _NARROW: Final = ("f16", "bf16")
 
 
-def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
-    """The blueprint with the dtypes of what goes in and comes out at that precision."""
-    return blueprint if blueprint.dtype == _OWN.get(precision) else widened(blueprint)
-
-
-def read(package: Any, blueprint: Blueprint, precision: str) -> Any:
+def read(package: Any, blueprint: Blueprint) -> Any:
     """OpenVINO's model of a graph, every dimension a number; raises what the package raises."""
     with _beside_weights(blueprint) as graph:
         model = package.Core().read_model(graph)
     model.reshape({s.name: list(s.dims) for s in blueprint.fixed_inputs})
-    if as_computed(blueprint, precision) != blueprint:
+    if blueprint.widened:
         _widen(model)
-    if precision != "fp32":
+    if blueprint.precision != "fp32":
         _keep_angles(model)
     return model
 

@@ -27,7 +27,7 @@ from latentrt.bundle.golden import Difference
 from latentrt.bundle.manifest import GOLDEN
 from latentrt.engines.cache.cache import Build, Cache, Opened
 from latentrt.engines.cache.entry import Record
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.registry import Chosen, Progress, backend
 from latentrt.engines.verification.reference_arrays import ReferenceArrays, golden_arrays, inputs_at
 
@@ -106,7 +106,7 @@ def open_verified(
 
     Raises what `Cache.open` raises, `VerificationFailed` with the numbers.
     """
-    blueprint = Blueprint.of(bundle, component, sizes)
+    blueprint = Blueprint.of(bundle, component, sizes, chosen.precision)
     guard = _Guard(cache, bundle, blueprint, chosen)
     return cache.open(chosen, blueprint, build=build, guard=guard, progress=progress)
 
@@ -204,7 +204,7 @@ class _Guard:
 
     @property
     def _plain(self) -> Chosen:
-        return replace(self.chosen, options=replace(self.chosen.options, precision="fp32"))
+        return replace(self.chosen, precision="fp32")
 
     @property
     def _is_oracle(self) -> bool:
@@ -212,7 +212,7 @@ class _Guard:
 
     @property
     def _has_fp32(self) -> bool:
-        return "fp32" in self.chosen.backend.PRECISIONS[self.blueprint.dtype]
+        return "fp32" in self.chosen.backend.known[self.blueprint.dtype]
 
     @property
     def _terms(self) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class _Guard:
         component, manifest = self.blueprint.component, self.bundle.manifest
         return {
             _GOLDENS: manifest.files[GOLDEN].sha256 if manifest.has_goldens else None,
-            "tolerance": TOLERANCES[self.chosen.options.precision].of(component),
+            "tolerance": TOLERANCES[self.chosen.precision].of(component),
             # What its fp32 engine or the oracle was held to.
             "fp32 tolerance": TOLERANCES["fp32"].of(component),
         }
@@ -255,7 +255,7 @@ class _Guard:
         inputs = inputs_at(self.bundle, self.blueprint)
         expected: Mapping[str, NDArray[Any]] = {}
         if reference.kind == "oracle":
-            oracle = Chosen(ORACLE, backend(ORACLE), Options())
+            oracle = Chosen(backend(ORACLE))
             engine = self._opened(oracle, self.blueprint.sizes)
             expected = _evaluate(engine, inputs)
             engine.close()
@@ -272,7 +272,7 @@ class _Guard:
     def _judged(
         self, engine: Engine, arrays: ReferenceArrays, reference: str
     ) -> dict[str, dict[str, float]]:
-        precision = self.chosen.options.precision
+        precision = self.chosen.precision
         tolerance = self._terms["tolerance"]
         try:
             expected = arrays.expected
