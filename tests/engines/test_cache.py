@@ -48,7 +48,7 @@ def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> Non
 
 # Field of the key as a miss names it, and what changes it.
 CHANGES: dict[str, Any] = {
-    "schema 8 -> 9": "schema",
+    "schema 9 -> 10": "schema",
     "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, sha256(ROOT / "LICENSE"))},
     "weights {old} -> {new}": read_from(ROOT / "CHANGELOG.md"),
     "sizes batch=2 -> batch=3": {"sizes": {"batch": 3}},
@@ -79,7 +79,7 @@ def test_a_change_of_any_field_is_a_miss_that_names_it(
     old, new = (sha256(b.weights)[:12] for b in (BLUEPRINT, blueprint))
     message = message.format(old=old, new=new)
     if change == "schema":
-        monkeypatch.setattr(key_module, "SCHEMA", "9")
+        monkeypatch.setattr(key_module, "SCHEMA", "10")
     with pytest.raises(ShapeNotBuilt) as raised:
         cache.open(chosen, blueprint, build="never")
     assert str(raised.value) == f"unet: not built: {message}"

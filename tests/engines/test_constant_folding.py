@@ -25,7 +25,8 @@ from latentrt.engines.engine import Blueprint
 from latentrt.engines.graphs.constant_folding import fold_constants
 from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime.session import session, settings
-from latentrt.engines.verification.verify import TOLERANCES, golden_sizes
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 Folders = Callable[[str], Path]
 

@@ -29,7 +29,8 @@ from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Arrays, Blueprint, Engine
 from latentrt.engines.graphs.float32 import to_float32
 from latentrt.engines.registry import choose
-from latentrt.engines.verification.verify import TOLERANCES, open_verified
+from latentrt.engines.verification.tolerances import TOLERANCES
+from latentrt.engines.verification.verify import open_verified
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 

@@ -32,7 +32,8 @@ from latentrt.engines.openvino.infer_request import InferRequest
 from latentrt.engines.openvino.options import OpenVinoOptions
 from latentrt.engines.options import NoOptions
 from latentrt.engines.registry import Chosen, backend, choose
-from latentrt.engines.verification.verify import TOLERANCES, golden_sizes
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 # models/shapes' goldens.
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.processor import needs_bf16
 
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import Difference
 from latentrt.engines.registry import choose
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.verification.verify import golden_sizes
+from latentrt.engines.verification.judging import golden_sizes
 
 folder, component, name, precision = sys.argv[1:]
 bundle = Bundle.open(folder)

@@ -6,8 +6,9 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,8 +21,10 @@ from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Engine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.registry import Chosen, Status, backend
-from latentrt.engines.verification import verify
-from latentrt.engines.verification.verify import TOLERANCES, open_verified
+from latentrt.engines.verification import judging, verify
+from latentrt.engines.verification.tolerances import TOLERANCES, Tolerance
+
+open_verified = partial(verify.open_verified, verify="full")
 
 
 @pytest.fixture
@@ -49,20 +52,20 @@ def no_oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The references that engines were held against, one after the other."""
     references: list[str] = []
-    real = verify.judge
+    real = judging.judge
 
     def watched(engine: Engine, *arguments: Any) -> Any:
         references.append(arguments[-1])
         return real(engine, *arguments)
 
-    monkeypatch.setattr(verify, "judge", watched)
+    monkeypatch.setattr(judging, "judge", watched)
     return references
 
 
 def allow(patch: pytest.MonkeyPatch, unet: float) -> None:
     """Have another tolerance for U-Nets in fp32."""
     other = replace(TOLERANCES["fp32"], unet=unet)
-    patch.setattr(verify, "TOLERANCES", {**TOLERANCES, "fp32": other})
+    patch.setitem(cast("dict[str, Tolerance]", TOLERANCES), "fp32", other)
 
 
 def with_other_goldens(bundle: Bundle, folder: Path) -> Bundle:

@@ -1,10 +1,11 @@
-"""The guard: what engines are held against, and that planted faults are refused."""
+"""`verify="full"`: what engines are compared with, and that planted faults are refused."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.function import FunctionEngine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.registry import Chosen, Compiler, Progress, Status, backend
-from latentrt.engines.verification.verify import TOLERANCES, golden_sizes, open_verified
+from latentrt.engines.verification import verify
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES
+
+open_verified = partial(verify.open_verified, verify="full")
 
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 OTHER = {**UNET, "height": 8}

@@ -30,7 +30,8 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.registry import Chosen, choose
-from latentrt.engines.verification.verify import TOLERANCES, open_verified
+from latentrt.engines.verification.tolerances import TOLERANCES
+from latentrt.engines.verification.verify import open_verified
 from latentrt.runtime import Pipeline, Request, Sampling
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.schedules import euler_name

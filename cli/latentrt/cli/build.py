@@ -15,7 +15,7 @@ from latentrt.engines.cache.cache import PENDING, Cache
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.memory import available_memory
 from latentrt.engines.registry import Chosen, Progress
-from latentrt.engines.verification.verify import open_verified
+from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.bundle_engines import choices
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.size import Size
@@ -77,6 +77,7 @@ def build(
     components: Mapping[str, str],
     progress: Bars,
     max_pixels: int | None = None,
+    verify: Verify = "golden",
 ) -> list[dict[str, Any]]:
     """Have every engine in the cache; one row each, with the problem of one that is refused.
 
@@ -95,7 +96,7 @@ def build(
         {each.name for each in chosen.values()},
         max_pixels=max_pixels,
         memory=None if elsewhere else available_memory(),
-        verified=not elsewhere,
+        verified=verify == "full" and not elsewhere,
     )
     for size in sizes:
         limit.check(size, rows=max(batches), decodes=max(decodes))
@@ -106,7 +107,7 @@ def build(
             progress("build", done, len(engines), f"{want}: {phase}{part}")
 
         progress("build", done, len(engines), str(want))
-        rows.append(_had(cache, opened, want, chosen[want.component], tell))
+        rows.append(_had(cache, opened, want, chosen[want.component], verify, tell))
     progress("build", len(engines), len(engines))
     return rows
 
@@ -149,7 +150,7 @@ def _of_component(
 
 
 def _had(
-    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
+    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
 ) -> dict[str, Any]:
     """An engine, had one way or the other, or refused, as a row."""
     begun = perf_counter()
@@ -165,19 +166,21 @@ def _had(
         "verification": {},
     }
     try:
-        row |= _found(cache, bundle, want, chosen, progress)
+        row |= _found(cache, bundle, want, chosen, verify, progress)
     except VerificationFailed as error:
         row["problem"] = str(error)
     return {**row, "seconds": perf_counter() - begun}
 
 
 def _found(
-    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
+    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
 ) -> dict[str, Any]:
     """Whether it was there already, why not, and how it did when it was verified."""
     target = chosen.target
     if target is None:
-        opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
+        opened = open_verified(
+            cache, bundle, want.component, want.sizes, chosen, verify=verify, progress=progress
+        )
         opened.engine.close()
         if opened.unkept is not None:
             raise opened.unkept
@@ -192,10 +195,12 @@ def _found(
 def _verdict(verification: Mapping[str, Any]) -> str:
     if PENDING in verification:
         return f"unverified: {verification[PENDING]}"
+    if "reference" not in verification:
+        return "not verified"
     reference = verification["reference"]
     weaker = f" (weaker: {verification['weaker']})" if "weaker" in verification else ""
     if "errors" not in verification:
-        return f"held against {reference}{weaker}"
+        return f"compared with {reference}{weaker}"
     worst = max(error["relative"] for error in verification["errors"].values())
     allowed = verification["tolerance"]
     return f"{worst:.1e} from {reference}, {allowed:.1e} allowed{weaker}"

@@ -17,6 +17,7 @@ from latentrt.cli.options import (
     JsonOption,
     MaxPixelsOption,
     PrecisionOption,
+    VerifyOption,
 )
 
 
@@ -93,6 +94,7 @@ def generate(
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,
+    verify: VerifyOption = "golden",
     max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -106,6 +108,7 @@ def generate(
         interval,
         numbers,
         size_of,
+        verify_of,
         weighted,
     )
     from latentrt.runtime import Guidance, Request, Sampling
@@ -164,6 +167,7 @@ def generate(
         components=assignments("component", component or ()),
         as_json=as_json,
         max_pixels=max_pixels,
+        verify=verify_of(verify),
     )
 
 

@@ -22,6 +22,7 @@ from latentrt.cli.options import (
     MaxPixelsOption,
     PrecisionOption,
     VariantOption,
+    VerifyOption,
 )
 from latentrt.cli.progress import Bars
 from latentrt.weights.checkpoint import Checkpoint
@@ -78,6 +79,7 @@ def build(
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,
+    verify: VerifyOption = "golden",
     target: Annotated[
         str | None, typer.Option(help="TensorRT: build for another GPU, such as sm89.")
     ] = None,
@@ -87,7 +89,7 @@ def build(
     """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
     from latentrt.cli.build import build as run
     from latentrt.cli.build import print_rows
-    from latentrt.cli.values import assignments, counts, engine_options
+    from latentrt.cli.values import assignments, counts, engine_options, verify_of
     from latentrt.runtime import Size
 
     options: dict[str, object] = {**engine_options("option", option or ())}
@@ -105,6 +107,7 @@ def build(
             components=assignments("component", component or ()),
             progress=bars,
             max_pixels=max_pixels,
+            verify=verify_of(verify),
         )
     if as_json:
         print(json.dumps(rows, indent=2))

@@ -24,6 +24,12 @@ EngineOptionsOption = Annotated[
         "--option", help="NAME=VALUE: an engine's own, see `latentrt doctor`; may be repeated."
     ),
 ]
+VerifyOption = Annotated[
+    str,
+    typer.Option(
+        help="golden: one small engine for all sizes; full: each at its size; off: nothing."
+    ),
+]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(help="Largest width times height. [default: by model and memory]"),

@@ -21,7 +21,7 @@ from latentrt.engines.log import LOG, described
 from latentrt.engines.options import assigned, checked, names_of, unknown_option
 from latentrt.engines.process import Home
 from latentrt.engines.registry import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
-from latentrt.engines.verification.verify import open_verified
+from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.size import Size
 
 _Key = tuple[str, tuple[tuple[str, int], ...]]
@@ -60,10 +60,10 @@ class BundleEngines:
     """Gives each component's engine for a size, made once. Thread-safe.
 
     Arguments are as in `choices`. Without `guarded`, engines are compiled for this object alone and
-    not verified. `max_engines` is how many are kept while nobody uses them, the last used first;
-    where it is None, that is `MAX_ENGINES`, with weights of at most half the `memory` (bytes; None:
-    any). One that is in use, by a run or a batch, is freed only after that. Raises what `choices`
-    raises.
+    not verified; `verify` says how the others are. `max_engines` is how many are kept while nobody
+    uses them, the last used first; where it is None, that is `MAX_ENGINES`, with weights of at most
+    half the `memory` (bytes; None: any). One that is in use, by a run or a batch, is freed only
+    after that. Raises what `choices` raises.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class BundleEngines:
         build: Build,
         cache: Cache | None,
         guarded: bool,
+        verify: Verify = "golden",
         max_engines: int | None = None,
         memory: int | None = None,
     ) -> None:
@@ -88,6 +89,9 @@ class BundleEngines:
         self._cache = Cache() if cache is None else cache
         self._build: Build = build
         self._guarded = guarded
+        self._verify: Verify = verify
+        if guarded and verify == "off":
+            LOG.warning("engines are not verified: verify is 'off'")
         self._places: dict[_Key, _Place] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -188,6 +192,7 @@ class BundleEngines:
                 component,
                 sizes,
                 chosen,
+                verify=self._verify,
                 build=self._build,
                 progress=progress,
             )
@@ -207,6 +212,8 @@ class BundleEngines:
         if sizes["batch"] > 1:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
+        if self._verify != "golden":
+            words += ["--verify", self._verify]
         for each in assigned(chosen.options):
             words += ["--option", each]
         with contextlib.suppress(InputError):  # no home folder

@@ -23,6 +23,7 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
 from latentrt.engines.process import Home
 from latentrt.engines.registry import Chosen, Progress
+from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines, RowEngines
 from latentrt.runtime.conditioning import Conditioner
@@ -56,6 +57,7 @@ class Pipeline:
         build: Build = "missing",
         cache: Cache | None = None,
         guarded: bool = True,
+        verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class Pipeline:
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        check_verify(verify)
         most_pixels = _limit("max_pixels", max_pixels)
         most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
@@ -80,6 +83,7 @@ class Pipeline:
             build=build,
             cache=cache,
             guarded=guarded,
+            verify=verify,
             max_engines=most_engines,
             memory=memory,
         )
@@ -88,7 +92,7 @@ class Pipeline:
             set(self.engines.values()),
             max_pixels=most_pixels,
             memory=memory,
-            verified=guarded and build == "missing",
+            verified=guarded and build == "missing" and verify == "full",
         )
         self._conditioner = Conditioner(bundle)
         self._model_hash = bundle.manifest.model_hash
@@ -110,6 +114,7 @@ class Pipeline:
         components: Mapping[str, str] = MappingProxyType({}),
         build: Build = "missing",
         cache: Path | str | None = None,
+        verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
     ) -> Self:
@@ -123,6 +128,9 @@ class Pipeline:
         come from the folder `cache` (None: the user's
         own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
         or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it.
+        `verify` says how new engines are compared with PyTorch's outputs, or ONNX Runtime's:
+        "golden" compares one small engine for all sizes, "full" every engine at its own size, which
+        takes a second engine beside it; "off" compares nothing.
         `max_pixels` is how many pixels, width times height, a picture may have; by default 16 times
         those of the checkpoint's own size, and what the machine's memory bears. `max_engines` is
         how many engines are kept while nobody uses them, the last used first; by default 12, with
@@ -143,6 +151,7 @@ class Pipeline:
                 components,
                 build=build,
                 cache=Cache(folder),
+                verify=verify,
                 max_pixels=max_pixels,
                 max_engines=max_engines,
             )

@@ -20,7 +20,7 @@ from latentrt.benchmarks.numerics.similarity import ssim
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.golden import RUN_PROMPT, Difference, psnr
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES
 from latentrt.runtime.conditioning import Conditioner, Conditioning
 from latentrt.runtime.conditioning import Row as ConditioningRow
 from latentrt.runtime.guidance import Guidance, guide

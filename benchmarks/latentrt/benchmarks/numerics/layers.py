@@ -29,8 +29,8 @@ from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.registry import Chosen
-from latentrt.engines.verification.verify import TOLERANCES as ENGINES
-from latentrt.engines.verification.verify import golden_sizes
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES as ENGINES
 from latentrt.export.reference import loaded
 
 ROOM: Final = 2 << 30

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from latentrt.benchmarks.ratio import ENOUGH, Ratio
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 SCHEMA: Final = "latentrt-contest-2"
 """1 knew no pictures of a peer's own script of the same round."""

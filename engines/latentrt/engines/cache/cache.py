@@ -24,7 +24,7 @@ from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, Unwri
 from latentrt.bundle.publish import publishing
 from latentrt.engines.cache.entry import FILES, CacheEntry, Record, write_record
 from latentrt.engines.cache.hashed_files import HashedFiles
-from latentrt.engines.cache.key import differing, digest, engine_key
+from latentrt.engines.cache.key import ANY_SIZE, differing, digest, engine_key, proof_key
 from latentrt.engines.cache.signing import RecordSigner, check_private
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.log import LOG, described
@@ -85,6 +85,7 @@ class Cache:
         self._locks = self.path / "locks"
         self._signer = RecordSigner(self.path)
         self._known = HashedFiles(self.path / "known", self._signer)
+        self._proofs: dict[str, Record] = {}
         self._said = False
 
     def open(
@@ -184,6 +185,51 @@ class Cache:
                 raise unwritable(self.path, error.got) from error
         return False, reason, verification
 
+    def proven(
+        self, chosen: Chosen, blueprint: Blueprint, guard: Guard, prove: Callable[[], Record]
+    ) -> Record:
+        """How an engine did that stands for every size; `prove` finds it where that is not known.
+
+        Of several who want the same, one proves and the others wait.
+        """
+        place = self._proof_place(chosen, blueprint)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(Unwritable):
+                self._prepare()
+                stack.enter_context(self._locked(place.name))
+            known = self._proof(place)
+            if known is not None and guard.holds(known) and not guard.refusal(known):
+                return known
+            record = prove()
+            self._keep_proof(place, chosen, blueprint, record)
+        return record
+
+    def keep_proof(self, chosen: Chosen, blueprint: Blueprint, record: Record) -> None:
+        """Have a record stand for every size, unless there is one."""
+        place = self._proof_place(chosen, blueprint)
+        if self._proof(place) != record:
+            with contextlib.suppress(Unwritable), self._locked(place.name):
+                self._keep_proof(place, chosen, blueprint, record)
+
+    def _proof_place(self, chosen: Chosen, blueprint: Blueprint) -> Path:
+        return self._engines / digest(proof_key(chosen, blueprint))
+
+    def _proof(self, place: Path) -> Record | None:
+        if place.name in self._proofs:
+            return self._proofs[place.name]
+        entry = CacheEntry.read(place, self._signer)
+        return None if entry is None or entry.damage else entry.verification
+
+    def _keep_proof(
+        self, place: Path, chosen: Chosen, blueprint: Blueprint, record: Record
+    ) -> None:
+        try:
+            with publishing(place, force=True, locks=self._locks) as partial:
+                (partial / FILES).mkdir()
+                write_record(partial, proof_key(chosen, blueprint), record, self._signer)
+        except Unwritable:  # a cache that is only read: known to this object alone
+            self._proofs[place.name] = record
+
     def entries(self) -> list[CacheEntry]:
         """Everything stored, the longest unused first; what cannot be trusted has a `problem`."""
         if not os.path.isdir(self._engines):
@@ -195,7 +241,8 @@ class Cache:
 
     def explain(self, key: Mapping[str, str]) -> str:
         """What differs between this key and the nearest stored one of the same component."""
-        stored = [a.key for a in self.entries() if a.key.get("component") == key["component"]]
+        engines = (a.key for a in self.entries() if a.key.get("sizes") != ANY_SIZE)
+        stored = [each for each in engines if each.get("component") == key["component"]]
         if not stored:
             return f"nothing is stored for {key['component']}"
         nearest = min(reversed(stored), key=lambda other: len(differing(key, other)))

@@ -12,8 +12,10 @@ from latentrt.engines.engine import Blueprint
 from latentrt.engines.options import key_fields
 from latentrt.engines.registry import Chosen
 
-SCHEMA: Final = "8"
+SCHEMA: Final = "9"
 """Of cache entries and of how our backends compile; a change makes every entry old."""
+ANY_SIZE: Final = "any"
+"""The sizes of a record that stands for all of them."""
 
 
 def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
@@ -36,6 +38,11 @@ def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
         **key_fields(chosen.options),
         **{f"{chosen.name} {field}": value for field, value in identity.items()},
     }
+
+
+def proof_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
+    """The key of what was proved of all sizes at once; raises what `engine_key` raises."""
+    return {**engine_key(chosen, blueprint), "sizes": ANY_SIZE}
 
 
 def digest(key: Mapping[str, str]) -> str:
