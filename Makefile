@@ -15,6 +15,8 @@ GPU_EXTRAS := onnxruntime-gpu onnxruntime-tensorrt tensorrt
 GPU_DIR := .venv-gpu
 GPU_ENVIRONMENTS = $(if $(shell command -v nvidia-smi),$(addprefix $(GPU_DIR)/,$(GPU_EXTRAS)))
 
+DOCS_DIR := .venv-docs
+
 BUNDLE := build/shapes
 PICTURE := build/red-circle.png
 RESULTS := benchmarks/results
@@ -34,7 +36,7 @@ $(FINDINGS): $(wildcard */latentrt/*/*.py */latentrt/*/*/*.py benchmarks/peers/*
 	benchmarks/peers/*.txt) tests/check_wheel.py pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow fuzz check bench tables peers gpu format clean
+.PHONY: help run test test-slow fuzz check bench tables peers gpu docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -103,7 +105,7 @@ $(MEASURED)/engines.json:
 
 $(MEASURED)/compare-shapes.json:
 	$(BEGIN)
-	$(BIN)/latentrt compare $(BUNDLE) --engine all --adherence 200 --json > $@.part
+	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > $@.part
 	$(KEEP)
 
 $(MEASURED)/bench-shapes.json:
@@ -135,14 +137,19 @@ gpu: $(STAMP) ## Build, verify, bench and compare on an NVIDIA GPU; ARGS=--sd15 
 		echo "$$place was not made" >&2; done
 	$(BIN)/python -m latentrt.benchmarks.gpu $(addprefix --environment ,$(GPU_ENVIRONMENTS)) $(ARGS)
 
+# mkdocs-material announces its successor at every start; the variable silences that alone.
+docs: $(DOCS_DIR)/.stamp ## Build the documentation site in build/docs; a warning is a failure
+	NO_MKDOCS_2_WARNING=1 $(DOCS_DIR)/bin/mkdocs build --strict --quiet
+	@echo build/docs/index.html
+
 format: $(STAMP) ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what the other targets made, except the virtual environment
-	rm -rf $(BUNDLE) $(PICTURE) build/measured dist
+	rm -rf $(BUNDLE) $(PICTURE) build/measured build/docs dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find . \( -path ./.venv -o -path ./$(PEERS_DIR) -o -path ./$(GPU_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . \( -path ./.venv -o -path ./$(PEERS_DIR) -o -path ./$(GPU_DIR) -o -path ./$(DOCS_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # An environment that is already there is installed into, not replaced. -qq: errors only.
 $(STAMP): pyproject.toml constraints.txt
@@ -172,4 +179,10 @@ $(GPU_DIR)/%/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(@D)
 	@echo "Installing into $(@D) (minutes)"
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$*]' -c constraints.txt
+	@touch $@
+
+$(DOCS_DIR)/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(@D)
+	@echo "Installing into $(@D)"
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[docs]' -c constraints.txt
 	@touch $@

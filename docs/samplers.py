@@ -1,4 +1,4 @@
-"""Draw the README's picture of the samplers side by side: `python docs/samplers.py`.
+"""Draw the picture of `docs/samplers.md`, the samplers side by side: `python docs/samplers.py`.
 
 Every sampler starts from the same noise; those that add noise on the way draw it from the same
 seed. The samplers of EDM models are left out: models/shapes is none.

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from latentrt.benchmarks.scenes import Scene, caption, draw, random_scene
+from scenes import Scene, caption, draw, random_scene
 
 PICTURES = 12_800
 SAVE_SECONDS = 600

@@ -14,7 +14,7 @@ from tests.benchmarks.planted import planted
 from tests.conftest import CONFIGURATIONS
 
 from latentrt.benchmarks.numerics.compare import compare
-from latentrt.benchmarks.numerics.comparison import Reference
+from latentrt.benchmarks.numerics.reference import Reference
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.runtime import Pipeline

@@ -17,10 +17,10 @@ from tests.benchmarks.planted import planted
 from tests.conftest import Trace, read_json
 from tests.export.golden_run import check_run, goldens_of
 
-from latentrt.benchmarks.numerics.compare import cancelling_tolerance, compare
-from latentrt.benchmarks.numerics.comparison import Question
-from latentrt.benchmarks.numerics.live import answer
-from latentrt.benchmarks.numerics.original import Original
+from latentrt.benchmarks.numerics.compare import compare
+from latentrt.benchmarks.numerics.reference import ReferenceRequest
+from latentrt.benchmarks.numerics.tolerances import cancelling_tolerance
+from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.benchmarks.peers.contest import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
@@ -108,8 +108,8 @@ def test_a_fault_of_the_unet_shows_in_every_step_alone(
 
 def test_live_answers_for_an_edm_model_are_those_stored(made: Made) -> None:
     opened = Bundle.open(made("edm")[1])
-    question = Question(seed=20_260_101)
-    found = answer(opened, Original.of(opened), question, lambda: None).tensors
+    request = ReferenceRequest(seed=20_260_101)
+    found = TorchModel.of(opened).evaluate(opened, request, lambda: None).tensors
     stored = opened.golden()
     for i in range(4):
         name = f"run/steps/{i}/latents"

@@ -6,16 +6,17 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.benchmarks.planted import FAULT, planted
 from tests.conftest import CONFIGURATIONS
 
 from latentrt.benchmarks.numerics import layers
-from latentrt.benchmarks.numerics.layer_table import LayerRow, LayerTable
+from latentrt.benchmarks.numerics.comparison import Check
+from latentrt.benchmarks.numerics.layer_table import LayerCheck, LayerTable
 from latentrt.benchmarks.numerics.layers import layer_table
-from latentrt.benchmarks.numerics.original import Original
+from latentrt.benchmarks.numerics.reference import Reference
+from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference
@@ -57,8 +58,8 @@ def table(
     **options: int,
 ) -> LayerTable:
     chosen = choose(engine, opened.manifest.dtype, precision, {"threads": 1})
-    original = Original.of(opened, None if checkpoint is None else str(checkpoint))
-    return layer_table(opened, component, chosen, original, **options)
+    original = TorchModel.of(opened, None if checkpoint is None else str(checkpoint))
+    return layer_table(opened, component, chosen, original, Reference.stored(opened), **options)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_the_layer_of_a_planted_fault_is_named(
     assert origin.name == tensor.rpartition(".")[0]
     assert tensor in origin.tensors
     # The output is a sum in which the tensor has a share.
-    assert found.rows[0].tolerance < origin.difference.relative < 1.5 * (FAULT - 1)
+    assert found.layers[0].tolerance < origin.difference.relative < 1.5 * (FAULT - 1)
 
 
 def test_two_faults_of_which_neither_feeds_the_other_are_both_named(
@@ -115,10 +116,10 @@ def test_a_fault_in_the_weights_that_pytorch_takes_too_is_seen_by_the_goldens(
 ) -> None:
     spoiled = planted(bundle("heads"), tmp_path / "spoiled", "unet", "conv_in.weight")
     found = table(spoiled, "unet")
-    assert (found.own, found.origins, found.other_weights) == (True, (), True)
+    assert (found.own, found.origins, found.module.passed) == (True, (), False)
     trusted = table(spoiled, "unet", checkpoint=bundle("heads"))
     assert [row.name for row in trusted.origins] == ["conv_in"]
-    assert not trusted.other_weights
+    assert trusted.module.passed
     assert trusted.weights == bundle("heads").name  # without its place
 
 
@@ -162,7 +163,7 @@ def test_layers_taken_in_groups_take_up_no_more_room_and_are_the_same(
     assert len(others) > 5
     assert all(sum(group.values()) <= room or len(group) == 1 for group in others)
     assert [name for group in others for name in group] == list(first)
-    for one, other in zip(whole.rows, parts.rows, strict=True):
+    for one, other in zip(whole.layers, parts.layers, strict=True):
         assert (one.name, one.before, one.tensors) == (other.name, other.before, other.tensors)
         # ONNX Runtime fuses what is not watched, which rounds in another order.
         assert abs(one.difference.relative - other.difference.relative) < 1e-6
@@ -174,11 +175,16 @@ def test_weights_of_another_architecture_are_refused(
     opened = Bundle.open(bundle("heads"))
     for other in (checkpoint("lists"), bundle("lists"), checkpoint("xl")):
         with pytest.raises(InputError, match="checkpoint: expected one"):
-            Original.of(opened, str(other))
+            TorchModel.of(opened, str(other))
 
 
-def row(name: str, error: float, *before: str) -> LayerRow:
-    return LayerRow(name, "Linear", Difference(error, error, 1.0), 0.1, before, ())
+def row(name: str, error: float, *before: str) -> LayerCheck:
+    return LayerCheck(name, Difference(error, error, 1.0), 0.1, "Linear", before, ())
+
+
+def layers_of(*rows: LayerCheck, module: float = 0.0) -> LayerTable:
+    whole = Check("unet", Difference(module, module, 1.0), 1e-6)
+    return LayerTable("unet", "e", "fp32", "w", False, rows, (), whole)
 
 
 def test_a_fault_is_what_it_arises_in_and_not_what_it_spreads_to() -> None:
@@ -189,7 +195,7 @@ def test_a_fault_is_what_it_arises_in_and_not_what_it_spreads_to() -> None:
         row("late", 0.5, "mild"),
         row("beside", 0.2, "a"),
     )
-    found = LayerTable("unet", "e", "fp32", "w", False, rows, (), None, 1e-6)
+    found = layers_of(*rows)
     assert [each.name for each in found.origins] == ["b", "beside"]
     assert not found.passed
     assert found.to_json()["first"] == "b"
@@ -199,15 +205,15 @@ def test_where_no_layer_matched_nothing_is_known_and_nothing_has_passed(
     bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if PyTorch's modules had names that no tensor of the graph begins with.
-    monkeypatch.setattr(layers._Reference, "_called", lambda _: {})
+    monkeypatch.setattr(layers._TorchComponent, "_called", lambda _: {})
     found = table(Bundle.open(bundle("heads")), "vae_decoder")
-    assert (found.rows, found.origins, found.other_weights) == ((), (), False)
+    assert (found.layers, found.origins, found.module.passed) == ((), (), True)
     assert found.unmatched
     assert not found.passed
 
 
 def test_a_distance_that_is_not_finite_is_null_in_json() -> None:
-    found = LayerTable("unet", "e", "fp32", "w", False, (row("a", 0.0),), (), math.inf, 1e-6)
-    assert found.other_weights
+    found = layers_of(row("a", 0.0), module=math.inf)
+    assert not found.module.passed
     value = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert (value["golden"], value["other_weights"]) == (None, True)
+    assert (value["module_error"], value["other_weights"]) == (None, True)

@@ -13,15 +13,14 @@ from tests.benchmarks.planted import planted
 from tests.export.golden_run import pipeline_of
 from tests.export.pytorch import SAME, relative
 
-from latentrt.benchmarks.numerics.compare import compare, stored
-from latentrt.benchmarks.numerics.comparison import Question
-from latentrt.benchmarks.numerics.live import answer
-from latentrt.benchmarks.numerics.original import Original
+from latentrt.benchmarks.numerics.compare import compare
+from latentrt.benchmarks.numerics.reference import Reference, ReferenceRequest
+from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.runtime import Pipeline, Size
 
-QUESTION = Question("a small green star", seed=7, steps=3, size=Size(72, 64))
+REQUEST = ReferenceRequest("a small green star", seed=7, steps=3, size=Size(72, 64))
 
 
 def silent() -> None:
@@ -40,7 +39,7 @@ def test_the_run_is_that_of_diffusers_pipeline(
 ) -> None:
     opened = Bundle.open(bundle(configuration))
     given = str(checkpoint(configuration)) if trusted == "checkpoint" else None
-    found = answer(opened, Original.of(opened, given), QUESTION, silent).tensors
+    found = TorchModel.of(opened, given).evaluate(opened, REQUEST, silent).tensors
     pipeline = pipeline_of(checkpoint(configuration), configuration)
     steps: list[torch.Tensor] = []
 
@@ -49,7 +48,7 @@ def test_the_run_is_that_of_diffusers_pipeline(
         return {}
 
     image = pipeline(
-        QUESTION.prompt,
+        REQUEST.prompt,
         width=72,
         height=64,
         num_inference_steps=3,
@@ -71,14 +70,15 @@ def test_engines_agree_with_answers_to_several_prompts_and_seeds(
     bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], engine: str
 ) -> None:
     opened = Bundle.open(bundle("heads"))
-    original = Original.of(opened, str(checkpoint("heads")))
-    questions = [Question(p, seed=s, steps=2) for p in ("a star", "a red ring") for s in (0, 1)]
-    answers = [answer(opened, original, question, silent) for question in questions]
+    original = TorchModel.of(opened, str(checkpoint("heads")))
+    asked = [(prompt, seed) for prompt in ("a star", "a red ring") for seed in (0, 1)]
+    requests = [ReferenceRequest(prompt, seed=seed, steps=2) for prompt, seed in asked]
+    answers = [original.evaluate(opened, request, silent) for request in requests]
     with Pipeline(opened, engine, guarded=False) as pipeline:
         comparison = compare(pipeline, answers)
     assert comparison.passed, comparison
-    asked = [(run.prompt, run.noise) for run in comparison.runs]
-    assert asked == [(q.prompt, f"seed {q.seed}") for q in questions]
+    drawn = [(run.prompt, run.noise) for run in comparison.runs]
+    assert drawn == [(prompt, f"seed {seed}") for prompt, seed in asked]
     assert [len(run.steps) for run in comparison.runs] == [2] * 4
     pictures = {run.reference.tobytes() for run in comparison.runs}
     assert len(pictures) == 4
@@ -89,9 +89,9 @@ def test_answers_to_the_goldens_own_question_are_the_goldens(
     bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
 ) -> None:
     opened = Bundle.open(bundle("xl"))
-    original = Original.of(opened, str(checkpoint("xl")))
-    found = answer(opened, original, Question(seed=20_260_101), silent)
-    golden = stored(opened)
+    original = TorchModel.of(opened, str(checkpoint("xl")))
+    found = original.evaluate(opened, ReferenceRequest(seed=20_260_101), silent)
+    golden = Reference.stored(opened)
     assert found.prompt == golden.prompt
     assert set(found.tensors) == set(golden.tensors)
     for name, expected in golden.tensors.items():
@@ -106,8 +106,8 @@ def test_a_fault_in_the_weights_shows_against_the_checkpoint_and_not_against_the
 ) -> None:
     spoiled = planted(bundle("lists"), tmp_path / "spoiled", "unet", "conv_out.weight")
     for given, passed in ((None, True), (str(checkpoint("lists")), False)):
-        original = Original.of(spoiled, given)
-        found = answer(spoiled, original, Question(steps=2), silent)
+        original = TorchModel.of(spoiled, given)
+        found = original.evaluate(spoiled, ReferenceRequest(steps=2), silent)
         with Pipeline(spoiled, "onnxruntime", guarded=False) as pipeline:
             assert compare(pipeline, [found]).passed is passed
 
@@ -118,10 +118,10 @@ def test_a_size_that_cannot_be_made_or_judged_is_refused(
 ) -> None:
     opened = Bundle.open(bundle("heads"))
     with pytest.raises(InputError, match="size: expected multiples of 8, at least 16"):
-        answer(opened, Original.of(opened), Question(size=size), silent)
+        TorchModel.of(opened).evaluate(opened, ReferenceRequest(size=size), silent)
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_a_number_of_steps_that_no_schedule_has_is_refused(steps: int) -> None:
     with pytest.raises(InputError, match="steps: expected an integer from 1 to 1000"):
-        Question(steps=steps)
+        ReferenceRequest(steps=steps)

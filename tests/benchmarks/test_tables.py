@@ -1,4 +1,4 @@
-"""The README's numbers: from the committed measurements, and from nowhere else."""
+"""Tables from the committed measurements."""
 
 from __future__ import annotations
 
@@ -12,37 +12,6 @@ from latentrt.benchmarks.tables import RESULTS, TABLES, filled, main, reading
 from latentrt.bundle.errors import FileError
 
 ROOT = Path(__file__).parents[2]
-README = ROOT / "README.md"
-
-
-def test_the_readme_is_what_the_results_say() -> None:
-    text = README.read_text()
-    assert filled(text, reading(ROOT / RESULTS)) == text
-    assert {f"<!-- {name} -->" for name in TABLES} <= set(text.splitlines())
-
-
-def test_a_number_that_was_typed_by_hand_is_overwritten() -> None:
-    text = README.read_text()
-    imports = json.loads((ROOT / RESULTS / "runtime.json").read_text())["import_seconds"]["median"]
-    said = f"{1e3 * imports:.0f} ms"
-    typed = text.replace(f"| `import latentrt.runtime` | {said} |", "| x | 1 ms |")
-    assert typed != text
-    assert filled(typed, reading(ROOT / RESULTS)) == text
-
-
-def test_a_table_follows_its_file() -> None:
-    real = reading(ROOT / RESULTS)
-
-    def changed(name: str) -> Any:
-        value = real(name)
-        if name == "install.json":
-            value["base_mb"] = 12345
-        return value
-
-    text = README.read_text()
-    new = filled(text, changed)
-    (line,) = set(new.splitlines()) - set(text.splitlines())
-    assert "the base installation 12345 MB" in line
 
 
 def test_a_table_that_nobody_makes_and_a_file_that_is_not_there_are_named(tmp_path: Path) -> None:

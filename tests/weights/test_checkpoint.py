@@ -155,7 +155,7 @@ def test_a_tensor_under_both_its_names_is_refused(folder: Path) -> None:
     tensors["encoder.layers.0.mlp.fc1.bias"] = torch.zeros(64)
     safetensors.torch.save_file(tensors, path)
     opened = Checkpoint.open(folder)
-    refused(path, "fc1.bias' is there twice", lambda: opened.tensors("text_encoder"))
+    refused(path, "fc1.bias' occurs twice", lambda: opened.tensors("text_encoder"))
 
 
 # Files.

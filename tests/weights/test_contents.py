@@ -30,7 +30,7 @@ DAMAGES: dict[str, tuple[bytes, str]] = {
     ),
     "nothing": (b"", "it is empty; download it again"),
     "a Xet pointer": (b"# xet version 0\nfilesize = 3\n", "it is a Xet pointer"),
-    "an unfinished download": (bytes(4096), "all zeros at its beginning, an unfinished download"),
+    "an unfinished download": (bytes(4096), "zeros at its beginning, an unfinished download"),
 }
 WEIGHTS: dict[str, tuple[bytes, str]] = {
     "a JSON error": (b'{"error": "Repository not found"}', 'it is text, \'{"error": "Repo'),

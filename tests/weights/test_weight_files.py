@@ -173,7 +173,7 @@ def test_an_unfinished_download_is_named(folder: Path) -> None:
 
 def test_a_file_of_another_name_is_named(folder: Path) -> None:
     (folder / "unet" / FILES["unet"]).rename(folder / "unet" / "model.safetensors")
-    assert "model.safetensors is there, a name that diffusers" in problem_of(folder, "unet").problem
+    assert "rename model.safetensors, a name that diffusers" in problem_of(folder, "unet").problem
 
 
 def test_a_text_encoders_config_may_name_its_file(folder: Path) -> None:

@@ -17,7 +17,7 @@ def compare_table(found: Mapping[str, Any]) -> str:
     compared = found["comparisons"]
     names = [row["name"] for each in compared[:1] for row in each["components"]]
     heads = ["", *names, "a step alone", "a step of the run", "PSNR", "SSIM"]
-    judged = [" / ".join(each["adherence"]) for each in compared[:1] if each["adherence"]]
+    judged = [" / ".join(each["adherence"]) for each in compared[:1] if each.get("adherence")]
     heads += [f"of {found['drawn']} pictures, right in {asked}" for asked in judged]
     failed = [
         (f"`{name}` failed: {problem}", *[""] * (len(heads) - 1))
@@ -38,7 +38,7 @@ def _comparison(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _shares(found: Mapping[str, Any]) -> tuple[str, ...]:
     """How many pictures were right, in one cell; none where that was not looked at."""
-    shares = found["adherence"] or {}
+    shares = found.get("adherence") or {}
     return (" / ".join(f"{share:.1%}" for share in shares.values()),) if shares else ()
 
 

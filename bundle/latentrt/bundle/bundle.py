@@ -31,8 +31,8 @@ class Bundle:
         """Open a bundle, checking the size of every file and the hash of every small one.
 
         Its files may be links to anywhere, as in the cache of a model hub. With `verify`, the hash
-        of every file is checked. Raises `BundleError` naming what is missing, changed or
-        unreadable, `InputError` for what is no path.
+        of every file is checked. Raises `BundleError` naming the file that is missing, changed or
+        unreadable, and `InputError` if `path` is not a path.
         """
         folder = as_path("bundle", path)
         manifest = read_manifest(folder)
@@ -96,7 +96,7 @@ class Bundle:
 
 
 def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file in hexadecimal; `advance` is told the bytes read."""
+    """SHA-256 of a file in hexadecimal; `advance` is called with each number of bytes read."""
     digest = hashlib.sha256()
     with open_file(path) as file:
         while block := file.read(1 << 22):

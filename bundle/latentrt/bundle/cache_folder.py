@@ -1,4 +1,4 @@
-"""Where this user keeps what can be made again: compiled engines, and the locks of exports."""
+"""The user's cache folder: compiled engines, and the locks of exports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ VARIABLE: Final = "LATENTRT_CACHE"
 def cache_folder(path: Path | str | None = None) -> Path:
     """A path, or else $LATENTRT_CACHE, or else this user's own cache folder.
 
-    It is absolute, and perhaps not there; "~" is a home folder, and spaces around what the variable
-    says are none of it. Raises `InputError` naming the variable where no home folder is known, and
-    for a path with a NUL.
+    The path is absolute and need not exist. "~" stands for the home folder, and spaces around the
+    variable's value are removed. Raises `InputError` if no home folder is known, naming the
+    variable, and for a path with a NUL.
     """
     named = os.environ.get(VARIABLE, "").strip() if path is None else os.fspath(path)
     found = os.path.expanduser(named) if named else _own()
@@ -29,7 +29,7 @@ def cache_folder(path: Path | str | None = None) -> Path:
 
 
 def unwritable(path: Path, problem: object) -> Unwritable:
-    """That a place in the cache folder cannot be written, and which variable names another."""
+    """The error for a cache folder that cannot be written; it names the variable for another."""
     return Unwritable("cache", f"a folder that can be written (${VARIABLE})", f"{path} ({problem})")
 
 

@@ -1,4 +1,4 @@
-"""What an argument may be: every check names the field in the `InputError` that it raises."""
+"""Checks of arguments; each raises an `InputError` that names the field."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NO_ITEMS: Final = (str, bytes, bytearray, Set, Mapping)
 
 
 def shown(value: object) -> str:
-    """A value for a message: its `repr`, cut where it is long, or its class where that fails."""
+    """A value as text for a message: its `repr`, cut if long, or its class if `repr` fails."""
     try:
         text = repr(value)
     except Exception:  # an integer of more than 4300 digits, a list too deep, a class of anyone's
@@ -28,9 +28,9 @@ def shown(value: object) -> str:
 def integer(
     field: str, expected: str, value: object, low: int | None = None, high: int | None = None
 ) -> int:
-    """An integer from `low` to `high` as Python's int; InputError for anything else.
+    """An integer from `low` to `high` as Python's int; raises `InputError` for anything else.
 
-    NumPy's integers are taken. Booleans, which Python calls integers, are not.
+    NumPy's integers are valid. Booleans, which are integers in Python, are not.
     """
     try:
         if isinstance(value, SupportsIndex) and not isinstance(value, bool):
@@ -61,7 +61,7 @@ def as_path(field: str, value: object) -> Path:
 
 
 def items(value: object) -> tuple[object, ...] | None:
-    """The values of a list, tuple, array or the like; None for what has no order, and for text."""
+    """The values of a list, tuple, array or similar; None for text and anything without order."""
     if isinstance(value, _NO_ITEMS) or not isinstance(value, Iterable):
         return None
     try:

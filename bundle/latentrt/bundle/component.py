@@ -1,4 +1,4 @@
-"""One graph of a bundle, as its manifest has it."""
+"""One graph of a bundle, as its manifest describes it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from latentrt.bundle.files import Field
 from latentrt.bundle.spec import TensorSpec, dim_symbols
 
 MOST: Final = 65_536
-"""The most that a count in a manifest can be: channels, layers, positions along an axis."""
+"""The largest count in a manifest: channels, layers, positions along an axis."""
 DTYPES: Final = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
 class _Arrays:
-    """What a component's graph takes and gives at least, and what it takes at most."""
+    """The inputs and outputs that a component's graph must have, and those that it may have."""
 
     symbols: Collection[str]
     inputs: Sequence[str]

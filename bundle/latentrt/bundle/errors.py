@@ -38,14 +38,14 @@ __all__ = [
 
 
 class LatentrtError(Exception):
-    """The root of the tree.
+    """Any error that latentrt raises.
 
-    `pickle` and `copy` keep an error's class, message and attributes, of subclasses too: a process
-    can hand its error to another.
+    `pickle` and `copy` keep an error's class, message and attributes, also in subclasses. So a
+    process can pass its error to another.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is made again by calling its class with `args`, which are the message's.
+        # By default pickle calls the class with `args`, which hold only the message.
         return _made_again, (type(self), self.args), self.__dict__
 
 
@@ -55,7 +55,7 @@ def _made_again(kind: type[LatentrtError], args: tuple[object, ...]) -> Latentrt
 
 
 class InputError(LatentrtError, ValueError):
-    """An argument that cannot be used: which one, what would do, and what came (as text)."""
+    """An argument that cannot be used: its name, what was expected, and what came, as text."""
 
     def __init__(self, field: str, expected: str, got: object) -> None:
         # As text: the value itself may be large, and of a kind that cannot be pickled.
@@ -66,7 +66,7 @@ class InputError(LatentrtError, ValueError):
 
 
 class Unwritable(InputError):
-    """A place that cannot be written: no room, no permission, or not what it should be."""
+    """A place that cannot be written: disk full, no permission, or a wrong kind of file."""
 
 
 class FileError(LatentrtError):
@@ -91,11 +91,11 @@ class WeightsError(FileError):
 
 
 class EngineError(LatentrtError):
-    """An engine that cannot be had or cannot be trusted."""
+    """An engine that is not available, or whose outputs are wrong."""
 
 
 class Unavailable(EngineError):
-    """A backend that is not installed or has no device here."""
+    """A backend that is not installed, or has no device on this machine."""
 
 
 class ShapeNotBuilt(EngineError):
@@ -121,7 +121,7 @@ class NonFinite(LatentrtError):
 
 
 class Stopped(LatentrtError):
-    """A run that was ended on request, before its picture was there."""
+    """A run that was ended on request, before its picture was finished."""
 
 
 class Cancelled(Stopped):
@@ -133,11 +133,11 @@ class DeadlineExceeded(Stopped):
 
 
 class Busy(LatentrtError):
-    """There is no room for a request now; try again later."""
+    """A request that has to wait; try again later."""
 
 
 class QueueFull(Busy):
-    """A bounded queue had no room."""
+    """A bounded queue is full."""
 
 
 class Closed(LatentrtError):
@@ -149,10 +149,10 @@ class InternalError(LatentrtError, RuntimeError):
 
 
 def as_latentrt(error: BaseException) -> BaseException:
-    """An exception as the public API raises it.
+    """Convert an exception to the one that the public API raises.
 
-    Errors of ours, MemoryError and what ends a program stay as they are. An OSError becomes a
-    `FileError`, anything else an `InternalError`. The exception is its `__cause__`.
+    A `LatentrtError`, a MemoryError and exceptions that end a program stay unchanged. An OSError
+    becomes a `FileError`, anything else an `InternalError`, with the exception as `__cause__`.
     """
     if isinstance(error, LatentrtError | MemoryError) or not isinstance(error, Exception):
         return error
@@ -166,7 +166,7 @@ def as_latentrt(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def only_latentrt_errors() -> Generator[None]:
-    """A block of the public API: exceptions leave it as `as_latentrt` gives them."""
+    """Convert every exception that leaves the block by `as_latentrt`."""
     try:
         yield
     except Exception as error:

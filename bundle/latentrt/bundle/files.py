@@ -1,4 +1,4 @@
-"""Files that somebody else made: read whole, if they are files, and JSON with its fields named."""
+"""Reading files from outside: only regular files, and JSON with errors that name the field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, cast
 from latentrt.bundle.errors import BundleError
 
 LARGEST: Final = 64 << 20
-"""Bytes that a file may have which is read into memory whole."""
+"""Largest file, in bytes, that is read into memory whole."""
 _SHOWN: Final = 60
 
 
@@ -60,7 +60,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, as the hook of `json.loads`; raises `ValueError` for a key given twice."""
+    """A hook for `json.loads` that makes an object; raises `ValueError` for a key given twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -81,7 +81,7 @@ class Field:
     value: object
 
     def wrong(self, expected: str) -> ValueError:
-        """That this is not what is expected."""
+        """The error that this is not what was expected."""
         return ValueError(f"{self.name}: expected {expected}, got {_shown(self.value)}")
 
     def members(self) -> dict[str, Field]:

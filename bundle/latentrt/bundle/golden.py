@@ -1,14 +1,15 @@
-"""How goldens are named, and the one metric that all comparisons use.
+"""Names of the goldens, and the one metric that all comparisons use.
 
 Names inside `golden.safetensors`, all float32 (integers int64):
 
-- `<component>/inputs/<name>` and `<component>/outputs/<name>`, one evaluation of each component;
-- `run/input_ids` and `run/negative_input_ids` [1, 77], the prompt's and the empty prompt's tokens;
-- `run/latents` [1, c, h, w], the starting noise of unit variance;
-- `run/timesteps` [n] and `run/sigmas` [n + 1] of an Euler run;
-- `run/steps/<i>/latents` [1, c, h, w], after step i, in x0 + sigma * noise form, x0 as the model's
-  own data has it;
-- `run/images` [1, 3, H, W] in [-1, 1]; `run/guidance_scale` [1].
+- `<component>/inputs/<name>` and `<component>/outputs/<name>`: one evaluation of each component.
+- `run/input_ids` and `run/negative_input_ids` [1, 77]: the prompt's and the empty prompt's tokens.
+- `run/latents` [1, c, h, w]: the starting noise of unit variance.
+- `run/timesteps` [n] and `run/sigmas` [n + 1]: of an Euler run.
+- `run/steps/<i>/latents` [1, c, h, w]: after step i, as x0 + sigma * noise, with x0 at the scale of
+  the model's data.
+- `run/images` [1, 3, H, W]: in [-1, 1].
+- `run/guidance_scale` [1].
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RUN_GUIDANCE_SCALE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far an array is from its reference, computed in float64.
+    """The error of an array against its reference, computed in float64.
 
     `relative` is ||a - b|| / ||b||, `max_abs` the largest |a - b|, `cosine` that of the angle.
     """

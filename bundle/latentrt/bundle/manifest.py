@@ -1,4 +1,4 @@
-"""What a bundle is: its components, the numbers the runtime needs, and the hash of every file."""
+"""A bundle's manifest: its components, the numbers the runtime needs, and every file's hash."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GOLDEN: Final = "golden.safetensors"
 STABLE_DIFFUSION: Final = "stable-diffusion"
 STABLE_DIFFUSION_XL: Final = "stable-diffusion-xl"
 LATENT_CONSISTENCY: Final = "latent-consistency"
-"""Families: whose pipeline in diffusers is the reference. What a model takes, its graphs say."""
+"""Families, by the diffusers pipeline that is the reference. The graphs list a model's inputs."""
 _FAMILIES: Final = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, LATENT_CONSISTENCY)
 
 
@@ -38,16 +38,17 @@ _FAMILIES: Final = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, LATENT_CONSISTENCY)
 class Manifest:
     """`manifest.json`, read and checked.
 
-    `family` is one of the names above; `vae_factor` is pixels per latent along an axis;
-    `vae_scaling` and `vae_shift` turn a VAE latent z into the model's, (z - shift) * scaling, or,
-    where the VAE states a mean and a standard deviation for each channel, (z - latents_mean) /
-    latents_std * scaling; `sample_size` is the default (height, width) of a latent.
-    `force_zeros_for_empty_prompt` says that no negative prompt is zeros, not the empty prompt.
-    `dtype` is how weights are stored, `storage` what that cost, by component: the relative change
-    of its outputs on the golden inputs, the largest of them; empty in float32 or without goldens.
-    `islands` names, by component, the nodes that compute in float32 though the graph's dtype is
-    float16; a component without any is not in it.
-    `inferred` says what the checkpoint did not state, and why it was taken so.
+    `family` is one of the names above. `vae_factor` is pixels per latent along an axis.
+    `vae_scaling` and `vae_shift` turn a VAE latent z into the model's, (z - shift) * scaling. If
+    the VAE has a mean and a deviation for each channel, it is (z - latents_mean) / latents_std *
+    scaling. `sample_size` is the default (height, width) of a latent.
+    `force_zeros_for_empty_prompt`: without a negative prompt, zeros replace the empty prompt.
+
+    `dtype` is how weights are stored. `storage` is the error of that, by component: the largest
+    relative change of its outputs on the golden inputs. It is empty in float32 or without goldens.
+    `islands` names, by component, the nodes of a float16 graph that compute in float32. A component
+    without such nodes is left out. `inferred` lists what the checkpoint did not state, and the
+    reason for each choice.
     """
 
     family: str
@@ -81,7 +82,7 @@ class Manifest:
 
     @property
     def model_hash(self) -> str:
-        """SHA-256 of what decides the pictures: graphs, weights, tokenizers, scheduler and numbers.
+        """SHA-256 of all that decides a picture: graphs, weights, tokenizers, scheduler, numbers.
 
         Names, goldens and versions are left out.
         """
@@ -171,7 +172,7 @@ def _check_schema(field: Field) -> None:
 
 
 def _check_decoder(decoder: ComponentRecord, channels: int, factor: int) -> None:
-    """Hold what the VAE decoder takes and gives against what the manifest says of latents."""
+    """Check the VAE decoder's inputs and outputs against the manifest's fields on latents."""
     arrays = {spec.name: spec.dims for spec in (*decoder.inputs, *decoder.outputs)}
     expected = {
         "latents": ("batch", channels, "height", "width"),
@@ -185,7 +186,7 @@ def _check_decoder(decoder: ComponentRecord, channels: int, factor: int) -> None
 
 
 def _check_kind(folder: Path) -> None:
-    """Raise `BundleError` for what is no folder, or a checkpoint in place of a bundle."""
+    """Raise `BundleError` if the path is not a folder, or is a checkpoint."""
     # `Path.is_dir` would raise for a name that is too long.
     if folder.suffix in (".safetensors", ".ckpt") and os.path.isfile(folder):
         problem = (

@@ -1,9 +1,9 @@
-"""A folder or file appears whole or not at all.
+"""Write folders and files so that they appear whole or not at all.
 
-What is to be published is made in a hidden neighbour of its destination (so on the same
-filesystem), flushed to disk, and renamed into place. Whoever is killed on the way leaves the
-destination as it was (or, between the two renames of a replacement, no destination) and a hidden
-folder that the next publisher of the same destination removes.
+They are written in a hidden neighbour of their destination, so on the same filesystem. Then they
+are flushed to disk and renamed. A process that is killed meanwhile leaves the destination as it
+was, or, between the two renames of a replacement, no destination. It also leaves a hidden folder,
+which the next process that publishes there removes.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from latentrt.bundle.errors import BundleError, FileError, InputError, LatentrtE
 _PARTIAL: Final = ".partial-"
 _REPLACED: Final = ".replaced-"
 _LONG: Final = 100
-"""Bytes of a name up to which a hidden neighbour is called by it; a longer one by its digest."""
+"""Longest name, in bytes, that a hidden neighbour's name repeats; for a longer one, its digest."""
 _FAULTS: Final = frozenset(
     {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 )
-"""What writing to an open file meets; such an error names no path."""
+"""Errors of writing to an open file; they name no path."""
 
 
 @contextlib.contextmanager
 def publishing(
     destination: Path, *, force: bool = False, locks: Path | None = None
 ) -> Generator[Path]:
-    """Give an empty folder to fill; leaving the block without an error makes it `destination`.
+    """Yield an empty folder; leaving the block without an error makes it `destination`.
 
-    `locks` is the folder that has the lock, by default the cache folder's. Raises `InputError` if
-    the destination exists and `force` is false; `Unwritable`, an `InputError`, if its parent or the
-    folder of the lock cannot be written, or the disk is full; `BundleError` if another process is
-    publishing the same destination. An `OSError` of the block becomes an error that names the path.
+    `locks` is the folder that has the lock, by default the cache folder's.
+
+    Raises `InputError` if the destination exists and `force` is false. Raises `Unwritable`, an
+    `InputError`, if its parent or the lock's folder cannot be written, or the disk is full. Raises
+    `BundleError` if another process is publishing the same destination. An `OSError` of the block
+    becomes an error that names the path.
     """
     destination = Path(os.path.abspath(destination))
     with _naming(destination):
@@ -66,9 +68,8 @@ def publishing(
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file whole: the old content is there until the new one is on disk.
 
-    As with `open`, a link is followed, and a new file has the mode that the umask leaves. A file
-    that was there keeps its own. Raises `Unwritable` naming the path if it cannot be written or is
-    no file.
+    As with `open`, a link is followed, and a new file has the umask's mode. A file that existed
+    keeps its own. Raises `Unwritable` naming the path if it cannot be written or is not a file.
     """
     with _naming(path):
         target, mode = _file_behind(path)
@@ -87,7 +88,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _file_behind(path: Path) -> tuple[Path, int | None]:
-    """Where a path leads, and the mode of the file that is there, if any."""
+    """The target of a path, and the mode of the file at it, if there is one."""
     target = Path(os.path.realpath(path))
     try:
         found = os.stat(path)
@@ -112,9 +113,10 @@ def _check_free(destination: Path, force: bool) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path, inside: Path | None = None) -> Generator[None]:
-    """Have every `OSError` name a path: that which is written, or another that it has itself.
+    """Convert every `OSError` to an error that names a path.
 
-    `inside` is the folder in whose place `path` is to be; without it, all is about `path`.
+    The path is the error's own if it lies outside `inside`, and else `path`. `inside` is the folder
+    that will be renamed to `path`.
     """
     try:
         yield
@@ -124,7 +126,7 @@ def _naming(path: Path, inside: Path | None = None) -> Generator[None]:
             raise
         raise named from error
     except ValueError as error:
-        # From the path itself: a NUL, or a letter that this system's names cannot have.
+        # The path has a NUL, or a letter that this system's names cannot have.
         if inside is not None or isinstance(error, LatentrtError):
             raise
         shown = os.fspath(path).encode("utf-8", "backslashreplace").decode()
@@ -144,7 +146,7 @@ def _named(path: Path, inside: Path | None, error: OSError) -> LatentrtError | N
 
 @contextlib.contextmanager
 def _exclusive(destination: Path, locks: Path) -> Generator[None]:
-    # Only exports lock; whoever just runs a bundle does not wait for this import.
+    # Only exports lock: drawing does not wait for this import.
     from filelock import FileLock, Timeout
 
     key = hashlib.sha256(os.fsencode(destination.resolve())).hexdigest()[:32]
@@ -167,7 +169,7 @@ def _neighbour(path: Path, mark: str) -> Path:
 
 
 def _prefix(path: Path, mark: str) -> str:
-    """How the names of a path's hidden neighbours begin: none is longer than names may be."""
+    """The beginning of a hidden neighbour's name, short enough for any filesystem."""
     name = os.fsencode(path.name)
     stem = path.name if len(name) <= _LONG else hashlib.sha256(name).hexdigest()[:32]
     return f".{stem}{mark}"

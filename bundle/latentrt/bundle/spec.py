@@ -1,4 +1,4 @@
-"""Names, dimensions and dtypes of what goes into an engine and what comes out."""
+"""Names, dimensions and dtypes of an engine's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Dim = int | str
 _DIM: Final = re.compile(r"([a-z_]+)(?:([*/])([0-9]{1,9}))?")
 _LARGEST: Final = 2**31 - 1
 _DTYPES: Final = ("float32", "float16")
-"""What goes into an engine and comes out of it: NumPy has no bfloat16."""
+"""Dtypes of an engine's inputs and outputs: NumPy has no bfloat16."""
 
 
 def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
-    """The number that a dimension is when its symbol has the size given in `sizes`."""
+    """The size of a dimension, its symbol replaced by the number in `sizes`."""
     if isinstance(dim, int):
         return dim
     match = _DIM.fullmatch(dim)

@@ -52,7 +52,7 @@ _READ_ONLY: Final[Mapping[str, np.dtype[Any]]] = MappingProxyType(
         "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
     }
 )
-"""Dtypes of files that others wrote; nothing is written in them."""
+"""Dtypes that are read, and never written."""
 _READABLE: Final = {**DTYPES, **_READ_ONLY}
 FLOAT8: Final = tuple(dtype.name for dtype in _READ_ONLY.values())
 """Names of the dtypes of eight bits."""
@@ -77,8 +77,8 @@ class Entry:
 class TensorFile(Mapping[str, NDArray[Any]]):
     """A read-only mapping of names to arrays; an array is a view of the mapped file.
 
-    Raises `WeightsError` for a file that is cut short, whose header is too long, lists a name
-    twice, leaves gaps or overlaps, or has a dtype that is not known.
+    Raises `WeightsError` for a truncated file and for a header that is too long. The header may
+    neither list a name twice, nor leave gaps or overlaps, nor have an unknown dtype.
     """
 
     def __init__(self, path: Path) -> None:
@@ -193,9 +193,10 @@ def write_tensors(
     load: Callable[[str], NDArray[Any]],
     advance: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a canonical file, one tensor in memory at a time; `advance` is told bytes written.
+    """Write a canonical file, with one tensor in memory at a time.
 
-    `load(name)` gives the array, of the shape and dtype that the layout has for it.
+    `load(name)` returns the array, with the layout's shape and dtype. `advance` is called with each
+    number of bytes written.
     """
     with open(path, "wb") as file:
         file.write(layout.header)

@@ -1,4 +1,4 @@
-"""`latentrt generate --from`: a picture again, but for the options that are given beside it."""
+"""`latentrt generate --from`: draw a picture again, with the options given beside it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "sigmas": ("sampling", "sigmas"),
     "brownian": ("sampling", "brownian"),
 }
-"""Where in a request's JSON the value of an option is."""
+"""The place of each option's value in a request's JSON."""
 
 _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "sampler": ("eta", "brownian"),
@@ -51,20 +51,20 @@ _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
     "timesteps": ("schedule", "rho", "sigmas"),
     "sigmas": ("schedule", "rho", "timesteps"),
 }
-"""What of a picture's sampling holds no longer beside another value of an option.
+"""By option, the fields of a picture's sampling that another value of it resets.
 
-Eta and the path were chosen for a sampler, rho for a schedule; and levels come from one of four."""
+Eta and the Brownian path were chosen for a sampler, rho for a schedule. Only one of steps,
+schedule, timesteps and sigmas decides the levels."""
 
 
 def again(
     source: Path, asked: Request, given: Set[str], latents: NDArray[np.float32] | None = None
 ) -> Request:
-    """The request of a picture of ours, with what the options `given` ask for in its place.
+    """The request in a picture's file, changed by the options in `given`.
 
-    `asked` is what the command line asks for by itself; what it has of options that are not in
-    `given` is not read. Of `latents` [n, c, h, w] those rows are taken that the picture names, if
-    it names some of them. Raises `FileError` for a file that is no such picture, and `InputError`
-    where the two do not go together.
+    `asked` is the request of the command line; only its options in `given` are read. Of `latents`
+    [n, c, h, w] the rows are taken that the picture names, if it names any. Raises `FileError` for
+    a file without a request, and `InputError` if the two do not fit together.
     """
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata; what cannot be read is an error anyway.
@@ -96,11 +96,11 @@ def again(
 
 
 def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set[str]:
-    """The keys of a picture's sampling that hold no longer."""
+    """The keys of a picture's sampling to reset to their defaults."""
     wanted = asdict(asked)
     new = {name for name in _ENDS if name in given and wanted[name] != recorded.get(name)}
     ended = {key for name in new for key in _ENDS[name]}
-    # A schedule stays, so that samplers can be compared, unless the new one has none such.
+    # The schedule stays, so that samplers can be compared, unless the new sampler lacks it.
     sampler = asked.sampler if "sampler" in new else None
     if sampler is not None and recorded.get("schedule") not in schedules_of(sampler):
         ended |= {"schedule", "rho"}

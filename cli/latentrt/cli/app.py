@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from latentrt.cli.compare import compare
 from latentrt.cli.drawing import generate, samplers
 from latentrt.cli.making import build, cache, export
-from latentrt.cli.measuring import bench, compare
+from latentrt.cli.measuring import bench
 from latentrt.cli.options import BAD_INPUT
 from latentrt.cli.telling import doctor, inspect
 
@@ -53,7 +54,7 @@ def latentrt(
 
 @contextmanager
 def _warnings() -> Generator[None]:
-    """Have what the library warns of printed as errors are."""
+    """Print the library's warnings in the form of errors."""
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("latentrt: %(message)s"))
@@ -66,7 +67,7 @@ def _warnings() -> Generator[None]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; gives the exit status that it asked for, and raises whatever it raises."""
+    """Run a command and return its exit status; raises what the command raises."""
     command = typer.main.get_command(app)
     try:
         with _warnings(), command.make_context("latentrt", arguments) as context:

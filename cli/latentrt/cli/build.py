@@ -1,4 +1,4 @@
-"""The work of `latentrt build`: engines compiled, verified and stored ahead of any request."""
+"""The work of `latentrt build`: compile, verify and store engines ahead of any request."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def build(
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A line an engine: what it is, whether it was there, and its error."""
+    """Print a line an engine: what it is, whether it was in the cache, and its error."""
     for row in rows:
         print(f"{row['component']} {row['sizes']}: {_state(row)}")
 
@@ -121,7 +121,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 def _state(row: Mapping[str, Any]) -> str:
     if row["problem"]:
         return f"refused: {' '.join(row['problem'].split())}"
-    state = "was there" if row["hit"] else f"built in {row['seconds']:.1f} s ({row['reason']})"
+    state = "in the cache" if row["hit"] else f"built in {row['seconds']:.1f} s ({row['reason']})"
     return f"{state}; {_verdict(row['verification'])}"
 
 
@@ -152,7 +152,7 @@ def _of_component(
 def _had(
     cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
 ) -> dict[str, Any]:
-    """An engine, had one way or the other, or refused, as a row."""
+    """Load, build or refuse an engine; returns its row."""
     begun = perf_counter()
     row: dict[str, Any] = {
         "component": want.component,
@@ -175,7 +175,7 @@ def _had(
 def _found(
     cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
 ) -> dict[str, Any]:
-    """Whether it was there already, why not, and how it did when it was verified."""
+    """Whether the engine was in the cache, the reason if not, and its verification."""
     target = chosen.target
     if target is None:
         opened = open_verified(

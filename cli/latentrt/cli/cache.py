@@ -1,4 +1,4 @@
-"""What `latentrt cache` lists and removes."""
+"""The work of `latentrt cache`: list and remove compiled engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_bytes(text: str) -> int:
 
 
 def manage(*, remove: bool, limit: str | None) -> dict[str, Any]:
-    """What is stored now, and what was removed: everything, or what is beyond the limit.
+    """Remove everything, or what exceeds the limit; returns what is stored and what was removed.
 
     The limit is of engines: the timings that builds keep are small, and go with everything.
     """
@@ -88,7 +88,7 @@ def _row(entry: CacheEntry) -> dict[str, Any]:
 def _date(seconds: float) -> str:
     try:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-    except (OverflowError, ValueError, OSError):  # a clock that was far off
+    except (OverflowError, ValueError, OSError):  # a wrong clock
         return "?"
 
 

@@ -1,4 +1,4 @@
-"""What works on this machine."""
+"""The work of `latentrt doctor`: what works on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latentrt.engines.options import described
 from latentrt.engines.registry import BACKENDS, PRECISIONS, Backend, Status
 
 _EXPORT: Final = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
-_GENERATOR: Final = "generator torch-cuda: held against published values only, on no GPU"
+_GENERATOR: Final = "generator torch-cuda: compared with published values only, never run on a GPU"
 
 
 def diagnose() -> dict[str, Any]:

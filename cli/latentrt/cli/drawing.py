@@ -30,14 +30,14 @@ def generate(
         typer.Option(
             "-o",
             "--output",
-            help=".png, .jpg or .webp, replaced if it is there; -: a PNG on standard output."
+            help=".png, .jpg or .webp, replaced if it exists; -: a PNG on standard output."
             " [default: out.png, or the next free number]",
         ),
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
-    guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
-    guidance_rescale: Annotated[float, typer.Option(help="0 to 1.")] = 0.0,
+    guidance_scale: Annotated[float, typer.Option(help="1 or less: no guidance.")] = 7.5,
+    guidance_rescale: Annotated[float, typer.Option(help="Less contrast, 0 to 1.")] = 0.0,
     guidance_interval: Annotated[
         str | None, typer.Option(help="LOW,HIGH: guide only at these noise levels.")
     ] = None,
@@ -67,28 +67,28 @@ def generate(
     ] = None,
     brownian: Annotated[
         bool,
-        typer.Option("--brownian/--no-brownian", help="Noise of SDE samplers from one path."),
+        typer.Option("--brownian/--no-brownian", help="SDE samplers: one Brownian path."),
     ] = False,
     generator: Annotated[
         str,
         typer.Option(help="Whose numbers a seed gives: torch, numpy or torch-cuda (unverified)."),
     ] = "torch",
     seed: Annotated[
-        int | None, typer.Option(help="-1: a random one, which is reported. [default: -1]")
+        int | None, typer.Option(help="-1: a random one, which is printed. [default: -1]")
     ] = None,
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
     ] = None,
     num_images: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 1,
     clip_skip: Annotated[int, typer.Option(help="Last text layers to leave out.")] = 0,
-    original_size: Annotated[str | None, typer.Option(help="SDXL is told WIDTHxHEIGHT.")] = None,
-    crop: Annotated[str, typer.Option(help="SDXL is told TOP,LEFT.")] = "0,0",
-    target_size: Annotated[str | None, typer.Option(help="SDXL is told WIDTHxHEIGHT.")] = None,
+    original_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
+    crop: Annotated[str, typer.Option(help="SDXL: TOP,LEFT of the crop.")] = "0,0",
+    target_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
     latents: Annotated[Path | None, typer.Option(help="Starting noise, a .npy.")] = None,
     save_latents: Annotated[Path | None, typer.Option(help="Write the starting noise.")] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Make this PNG's picture again, but for other options given."),
+        typer.Option("--from", help="Draw this picture's request again, with the options given."),
     ] = None,
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
@@ -172,7 +172,7 @@ def generate(
 
 
 def _given(context: typer.Context) -> frozenset[str]:
-    """The options that the command line has, however equal to their defaults."""
+    """The options that the command line has, also those equal to their defaults."""
     sources = {name: context.get_parameter_source(name) for name in context.params}
     return frozenset(n for n, s in sources.items() if s is not None and s.name == "COMMANDLINE")
 

@@ -1,4 +1,4 @@
-"""The work of `latentrt generate`: a request becomes PNGs, with progress."""
+"""The work of `latentrt generate`: draw a request's pictures, with progress."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from latentrt.runtime import Pipeline, Request, Result
 def load_latents(path: Path) -> NDArray[np.float32]:
     """Latents from a `.npy`; raises `FileError` for any other file.
 
-    What the file's header claims is compared with its size before memory is taken.
+    The size in the file's header is checked before memory is allocated.
     """
     if not path.is_file():
         raise FileError(path, "is not a file" if path.exists() else "no such file")
     try:
         found: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # whatever NumPy meets in bytes that are no array
+    except Exception as error:  # any error of NumPy in a file that is not an array
         raise FileError(path, f"is not a readable .npy: {error}") from error
     if not isinstance(found, np.ndarray):
         raise FileError(path, "is a .npz; latents are a .npy of one array")
@@ -60,7 +60,7 @@ def make(
 ) -> None:
     """Run the request, write each picture when it is finished, and print their paths.
 
-    `output` None is a free name. `read` are the files that the request came from, by option.
+    With `output` None a free name is chosen. `read` are the request's input files, by option.
     """
     pictures = place(output, request)
     if as_json and pictures.folder is None:
@@ -109,7 +109,7 @@ def _print_unfinished(paths: Sequence[Path], *, as_json: bool) -> None:
 def _draw(
     pipeline: Pipeline, request: Request, bars: Bars, pictures: Place, paths: list[Path]
 ) -> Result:
-    """Run the request; `paths` gets the path of each picture once it is written."""
+    """Run the request; each picture's path is added to `paths` once it is written."""
 
     def write() -> None:
         if run.finished > len(paths):

@@ -1,4 +1,4 @@
-"""What a bundle or a checkpoint is."""
+"""The work of `latentrt inspect`: describe a bundle or a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentrt.weights.checkpoint import Checkpoint, class_of, listed_class
 
 
 def describe(path: Path, *, verify: bool, variant: str | None = None) -> dict[str, Any]:
-    """What is at `path`; raises `BundleError` or `CheckpointError` for anything else.
+    """Describe the bundle or checkpoint at `path`; raises `BundleError` or `CheckpointError`.
 
     `variant` names the weights files of a checkpoint to read. A checkpoint that cannot be exported
     has a `problem`.
@@ -119,7 +119,7 @@ def _adopted(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _exported(path: Path, variant: str | None) -> dict[str, Any]:
-    """What `export` would say of a checkpoint, by the code that it calls."""
+    """The result of the checks that `export` makes."""
     from latentrt.export.libraries import quiet_libraries
 
     with quiet_libraries(), TemporaryDirectory(prefix="latentrt-") as scratch:

@@ -1,7 +1,7 @@
 """`latentrt`: runs a command; an error becomes one line and an exit status.
 
-What this module imports at once is light: importing the commands takes half a second, in which
-`main` already catches an interrupt.
+This module imports little. Importing the commands takes half a second, and `main` catches an
+interrupt in that time too.
 """
 
 import os
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from latentrt.cli.signals import Signals
 
 TRACEBACK = "LATENTRT_TRACEBACK"
-"""Environment variable: where set, an error that latentrt did not expect shows its traceback."""
+"""Environment variable: if set, an unexpected error shows its traceback."""
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
 
             with standard_streams():
                 status = _run(signals)
-    except KeyboardInterrupt:  # before there was a handler, so before there was anything to end
+    except KeyboardInterrupt:  # before the handler, so before any work
         os.write(2, b"latentrt: interrupted\n")
         os._exit(130)
     if status:
@@ -47,7 +47,7 @@ def _run(signals: "Signals") -> int:
 
 
 def _outcome(error: Exception) -> tuple[str, int]:
-    """What is said of an error, and the exit status."""
+    """The message of an error, and the exit status."""
     from latentrt.bundle.errors import FileError, InputError, LatentrtError, VerificationFailed
     from latentrt.cli.options import BAD_INPUT, FAILURE, OUT_OF_TOLERANCE
 

@@ -1,4 +1,4 @@
-"""The commands that make what pictures are drawn with: export, build, cache."""
+"""The commands that prepare: export, build, cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def export(
     if (Path(checkpoint) / FILE_NAME).is_file():
         raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
     if not checkpoint.startswith("random:"):
-        Checkpoint.open(Path(checkpoint), variant)  # PyTorch takes long to load
+        Checkpoint.open(Path(checkpoint), variant)  # before PyTorch, which takes long to load
     from latentrt.export.libraries import quiet_libraries
 
     with quiet_libraries(), Bars(Console(stderr=True), quiet=as_json) as bars:
@@ -63,7 +63,7 @@ def export(
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if not golden:
-        print("no goldens stored: `compare` will have nothing to hold this bundle against")
+        print("no goldens stored: `compare` needs them, or --live")
     print(bundle)
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure: compare, bench."""
+"""The command that measures speed: bench."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from latentrt.cli.options import (
-    OUT_OF_TOLERANCE,
     BundleArgument,
     ComponentOption,
     EngineOption,
@@ -21,75 +20,6 @@ from latentrt.cli.options import (
     PrecisionOption,
 )
 from latentrt.cli.progress import Bars
-
-
-def compare(
-    bundle: BundleArgument,
-    engine: Annotated[
-        str, typer.Option(help="auto, one that `latentrt doctor` lists, or all that are verified.")
-    ] = "auto",
-    precision: PrecisionOption = "auto",
-    component: ComponentOption = None,
-    option: EngineOptionsOption = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Every layer; needs PyTorch.")] = False,
-    live: Annotated[bool, typer.Option("--live", help="Ask PyTorch now; needs it.")] = False,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose weights PyTorch takes: a checkpoint or a bundle. [default: BUNDLE]"
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="With --live: what to draw; may be repeated.")
-    ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(help="With --live: the noise; may be repeated.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="With --live: Euler's steps.")] = None,
-    size: Annotated[str | None, typer.Option(help="With --live: WIDTHxHEIGHT.")] = None,
-    adherence: Annotated[
-        int | None, typer.Option(help="models/shapes: pictures to judge by what was asked for.")
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page with charts and pictures.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Hold engines against PyTorch's answers.
-
-    Exit status 3: out of tolerance, or one of all engines failed.
-    """
-    from latentrt.cli.compare import Engines, Wanted, write_page
-    from latentrt.cli.compare import compare as run
-    from latentrt.cli.places import check_writable
-    from latentrt.cli.report import print_findings
-    from latentrt.cli.values import assignments, engine_options
-    from latentrt.runtime import Size
-
-    options = engine_options("option", option or ())
-    engines = Engines(engine, precision, options, assignments("component", component or ()))
-    wanted = Wanted(
-        layers=layers,
-        live=live,
-        checkpoint=checkpoint,
-        prompts=prompt or (),
-        seeds=seed or (),
-        steps=steps,
-        size=None if size is None else Size.parse(size),
-        adherence=adherence,
-    )
-    if html is not None:
-        check_writable("html", html)
-    with Bars(Console(stderr=True), quiet=as_json) as bars:
-        findings = run(bundle, engines, wanted, bars)
-    if html is not None:
-        write_page(html, findings)
-    if as_json:
-        print(json.dumps(findings.to_json(several=engines.several), indent=2))
-    else:
-        print_findings(findings, several=engines.several)
-    if not findings.passed:
-        raise typer.Exit(OUT_OF_TOLERANCE)
 
 
 def bench(

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and what a command exits with."""
+"""Arguments and options of several commands, and the exit statuses."""
 
 from __future__ import annotations
 

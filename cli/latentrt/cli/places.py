@@ -19,7 +19,7 @@ from latentrt.runtime import Request, Result
 from latentrt.runtime.image import check_format, format_of
 
 OUTPUT: Final = Path("out.png")
-"""Where pictures go without `-o`; numbered, so that none is replaced."""
+"""The file without `-o`; numbered, so that none is replaced."""
 
 STDOUT: Final = Path("-")
 
@@ -49,7 +49,7 @@ class Place(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Named(Place):
-    """The file of `-o`, or files of that name with a number; what is there is replaced."""
+    """The file of `-o`, or files of that name with a number; existing files are replaced."""
 
     path: Path
     count: int
@@ -79,7 +79,7 @@ class Named(Place):
 
 @dataclass(frozen=True, slots=True)
 class Free(Place):
-    """`path`, or the next number after those that there are; nothing is replaced."""
+    """`path`, or the next free number; nothing is replaced."""
 
     path: Path
     count: int
@@ -98,7 +98,7 @@ class Free(Place):
         while True:
             path = self._next()
             try:
-                # Whoever makes the file has the name, however many draw here at once.
+                # Creating the file reserves the name, also when several processes draw here.
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
                 break
             except FileExistsError:
@@ -129,7 +129,7 @@ class Free(Place):
 
 @dataclass(frozen=True, slots=True)
 class Stdout(Place):
-    """The bytes of one PNG on standard output, and nothing beside them."""
+    """One PNG on standard output, and nothing else."""
 
     @property
     def folder(self) -> None:
@@ -150,7 +150,7 @@ class Stdout(Place):
 
 
 def place(output: Path | None, request: Request) -> Place:
-    """Where `-o` says that a request's pictures go; raises `InputError` if they cannot go there."""
+    """The place of `-o` for a request's pictures; raises `InputError` if it cannot hold them."""
     count = request.num_images
     if output is None:
         return Free(OUTPUT, count)
@@ -167,14 +167,14 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Make the folder of a file to come; raises `InputError` before any work is done in vain."""
+    """Make the folder of a file; raises `InputError` if the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise InputError(option, "a file", f"the folder {path}")
         if path.exists() and not path.is_file():
             raise InputError(option, "a file", f"the device {path}")
-        # Permissions alone do not tell.
+        # Permissions alone are not enough: the filesystem may be read-only.
         with TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -184,7 +184,7 @@ def check_writable(option: str, path: Path) -> None:
 def check_apart(
     pictures: Place, noise: Path | None, bundle: Path, read: Mapping[str, Path | None]
 ) -> None:
-    """Raise `InputError` where a file would replace another of the same command.
+    """Raise `InputError` if a file would replace another one of the same command.
 
     `noise` is written beside the pictures; `read` are the files that options name.
     """

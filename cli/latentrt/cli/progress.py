@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class Bars:
-    """One bar a stage on a terminal; elsewhere a line when a stage begins, moves on, and ends.
+    """One bar a stage on a terminal; elsewhere lines when a stage begins, proceeds and ends.
 
-    Everything goes to standard error, so that standard output is the result alone.
+    Everything goes to standard error, so that standard output has only the result.
     """
 
     INTERVAL = 5.0
@@ -52,7 +52,7 @@ class Bars:
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Tell how far a stage is."""
+        """Show the progress of a stage."""
         if self._quiet:
             return
         if self._console.is_terminal:
@@ -63,9 +63,9 @@ class Bars:
             self._line(stage, done, total, note)
 
     def of(self, stage: str) -> Callable[[str, int, int], None]:
-        """A stage whose parts take long: what is being done, parts done, parts in all.
+        """A callback for a stage whose parts take long: the part, parts done, all parts.
 
-        Without a terminal, each part that is made has a line; one that is only loaded has none.
+        Without a terminal, a part that is made gets a line, and one that is only loaded gets none.
         """
 
         def tell(part: str, done: int, total: int) -> None:

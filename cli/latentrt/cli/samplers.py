@@ -1,4 +1,4 @@
-"""What `latentrt samplers` lists."""
+"""The work of `latentrt samplers`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from latentrt.runtime.schedules import CATALOGUE, as_stable_diffusion, samplers_
 
 
 def list_samplers(path: Path | None = None) -> list[dict[str, Any]]:
-    """One row a short name: the diffusers class, what the name decides, and its schedules.
+    """One row a short name: the diffusers class, the keys that the name decides, its schedules.
 
     With the path of a bundle, only the samplers that can draw from it. Raises `BundleError`.
     """
@@ -45,5 +45,5 @@ def print_samplers(rows: list[dict[str, Any]]) -> None:
     ]
     print_table(("sampler", "web UI", "diffusers class", "schedules"), lines)
     print(
-        "A class name or a web UI's name will do. Without a schedule, the checkpoint's own is used."
+        "Class names and web UIs' names work too. Without a schedule, the checkpoint's own is used."
     )

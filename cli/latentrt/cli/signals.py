@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command once, so that nothing half-written is left.
+"""Ctrl-C, SIGTERM and SIGHUP end a command once, so that no half-written file is left.
 
-What this module imports is light, for `main` to catch an interrupt as soon as it can.
+This module imports little, so that `main` can catch an interrupt early.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PATIENCE = 2.0
 class Signals:
     """Within the block each of these signals raises KeyboardInterrupt in the main thread.
 
-    After the block the process is about to end: it ignores SIGINT.
+    After the block the process ignores SIGINT, because it is about to end.
 
     `number` is the last signal that came, None before the first. A signal that the parent process
     ignores, as `nohup` does, stays ignored.
@@ -56,7 +56,7 @@ class Signals:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def outcome(self) -> tuple[str, int]:
-        """What is said after an interrupt, and the exit status."""
+        """The message after an interrupt, and the exit status."""
         if self.number is None or self.number == signal.SIGINT:
             return "interrupted", INTERRUPTED
         return f"ended by {signal.Signals(self.number).name}", 128 + self.number

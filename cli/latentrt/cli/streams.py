@@ -1,4 +1,4 @@
-"""Standard output and standard error, which print whatever they are given."""
+"""Standard output and standard error that never fail on a letter or a closed pipe."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _ENCODE = "latentrt.replace"
 
 @contextlib.contextmanager
 def standard_streams() -> Generator[None]:
-    """Within the block no letter and no reader that left ends a command.
+    """Within the block no letter and no closed pipe ends a command.
 
-    A letter that the encoding lacks becomes a question mark. A byte that is no text, as in some
-    files' names, is written as it is. What a reader that left does not read is dropped, and so is
-    everything that standard error cannot take. Where standard output cannot be written for another
-    reason, such as a full disk, printing raises `OSError` of the file "standard output".
+    A letter that the encoding lacks becomes a question mark. A byte that is not text, as in some
+    file names, is written unchanged. Output to a closed pipe is dropped, and so is everything that
+    standard error cannot take. If standard output cannot be written for another reason, such as a
+    full disk, printing raises `OSError` of the file "standard output".
     """
     codecs.register_error(_ENCODE, _encode)
     _fill_closed()
@@ -32,7 +32,7 @@ def standard_streams() -> Generator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # pyright: ignore[reportUnnecessaryComparison]
-                # What could not be written has been told already.
+                # A failed write was reported already.
                 with contextlib.suppress(OSError):
                     stream.flush()
         sys.stdout, sys.stderr = before
@@ -67,7 +67,7 @@ class _Output(io.TextIOWrapper):
             self.lose(error)
 
     def lose(self, error: OSError) -> None:
-        """Write to nowhere from now on; raises `OSError` where the command is not to go on."""
+        """Discard output from now on; raises `OSError` unless the error is forgiven."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -80,7 +80,7 @@ class _Output(io.TextIOWrapper):
 
 
 class _Error(_Output):
-    """Standard error: where it cannot be written there is nobody to tell."""
+    """Standard error: an error that it cannot take has no other place."""
 
     def forgives(self, error: OSError) -> bool:
         return True
@@ -108,7 +108,7 @@ def _lasting(stream: Any, kind: type[_Output], errors: str) -> TextIO:
 
 
 def _fill_closed() -> None:
-    """Open closed standard streams: else the next file would be one, and get what others print."""
+    """Open closed standard streams: else the next file opened would become one of them."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

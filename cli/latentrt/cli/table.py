@@ -1,4 +1,4 @@
-"""Tables that no terminal cuts."""
+"""Aligned tables that fit the terminal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def print_table(
 ) -> None:
     """Print columns below their heads, those with an index in `right` aligned there.
 
-    Where the columns are wider than the terminal, those that do not fit go on in a further line of
-    the row, indented. A cell is never cut or broken; what is no terminal has every width.
+    Columns that do not fit the terminal's width continue on further lines of the row, indented. A
+    cell is never cut or broken. Without a terminal there is no limit.
     """
     console = Console()
     limit = console.width if console.is_terminal else None

@@ -1,4 +1,4 @@
-"""The commands that say what there is: inspect, doctor."""
+"""The commands that only report: inspect, doctor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def inspect(
     variant: VariantOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a bundle or checkpoint is, and how that was inferred.
+    """Describe a bundle or a checkpoint, and how that was inferred.
 
-    Of a checkpoint: all that export would say of it. Exit status 2: it cannot be exported.
+    For a checkpoint, it reports all that export would. Exit status 2: it cannot be exported.
     """
     from latentrt.cli.inspect import describe, print_description
 
@@ -35,7 +35,7 @@ def inspect(
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Say which engines and devices work here, and what is unverified."""
+    """Report which engines and devices work here, and which are unverified."""
     from latentrt.cli.doctor import diagnose, print_diagnosis
 
     diagnosis = diagnose()

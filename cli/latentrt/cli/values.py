@@ -1,4 +1,4 @@
-"""Values that take more than one word, as the command line spells them."""
+"""Values of options that have several parts, such as WIDTHxHEIGHT."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def corner(option: str, text: str) -> tuple[int, int]:
 
 
 def weighted(option: str, text: str) -> tuple[str, float]:
-    """PROMPT=WEIGHT; the prompt may have such a sign in it too."""
+    """PROMPT=WEIGHT; the prompt may contain "=" too."""
     prompt, _, weight = text.rpartition("=")
     try:
         return prompt, float(weight)

@@ -184,7 +184,7 @@ def _computes_on_cpu(precision: str) -> bool:
     return precision != "bf16" or _import("openvino.backend").computes_bf16()
 
 
-_NOT_RUN: Final = "nobody has run it on its hardware"
+_NOT_RUN: Final = "never run on its hardware"
 _DTYPES: Final = ("float32", "float16", "bfloat16")
 _OWN_OR_FP32: Final = MappingProxyType(
     {"float32": ("fp32",), "float16": ("fp16", "fp32"), "bfloat16": ("bf16", "fp32")}

@@ -1,7 +1,7 @@
 """The configs of Stable Diffusion 1.5, 2.1 and XL base 1.0, as their checkpoints have them.
 
-Of text encoders and schedulers, the fields that decide something. The tokenizers say what they pad
-with: CLIP ViT-L with its end token, OpenCLIP's with "!", id 0.
+Text encoders and schedulers have only the fields that change something. CLIP ViT-L's tokenizer pads
+with its end token, OpenCLIP's with "!", id 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _CLIP: Final[Mapping[str, Any]] = {
     "max_position_embeddings": 77,
     "layer_norm_eps": 1e-5,
 }
-# Written before transformers knew the ids; what pools by 2 takes the largest id in its place.
+# Ids of configs from before transformers read them. With eos_token_id 2, pooling takes the
+# position of the largest id.
 _OLD_IDS: Final = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 
 _VIT_L: Final[Mapping[str, Any]] = {

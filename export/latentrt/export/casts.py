@@ -30,17 +30,17 @@ def border_in_float32(model: ir.Model, dtype: ir.DataType) -> None:
 def nodes_in_float32(model: ir.Model, names: Collection[str]) -> None:
     """Let the named nodes of a float16 graph compute in float32.
 
-    What they give each other is float32 on the way; what comes from other nodes, and goes to them
-    or out of the graph, is float16 as before.
+    Values between them are float32. Values from and to other nodes, and the graph's outputs, stay
+    float16.
     """
     dtypes = dtypes_of(model)
     nodes = list(model.graph)
     inside = {node for node in nodes if node.name in names}
-    given: dict[ir.Value, ir.Value] = {}  # by what stands for it outside
+    given: dict[ir.Value, ir.Value] = {}  # float32 by the float16 value that others read
     for node in nodes:
         if node in inside:
             given |= _widen_outputs(model, node, dtypes)
-    taken: dict[ir.Value, ir.Value] = {}  # by what it is cast from
+    taken: dict[ir.Value, ir.Value] = {}  # float32 by the float16 value that it is cast from
     for node in nodes:
         for index, value in enumerate(node.inputs):
             if value in given and (node in inside or node.op_type in READS_SHAPE):
@@ -78,12 +78,12 @@ def dtypes_of(model: ir.Model) -> dict[ir.Value, ir.DataType]:
 
 
 def _kind(of: Sequence[onnx.defs.OpSchema.FormalParameter], index: int) -> str:
-    # The last of an operator's inputs or outputs may stand for many.
+    # The last of an operator's inputs or outputs may be variadic.
     return of[min(index, len(of) - 1)].type_str
 
 
 def _stated(node: ir.Node, schema: onnx.defs.OpSchema, kind: str) -> ir.DataType:
-    """The dtype of what a node gives, if no input has it."""
+    """The dtype of a node's output that no input determines."""
     if node.op_type == "Cast":
         return ir.DataType(node.attributes.get_int("to"))
     if node.op_type == "ConstantOfShape":
@@ -114,7 +114,7 @@ def _widen_outputs(
 
 
 def _like(value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """A value for the same in another dtype."""
+    """A new value of the same shape in another dtype."""
     name = f"{value.name}.{dtype.numpy().name}"
     return ir.Value(name=name, shape=value.shape, type=ir.TensorType(dtype))
 

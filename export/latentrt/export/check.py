@@ -1,4 +1,4 @@
-"""A checkpoint as `export` takes it: everything read and checked that can be before it writes."""
+"""Everything about a checkpoint that `export` can read and check before it writes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from latentrt.runtime.schedules import adopt_config
 from latentrt.weights.checkpoint import listed_class
 
 _SAMPLE_SIZE = 64
-"""Of a U-Net's config that states none, as in diffusers' pipelines."""
+"""The sample size of a U-Net whose config states none, as in diffusers' pipelines."""
 
 _OLD = (0, 9)
-"""The version of diffusers before which U-Nets may state a size that is not their own."""
+"""Before this version of diffusers, a U-Net's config may state a wrong size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A checkpoint that can be exported.
 
-    `scheduler` is its scheduler's config under the class that draws, `sample_size` the default
-    (height, width) of a latent, `notes` what was inferred, ignored or left out, a sentence each.
+    `scheduler` is its scheduler's config under the class that draws. `sample_size` is the default
+    (height, width) of a latent. `notes` tell what was inferred, ignored or left out, a sentence
+    each.
     """
 
     source: Source

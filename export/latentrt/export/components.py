@@ -1,4 +1,4 @@
-"""The graphs of a checkpoint: which folder each is of, its module, and its named arrays."""
+"""The graphs of a checkpoint: the folder, the module and the named arrays of each."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SIZES: Final = 6
 BORDER: Final[Mapping[str, str]] = MappingProxyType(
     {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
 )
-"""What a graph takes and gives, by what it computes in: NumPy has no bfloat16."""
+"""Dtype of a graph's inputs and outputs, by its own dtype: NumPy has no bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One graph: which folder of the checkpoint it is of, its module, and its named arrays.
+    """One graph: its folder in the checkpoint, its module, and its named arrays.
 
     `inputs` and `outputs` give the arrays for a config at a floating-point dtype.
     """

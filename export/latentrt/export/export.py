@@ -1,4 +1,4 @@
-"""Checkpoint in, bundle out: check, copy weights, trace graphs, ask PyTorch, publish."""
+"""From a checkpoint to a bundle: check, copy weights, trace graphs, run PyTorch, publish."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _VERSIONED: Final = ("latentrt", "torch", "diffusers", "transformers", "onnx", "
 
 
 class Progress(Protocol):
-    """Told how far a stage is; `total` is in the stage's own unit."""
+    """Called with the progress of a stage; `total` is in the stage's own unit."""
 
     def __call__(self, stage: str, done: int, total: int) -> None: ...
 
@@ -51,7 +51,7 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One export on its way: what is read, where it goes, how it is stored."""
+    """One export in progress: its source, its destination and its dtype."""
 
     checked: Checked
     folder: Path
@@ -82,13 +82,13 @@ def export(
     """Turn a diffusers folder, or `random:sd15`, into a bundle at `destination`.
 
     `dtype` ("fp32", "fp16", "bf16") is how weights are stored. `variant` names the weights files to
-    read, such as "fp16" for `diffusion_pytorch_model.fp16.safetensors`; a part that has none is
-    read without. `golden` also stores PyTorch's outputs, and measures on them what storing the
-    weights in 16 bits cost and where float16 would overflow.
+    read, such as "fp16" for `diffusion_pytorch_model.fp16.safetensors`. A part without that variant
+    is read without it. `golden` also stores PyTorch's outputs. On them it measures the error of
+    storing the weights in 16 bits, and where float16 would overflow.
 
-    Raises `CheckpointError` naming the file, tensor or field that cannot be exported, `InputError`
-    if the destination is taken and `force` is false, and `Unavailable` if ONNX Runtime, which
-    measures overflows, is not there. The bundle appears whole or not at all.
+    Raises `CheckpointError` naming the file, tensor or field that cannot be exported. Raises
+    `InputError` if the destination exists and `force` is false. Raises `Unavailable` without ONNX
+    Runtime, which measures overflows. The bundle appears whole or not at all.
     """
     if dtype not in DTYPES:
         raise InputError("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
@@ -110,10 +110,10 @@ def export(
 
 
 def _check_replaceable(destination: Path) -> None:
-    # Tokenizers and engines are libraries that open files by names in UTF-8 alone.
+    # The libraries of tokenizers and engines open only files with names in UTF-8.
     if any("\ud800" <= letter <= "\udfff" for letter in str(destination)):
         raise InputError("destination", "a path in UTF-8", repr(str(destination)))
-    # `force` replaces a bundle; it is no way to lose a folder of something else.
+    # `force` replaces a bundle, never a folder of something else.
     taken = destination.is_dir() and any(destination.iterdir())
     if taken and not (destination / FILE_NAME).is_file():
         raise InputError("destination", "a bundle or nothing", f"{destination}, another folder")
@@ -216,7 +216,7 @@ def _write_goldens(job: _Job) -> Arrays:
 
 
 def _measure_storage(job: _Job, goldens: Arrays | None) -> dict[str, float]:
-    """What storing each component's weights in 16 bits cost; nothing of it without goldens."""
+    """The error of storing each component's weights in 16 bits; empty without goldens."""
     if goldens is None or job.dtype == "float32":
         return {}
     costs: dict[str, float] = {}
@@ -228,7 +228,10 @@ def _measure_storage(job: _Job, goldens: Arrays | None) -> dict[str, float]:
 
 
 def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str, ...]]:
-    """Let a float16 bundle compute in float32 where float16 would overflow; the nodes' names."""
+    """Let a float16 bundle compute in float32 where float16 would overflow.
+
+    Returns the names of these nodes, by component.
+    """
     if job.dtype != "float16":
         return {}
     islands: dict[str, tuple[str, ...]] = {}

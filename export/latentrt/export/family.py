@@ -1,4 +1,4 @@
-"""Kinds of checkpoint: which folders they have, and how their parts have to fit together."""
+"""Families of checkpoints: their folders, and how their parts must fit together."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from latentrt.export.source import Source
 class Family:
     """One kind of checkpoint.
 
-    `name` is that in manifests; `pipeline` the class that is the reference; `siblings` the names of
-    classes of the same parts for other tasks; `forced` what the reference sets in every scheduler's
-    config; `addition` the U-Net's `addition_embed_type`; `distilled` whether its U-Net has to take
-    a guidance scale, which those of the others may.
+    `name` is its name in manifests, `pipeline` the diffusers class that is the reference.
+    `siblings` matches classes with the same parts for other tasks. `forced` are values that the
+    reference sets in every scheduler's config. `addition` is the U-Net's `addition_embed_type`.
+    `distilled`: the U-Net must take a guidance scale, which in other families is optional.
     """
 
     name: str
@@ -87,7 +87,7 @@ _PLAIN_UNET: Final[Mapping[str, Any]] = {
     "encoder_hid_dim_type": None,
     "center_input_sample": False,
 }
-"""Values under which a U-Net takes what `latentrt.export.components` knows, and nothing else."""
+"""Config values of a U-Net with only the inputs that `latentrt.export.components` knows."""
 
 
 _RGB: Final = 3
@@ -99,11 +99,11 @@ def tokenizer_of(text_encoder: str) -> str:
 
 
 def family_of(source: Source) -> Family:
-    """The family of a checkpoint: that of the pipeline which its `model_index.json` names.
+    """The family of a checkpoint, by the pipeline that its `model_index.json` names.
 
-    A pipeline of the same parts for another task counts, such as image to image; one that is the
-    checkpoint's own code (["file", "Class"]) does by its parts. Raises `CheckpointError` for any
-    other, for a refiner, and for a part that is null.
+    A pipeline of the same parts for another task is valid, such as image to image. For the
+    checkpoint's own code (["file", "Class"]) the parts decide. Raises `CheckpointError` for any
+    other pipeline, for a refiner, and for a part that is null.
     """
     where = f"{source.name}/model_index.json"
     stated: object = source.index.get("_class_name")
@@ -140,7 +140,7 @@ def _by_parts(source: Source) -> Family | None:
 
 
 def left_out(source: Source, family: Family) -> tuple[str, ...]:
-    """What of a checkpoint's pipeline is not exported, one sentence each."""
+    """The parts of a checkpoint's pipeline that are not exported, one sentence each."""
     said: list[str] = []
     stated: object = source.index.get("_class_name")
     if stated != family.pipeline:
@@ -160,10 +160,10 @@ def left_out(source: Source, family: Family) -> tuple[str, ...]:
 
 
 def forces_zeros(source: Source, family: Family) -> bool:
-    """Whether no negative prompt is zeros rather than the empty prompt; SDXL alone has the choice.
+    """Whether zeros replace the empty prompt where there is no negative prompt; only for SDXL.
 
-    null is false, as in diffusers. Raises `CheckpointError` if `model_index.json` says anything
-    else than that, true or false.
+    null is false, as in diffusers. Raises `CheckpointError` if `model_index.json` has any value
+    other than null, true or false.
     """
     if family.name != STABLE_DIFFUSION_XL:
         return False
@@ -185,9 +185,9 @@ def check_unet(where: str, family: Family, config: Config) -> None:
 
 
 def check_text(where: str, family: Family, config: Config) -> None:
-    """Raise `CheckpointError` for a text encoder that is not to see the padding of a prompt.
+    """Raise `CheckpointError` for a text encoder that masks the padding of a prompt.
 
-    SDXL's pipeline does not look at that field.
+    SDXL's pipeline ignores that field.
     """
     stated: object = config.get("use_attention_mask")
     if stated and family.name != STABLE_DIFFUSION_XL:
@@ -196,7 +196,7 @@ def check_text(where: str, family: Family, config: Config) -> None:
 
 
 def check_fit(source: Source, family: Family, configs: Mapping[str, Config]) -> None:
-    """Raise `CheckpointError` where what one part gives is not what another takes."""
+    """Raise `CheckpointError` if a part's outputs do not fit another part's inputs."""
     unet, vae = configs["unet"], configs["vae"]
     where = f"{source.name}/unet"
     if unet["in_channels"] != vae["latent_channels"]:

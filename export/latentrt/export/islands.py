@@ -1,13 +1,13 @@
-"""Which nodes of a float16 graph have to compute in float32: where float16 would overflow.
+"""Islands: the nodes of a float16 graph that compute in float32, where float16 would overflow.
 
-They are found by measurement. The graph is evaluated in fp32 on the golden inputs, and what it
-computes on the way is compared with the largest float16, 65504. The golden inputs are one prompt's;
-another's values are larger here and there, so a quarter of that is taken as too much already. A
-node that gives such a value computes in float32, and so does every node that takes it, or it would
-overflow on the way there. The scores inside an attention layer are measured as well.
+They are found by measurement. The graph is evaluated in fp32 on the golden inputs, and every value
+inside it is compared with the largest float16, 65504. The golden inputs come from one prompt, and
+another prompt's values may be larger. So a quarter of that is the limit. A node whose output is
+above it computes in float32, and so does every node that reads that output, which would overflow
+otherwise. The scores inside an attention layer are measured as well.
 
-What a kernel adds up inside a node, other than scores, is not seen: kernels for float16 sum in
-float32, and so do the norms, whose graph says so.
+Other sums inside a node are not measured. Kernels for float16 sum in float32, and so do the norms,
+as their graph states.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from latentrt.export.casts import READS_SHAPE, dtypes_of, nodes_in_float32
 
 LARGEST: Final = float(np.finfo(np.float16).max)
 SHARE: Final = 0.25
-"""Of the largest float16: what is above that on the golden inputs is an island."""
+"""Share of the largest float16: a larger value on the golden inputs makes an island."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """A value of the graph, and the nodes that cannot be in float16 if it is too large for that."""
+    """A value of the graph, and the nodes that need float32 if it is too large for float16."""
 
     value: ir.Value
     name: str
@@ -43,16 +43,16 @@ class _Probe:
 
 
 def check_measurable() -> None:
-    """Raise `Unavailable` where ONNX Runtime, which the measurement needs, is not installed."""
+    """Raise `Unavailable` without ONNX Runtime, which the measurement needs."""
     if importlib.util.find_spec("onnxruntime") is None:
-        problem = "where float16 overflows is measured with ONNX Runtime, which is not installed"
+        problem = "ONNX Runtime, which measures where float16 overflows, is not installed"
         raise Unavailable(f"{problem}; pip install 'latentrt[onnxruntime]', or --no-golden")
 
 
 def measured_islands(graph: Path, inputs: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
-    """The nodes of a bundle's float16 graph that overflow, or would come near it, on these inputs.
+    """The nodes of a bundle's float16 graph that overflow, or nearly do, on these inputs.
 
-    In the graph's order. Raises `CheckpointError` if an output of the graph is no float16 number.
+    In the graph's order. Raises `CheckpointError` if an output of the graph exceeds float16.
     """
     model = _read(graph)
     outputs = {value.name for value in model.graph.outputs}
@@ -95,8 +95,8 @@ def _peaks(
 ) -> list[tuple[_Probe, float]]:
     """The largest absolute value of everything float16, computed in fp32.
 
-    The graph gives nothing but these numbers, so that what it computes on the way is freed as ever:
-    at real size its weights in fp32 and the scores of one attention layer are most of the memory.
+    The graph's only outputs are these numbers, so that every array inside it is freed early. At
+    real size most of the memory is its weights in fp32 and the scores of one attention layer.
     """
     dtypes = dtypes_of(model)
     probes = [
@@ -119,7 +119,7 @@ def _peaks(
 
 
 def _touched(node: ir.Node, value: ir.Value) -> tuple[str, ...]:
-    """Who gives a value, and who takes it."""
+    """The node that gives a value, and the nodes that read it."""
     takers = [user for user in value.consumers() if user.op_type not in READS_SHAPE]
     return tuple(str(n.name) for n in (node, *takers))
 
@@ -134,7 +134,7 @@ def _scores(node: ir.Node) -> _Probe:
 
 
 def _peak(model: ir.Model, value: ir.Value) -> ir.Value:
-    """A scalar that is the largest absolute value; no array of absolute values is made for it."""
+    """A scalar, the largest absolute value, made without an array of absolute values."""
     largest = ir.node("ReduceMax", [value], {"keepdims": 0})
     smallest = ir.node("ReduceMin", [value], {"keepdims": 0})
     negated = ir.node("Neg", smallest.outputs)
@@ -152,8 +152,8 @@ def _session(graph: bytes, folder: Path) -> Any:
     onnxruntime = libraries.onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
-    # Folding would keep a second copy of the weights; and in the default order every number above
-    # waits for the end, and with it the array that it is of.
+    # Folding would keep a second copy of the weights. In the default order every number above
+    # is computed at the end, and its array stays in memory until then.
     settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     settings.add_session_config_entry(

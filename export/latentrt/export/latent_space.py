@@ -1,4 +1,4 @@
-"""What a VAE's config says of its latents: their size, and the numbers that scale them."""
+"""Fields of a VAE's config on its latents: their size, and the numbers that scale them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from latentrt.export.modules import Config
 
 @dataclass(frozen=True, slots=True)
 class LatentSpace:
-    """The latents of a VAE, in the words of `latentrt.bundle.manifest.Manifest`.
+    """The latents of a VAE, with the field names of `latentrt.bundle.manifest.Manifest`.
 
-    `notes` name what of the config is not read, a sentence each.
+    `notes` name the fields of the config that are ignored, a sentence each.
     """
 
     channels: int
@@ -32,7 +32,7 @@ class LatentSpace:
 
     @staticmethod
     def of(where: str, family: Family, config: Config) -> LatentSpace:
-        """Read a config; raises `CheckpointError` for a scale that is no number."""
+        """Read a config; raises `CheckpointError` for a scale that is not a finite number."""
         channels = int(config["latent_channels"])
         stated = [config.get("latents_mean"), config.get("latents_std")]
         mean, std = None, None
@@ -55,7 +55,7 @@ class LatentSpace:
         )
 
     def unscale(self, latents: Tensor) -> Tensor:
-        """The model's latents [n, c, h, w] as the VAE has them."""
+        """Convert the model's latents [n, c, h, w] to the VAE's scale."""
         if self.mean is None or self.std is None:
             return latents / self.scaling
         mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))

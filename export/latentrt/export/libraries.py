@@ -1,4 +1,4 @@
-"""Silence for the libraries that a checkpoint is read with."""
+"""Silence the libraries that read a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Final
 
 _LIBRARIES: Final = ("diffusers", "transformers", "torch", "onnxscript", "onnx_ir")
 _VERBOSITY: Final = ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY")
-"""Read when a library is imported, which logs by then."""
+"""Variables that a library reads when it is imported."""
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Generator[None]:
-    """Keep the libraries' warnings from the terminal, those of their imports too.
+    """Hide the libraries' warnings, also those of their imports.
 
-    What matters of them, such as config fields that are ignored, is in the notes of an export.
+    What matters in them, such as ignored config fields, is in the notes of an export.
     """
     loggers = [logging.getLogger(name) for name in _LIBRARIES]
     levels = [logger.level for logger in loggers]
@@ -29,7 +29,7 @@ def quiet_libraries() -> Generator[None]:
         logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            # Those of this project's own lines stay.
+            # Warnings that this project's own lines cause stay visible.
             warnings.filterwarnings("ignore", module=rf"({'|'.join(_LIBRARIES)})(\.|$)")
             yield
     finally:

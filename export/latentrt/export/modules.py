@@ -1,9 +1,9 @@
-"""The PyTorch module behind each component, as its graph is to see it.
+"""The PyTorch module behind each component, in the form that is traced.
 
-Each is the library's own module with a forward of named tensors in, named tensors out; nothing of
-the architecture is written again. Parameter names are the checkpoint's canonical ones (diffusers'
-for U-Net and VAE, `text_model.` before a text encoder's), so that an initialiser of a graph and a
-tensor of a weights file have the same name.
+Each is the library's own module with a forward from named tensors to named tensors. Nothing of
+the architecture is written again. Parameter names are the checkpoint's canonical ones: diffusers'
+for U-Net and VAE, `text_model.` before a text encoder's. So an initialiser of a graph and a tensor
+of a weights file have the same name.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Config = Mapping[str, Any]
 class QuickGelu(nn.Module):
     """transformers' `QuickGELUActivation` whose factor is exact in every dtype.
 
-    PyTorch multiplies a 16-bit tensor by a number in float32; the exporter rounds the number first,
-    1.702 to 1.7021 in float16 and to 1.7031 in bfloat16.
+    PyTorch multiplies a 16-bit tensor by a number in float32. The exporter rounds the number first:
+    1.702 becomes 1.7021 in float16 and 1.7031 in bfloat16.
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class TextEncoder(nn.Module):
 
 
 class TextEncoderWithProjection(TextEncoder):
-    """The same with the projection of the pooled state, which the runtime applies by itself."""
+    """The same with the projection of the pooled state, which the runtime applies in NumPy."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -85,7 +85,7 @@ class UNet(UNet2DConditionModel):
         time_ids: Tensor | None = None,
         timestep_cond: Tensor | None = None,
     ) -> Tensor:
-        # Sizes are embedded in float32, and joining text to them promotes it, which ONNX does not.
+        # Sizes are embedded in float32. PyTorch promotes the text joined to them, ONNX does not.
         pooled = None if text_embeds is None else text_embeds.float()
         added = {"text_embeds": pooled, "time_ids": time_ids}
         return super().forward(
@@ -99,7 +99,7 @@ class UNet(UNet2DConditionModel):
 
 
 class Vae(AutoencoderKL):
-    """Both halves, as a checkpoint holds them."""
+    """Encoder and decoder, as in a checkpoint."""
 
 
 class VaeDecoder(AutoencoderKL):
@@ -164,7 +164,7 @@ def _model_config(module: Any) -> Config:
 
 
 def _unet_config(module: Any) -> Config:
-    # A list has one width a block, of which those without cross-attention read none.
+    # A list has one width a block. Blocks without cross-attention ignore theirs.
     config = dict(module.config)
     if not isinstance(config["cross_attention_dim"], int):
         layers = [layer for name, layer in module.named_modules() if name.endswith(".attn2")]

@@ -1,4 +1,4 @@
-"""A checkpoint's parts, checked: each folder's config filled in, every tensor where it belongs."""
+"""A checkpoint's parts, checked: each folder's config with defaults, and its tensors."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _INERT: Final = frozenset(
         "sample_size",
     }
 )
-"""Config fields that decide nothing a graph computes."""
+"""Config fields that do not change what a graph computes."""
 
 _FLOATS: Final = ("float64", "float32", "float16", "bfloat16")
 _QUANTIZED: Final = re.compile(
     r"(.*[._])?(scale_weight|weight_scale(_inv)?|scale_input|input_scale|scaled_fp8|absmax"
     r"|quant_map|quant_state\..*|SCB|qweight|qzeros)"
 )
-"""Names of tensors without which the others are not the weights."""
+"""Names of tensors that hold the scales of quantized weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One folder of a checkpoint that fits its architecture: config filled in, tensors checked.
+    """One folder of a checkpoint, its config with defaults, its tensors checked.
 
-    `notes` say what was inferred, ignored or left out of it.
+    `notes` tell what was inferred, ignored or left out.
     """
 
     folder: str
@@ -112,7 +112,7 @@ def _class_of(source: Source, folder: str, config: Config) -> tuple[str | None, 
 def _check_tensors(
     where: str, expected: Mapping[str, tuple[int, ...]], tensors: TensorSource
 ) -> list[str]:
-    """What is to be known of a part's tensors, once all that it needs are there."""
+    """Check a part's tensors; returns notes on those that were left out or converted."""
     folder = where.rpartition("/")[2]
     stored = set(tensors)
     missing = sorted(set(expected) - stored)

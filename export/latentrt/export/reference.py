@@ -1,8 +1,8 @@
-"""PyTorch's own answers: one evaluation of each component, and a short guided run, in fp32.
+"""PyTorch's outputs: one evaluation of each component, and a short guided run, in fp32.
 
-The weights are those that the bundle stores, rounded if it stores them in 16 bits, so that an
-engine that computes in fp32 owes these answers to the last digits whatever the bundle's dtype. What
-rounding the weights changed is another question, with an answer of its own (`storage_cost`).
+The weights are those that the bundle stores, rounded if it stores them in 16 bits. So an engine in
+fp32 must match these outputs to the last digits, whatever the bundle's dtype. The error of rounding
+the weights is measured separately (`storage_cost`).
 
 Components are held in memory one at a time.
 """
@@ -40,12 +40,12 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GoldenInputs:
-    """What a golden run needs beside the weights.
+    """The inputs of a golden run beside the weights.
 
     `input_ids` and `negative_input_ids`, by text encoder, are the tokens [1, n] of the prompt and
-    of the empty one; `zeros` says that no negative prompt is zeros instead; `size` is the picture's
-    (height, width), `sample_size` its latent's; `unscale` turns latents into the VAE's; `forced` is
-    what the reference's pipeline sets in `scheduler_config`; `seed` is that of the run's noise.
+    of the empty one. `zeros`: zeros replace the empty prompt. `size` is the picture's (height,
+    width), `sample_size` its latent's. `unscale` turns latents into the VAE's. `forced` are values
+    that the reference's pipeline sets in `scheduler_config`. `seed` is that of the run's noise.
     """
 
     input_ids: Mapping[str, NDArray[np.int64]]
@@ -61,7 +61,7 @@ class GoldenInputs:
 
 
 class Goldens:
-    """Every golden tensor by name (see `latentrt.bundle.golden`), as they come to be.
+    """Makes every golden tensor by name (see `latentrt.bundle.golden`).
 
     `weights`, by folder, are the stored ones; `advance` is called once a component.
     """
@@ -81,7 +81,7 @@ class Goldens:
         self._tensors: dict[str, NDArray[Any]] = {}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Evaluate every component, one after another."""
+        """Evaluate every component, one after another; returns all tensors by name."""
         rows = self._conditioning()
         for name, row in rows.items():
             self._keep(f"run/{name}", row)
@@ -129,7 +129,7 @@ class Goldens:
         return self._evaluate(name, {"inputs_embeds": embeds})
 
     def _pooled(self, name: str) -> Tensor:
-        # By the library's own forward, which finds the end of the text by itself.
+        # The library's own forward finds the end of the text.
         config, weights = self._parts[name].config, self._weights[name]
         ids = torch.from_numpy(self._ids(name))
         with loaded(WHOLE[name].make, config, weights) as module, torch.inference_mode():
@@ -204,10 +204,10 @@ class Goldens:
 
 
 def storage_cost(component: Component, part: Part, golden: Mapping[str, NDArray[Any]]) -> float:
-    """What storing a component's weights in 16 bits cost, as the golden inputs have it.
+    """The error of storing a component's weights in 16 bits, on the golden inputs.
 
-    The relative change of its outputs from the checkpoint's own weights to the stored ones, all in
-    fp32; of several outputs the largest.
+    It is the relative change of its outputs from the checkpoint's own weights to the stored ones,
+    all in fp32; of several outputs the largest.
     """
     prefix = f"{component.name}/inputs/"
     names = [name for name in golden if name.startswith(prefix)]

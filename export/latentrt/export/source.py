@@ -1,4 +1,4 @@
-"""What is exported: configs and tensors by folder, from a checkpoint's files or made up."""
+"""The source of an export: configs and tensors by folder, from files or random."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Source(Protocol):
 
 
 def open_source(checkpoint: str | Path, variant: str | None = None) -> Source:
-    """The folder or random checkpoint of that name; raises what opening either raises.
+    """Open a folder or a random checkpoint by name; raises what opening either raises.
 
-    `variant` names the weights files of a folder that are preferred, such as "fp16".
+    `variant` names the weights files of a folder to prefer, such as "fp16".
     """
     if str(checkpoint).startswith(PREFIX):
         if variant is not None:

@@ -1,9 +1,9 @@
 """Real architectures with random weights: `random:sd15`, `random:sd21`, `random:sdxl`.
 
-For measuring and testing at real size where no checkpoint is at hand. Every tensor is drawn from a
-seed of its own (its name's), so tensors can be made one at a time, in any order, by anyone. Weights
-are scaled by their fan-in and the last layer of every residual branch is halved, so that
-activations stay in range however deep the network.
+They serve to measure and test at real size without a download. Every tensor has a seed of its own,
+from its name, so tensors can be made one at a time, in any order. Weights are scaled by their
+fan-in, and the last layer of every residual branch is halved. So activations stay in range at any
+depth.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class SyntheticCheckpoint:
     def tokenizer(self, folder: str) -> dict[str, bytes]:
         """A vocabulary of the right size that spells every word in bytes.
 
-        CLIP's merges are not at hand; unused ids are left out, BOS and EOS have their places.
+        CLIP's merges are not available here. Unused ids are left out; BOS and EOS have their ids.
         """
         text = self.configs["text_encoder"]
         letters = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizers, whatever files they come in, as a bundle has them."""
+"""A checkpoint's tokenizers, read from any of their formats and written in the bundle's."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from latentrt.export.source import Source
 from latentrt.runtime.text import PromptTokenizer
 
 _ADDED: Final = 100
-"""How many added tokens of a tokenizer are tried."""
+"""Number of added tokens of a tokenizer that are tried."""
 
 _LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
-"""What transformers would print of a long prompt that is cut afterwards."""
+"""The warning of transformers for a long prompt, which is cut afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
     """The library's tokenizer, and the number of tokens that its text encoder takes.
 
-    `bos` and `eos` are the ids that it puts around a prompt.
+    `bos` and `eos` are the ids of the tokens before and after a prompt.
     """
 
     library: Any
@@ -52,7 +52,7 @@ class Tokenizer:
         return np.array(ids, dtype=np.int64)
 
     def save(self, folder: Path) -> None:
-        """Write what `latentrt.runtime.text` reads."""
+        """Write the files that `latentrt.runtime.text` reads."""
         special: dict[str, Any] = {
             "bos_token_id": self.bos,
             "eos_token_id": self.eos,
@@ -91,7 +91,7 @@ def _open(source: Source, name: str, encoder: Part, folder: Path) -> Tokenizer:
     _check_end(f"{source.name}/{encoder.folder}/config.json", encoder)
     kind = _kind(source, name)
     files = source.tokenizer(name)
-    # Below the bundle to be: whatever ends the export, what is left of it goes with the rest.
+    # Inside the unfinished bundle, so that it is removed with it if the export ends early.
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         loaded, saved = Path(scratch) / "loaded", Path(scratch) / "saved"
         loaded.mkdir()

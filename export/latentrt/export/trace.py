@@ -1,9 +1,8 @@
-"""A config becomes an ONNX graph, with no weights in memory.
+"""From a config to an ONNX graph, with no weights in memory.
 
-The module is made of fake tensors, traced with symbolic batch, height, width and sequence, and
-every initialiser of the graph is pointed at a byte range of a `.safetensors` file. Height and width
-are traced *free*, from an odd latent, so that one graph serves sizes whose latents do not halve
-evenly.
+The module is made of fake tensors and traced with symbolic batch, height, width and sequence. Every
+initialiser of the graph then points at a byte range of a `.safetensors` file. Tracing starts from a
+latent of odd height and width, so that one graph serves sizes whose latents do not halve evenly.
 """
 
 from __future__ import annotations
@@ -54,8 +53,8 @@ _TORCH_DTYPES: Final = {
 def trace(component: Component, config: Config, dtype: str) -> ir.Model:
     """The component's graph in opset 23, every parameter an initialiser under its own name.
 
-    `dtype` ("float32", "float16", "bfloat16") is that of parameters and of what is computed; that
-    of inputs and outputs is `BORDER`'s.
+    `dtype` ("float32", "float16", "bfloat16") is that of parameters and of the computation. Inputs
+    and outputs have the dtype in `BORDER`.
     """
     inputs = component.inputs(config, dtype)
     outputs = component.outputs(config, dtype)
@@ -108,9 +107,9 @@ def save(model: ir.Model, path: Path) -> None:
 def _captured(
     module: torch.nn.Module, inputs: Sequence[TensorSpec]
 ) -> torch.export.ExportedProgram:
-    # What the ONNX exporter tries first, but for its assertions at run time: a U-Net's it cannot
-    # write down, and captures the module a second time by a way that takes three times as long.
-    # So that a size may be 1.
+    # The ONNX exporter's own first attempt, without assertions at run time. It cannot write a
+    # U-Net's assertions, and would capture the module again in a way that takes three times as
+    # long. The patch allows a size to be 1.
     with symbolic.patch(backed_size_oblivious=True):  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
         return torch.export.export(
             module,
@@ -126,8 +125,8 @@ def _example(spec: TensorSpec) -> torch.Tensor:
 
 
 def _dynamic(spec: TensorSpec) -> dict[int, Any]:
-    # A named Dim would be a promise for every size, and diffusers branches at batch 64 on how a
-    # tensor lies in memory: the same graph, but a guard that fails the export.
+    # A named Dim must hold for every size, but diffusers branches at batch 64 on the memory layout.
+    # The graph is the same there, and yet the guard would fail the export.
     dynamic = torch.export.Dim.DYNAMIC
     return {axis: dynamic for axis, dim in enumerate(spec.dims) if isinstance(dim, str)}
 
@@ -139,8 +138,8 @@ def _optimise(model: ir.Model, parameters: set[str]) -> None:
     def should_fold(node: ir.Node) -> bool | None:
         return False if any(v is not None and v.name in parameters for v in node.inputs) else None
 
-    # The library's own sequence, less its merging of initialisers of equal value: two norms that
-    # are both all ones today belong to two tensors of the next checkpoint.
+    # The library's own sequence without merging initialisers of equal value. Two norms that are
+    # both all ones here have different values in another checkpoint.
     passes.InlinePass()(model)
     for _ in range(2):
         onnxscript.optimizer.fold_constants(model, should_fold=should_fold)
@@ -164,7 +163,7 @@ def _declare(values: Sequence[ir.Value], specs: tuple[TensorSpec, ...]) -> None:
 
 
 def _forget_shapes(model: ir.Model) -> None:
-    # Inner shapes bear the tracer's symbols; every engine infers its own once sizes are fixed.
+    # Inner shapes have the tracer's symbols; every engine infers its own once sizes are fixed.
     for node in model.graph.all_nodes():
         for value in node.outputs:
             if not value.is_graph_output():
@@ -174,7 +173,7 @@ def _forget_shapes(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def _default_dtype(dtype: str) -> Generator[None]:
-    # Fake modules cannot be converted, so they are made in the dtype they are to have.
+    # Fake modules cannot be converted, so they are made in their final dtype.
     before = torch.get_default_dtype()
     torch.set_default_dtype(_TORCH_DTYPES[dtype])
     try:

@@ -27,14 +27,14 @@ from latentrt.weights.contents import (
 from latentrt.weights.weight_files import WeightFiles, find_weights, library_of, variants
 
 HARMLESS: Final = frozenset({"text_model.embeddings.position_ids"})
-"""Buffers that checkpoints carry and no graph reads."""
+"""Buffers that checkpoints contain and no graph reads."""
 
 
 class Tensors(Mapping[str, NDArray[Any]]):
     """The tensors of one component, sharded or not, under canonical names.
 
-    `renamed` says which convention of names was found other than the canonical one, if any;
-    `notes` what is to be known of the files that were read.
+    `renamed` names the convention of the stored names, if it is not the canonical one. `notes`
+    describe the choice of files, a sentence each.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Tensors(Mapping[str, NDArray[Any]]):
             for stored in file:
                 name, convention = canonical_name(stored, folder)
                 if name in self._places:
-                    raise CheckpointError(file.path, f"tensor {stored!r} is there twice")
+                    raise CheckpointError(file.path, f"tensor {stored!r} occurs twice")
                 self.renamed = self.renamed or convention
                 self._places[name] = (file, stored)
 
@@ -77,7 +77,7 @@ _OLD_VAE: Final = re.compile(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn
 
 
 def canonical_name(stored: str, folder: str) -> tuple[str, str]:
-    """The canonical name of a stored tensor, and what convention it was stored under ("" if that).
+    """The canonical name of a stored tensor, and its own naming ("" if the same).
 
     Text encoders bear the prefix `text_model.`, which some writers drop; old VAEs name their
     attention layers query, key, value, proj_attn.
@@ -146,7 +146,7 @@ class Checkpoint:
 
     @staticmethod
     def open(path: Path, variant: str | None = None) -> Checkpoint:
-        """Open a folder; raises `CheckpointError` saying what it is instead.
+        """Open a folder; raises `CheckpointError` if it is not one, saying what it is.
 
         Raises `InputError` for a variant that no file of any part is named after.
         """
@@ -164,7 +164,7 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What the checkpoint is called in messages and manifests, as text.
+        """The checkpoint's name in messages and manifests.
 
         Bytes of a folder's name that are no UTF-8 are replaced.
         """
@@ -183,7 +183,7 @@ class Checkpoint:
         return read_json(self.path / folder / names.get(kind, "config.json"))
 
     def files(self, folder: str) -> WeightFiles:
-        """The files that a component's tensors are in; raises `CheckpointError` if none is."""
+        """The files that hold a component's tensors; raises `CheckpointError` if there are none."""
         where = self.path / folder
         own = where / "config.json"
         # transformers alone lets a config name the file.
@@ -202,7 +202,7 @@ class Checkpoint:
         return Tensors(opened, folder, files.notes(self.variant))
 
     def tokenizer(self, folder: str = "tokenizer") -> dict[str, bytes]:
-        """The files of a tokenizer by name, as they are: all that its own loader may read."""
+        """The files of a tokenizer by name, unchanged: all that its own loader may read."""
         where = self.path / folder
         names = {
             "tokenizer.json": JSON,

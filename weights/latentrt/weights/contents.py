@@ -1,4 +1,4 @@
-"""What a file really is where a checkpoint's config, tokenizer or weights should be."""
+"""What a file of a checkpoint really is: pointers, web pages, unfinished downloads, pickles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from latentrt.bundle.tensors import MAX_HEADER_BYTES
 JSON: Final = "readable JSON"
 TEXT: Final = "readable text"
 WEIGHTS: Final = "a safetensors file"
-"""What a file can be expected to be."""
+"""Kinds of files."""
 
 CONVERT: Final = (
     "a pickled file runs code when it is loaded; on a machine you trust, load it with PyTorch and "
@@ -22,7 +22,7 @@ CONVERT: Final = (
 )
 PICKLES: Final = (".bin", ".ckpt", ".pt", ".pth")
 UNFINISHED: Final = (".part", ".partial", ".incomplete", ".crdownload", ".download", ".tmp")
-"""What downloaders append to the name of a file that is not whole yet."""
+"""Endings that downloaders give to unfinished files."""
 
 _AGAIN: Final = "download it again"
 _BEGINNINGS: Final = (
@@ -39,9 +39,9 @@ _PAGES: Final = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")
 
 
 def check_contents(path: Path, expected: str) -> None:
-    """Raise `CheckpointError` if a file is plainly something else than `expected`.
+    """Raise `CheckpointError` if a file is clearly not what is `expected`.
 
-    A file that is missing, or malformed in its own format, is left to its reader.
+    It does not check for a missing file, or for one that is malformed in its own format.
     """
     found = _other(path, expected)
     if found is not None:
@@ -49,7 +49,7 @@ def check_contents(path: Path, expected: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises `CheckpointError` if it is missing or no such file."""
+    """The object in a JSON file; raises `CheckpointError` if the file is missing or not JSON."""
     check_contents(path, JSON)
     try:
         value: object = json.loads(read_file(path).decode("utf-8-sig"))
@@ -65,7 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_bytes(path: Path, expected: str) -> bytes:
-    """A file as it is; raises `CheckpointError` if it is plainly something else."""
+    """A file's bytes; raises `CheckpointError` if it is clearly not what is `expected`."""
     check_contents(path, expected)
     try:
         return read_file(path)
@@ -104,14 +104,14 @@ def _other(path: Path, expected: str) -> str | None:
         return f"a pickle; {CONVERT}"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text[:16].lower().startswith(_PAGES):
-        return f"a web page; {_AGAIN}, logged in where that is needed"
+        return f"a web page; {_AGAIN}, logged in if needed"
     if not head.strip(b"\0"):
-        return f"all zeros at its beginning, an unfinished download; {_AGAIN}"
+        return f"zeros at its beginning, an unfinished download; {_AGAIN}"
     return _text(head) if expected == WEIGHTS else None
 
 
 def _begins_as_safetensors(head: bytes, size: int) -> bool:
-    # 8 bytes of length, then a JSON object: as a length, text would be far beyond any header's.
+    # 8 bytes of length, then a JSON object. Text read as a length would exceed any header's.
     length = int.from_bytes(head[:8], "little")
     return 2 <= length <= min(MAX_HEADER_BYTES, size) and head[8:9] in (b"{", b"")
 

@@ -1,4 +1,4 @@
-"""Which files hold the weights of a part: those that the part's own library would read.
+"""Which files hold the weights of a part: the ones that the part's own library would read.
 
 diffusers reads the index of shards before a whole file, transformers the whole file first. Sources:
 `ModelMixin.from_pretrained` of diffusers, `_get_resolved_checkpoint_files` of transformers.
@@ -73,9 +73,9 @@ class WeightFiles:
     variant: str | None
 
     def notes(self, wanted: str | None) -> tuple[str, ...]:
-        """What is to be known of the choice, in plain sentences; `wanted` is the variant asked for.
+        """Notes on the choice, a sentence each; empty if there was no choice.
 
-        Nothing where there was none.
+        `wanted` is the variant that was asked for.
         """
         folder, read = self.chosen.parent.name, self.chosen.name
         said: list[str] = []
@@ -92,8 +92,8 @@ def find_weights(where: Path, variant: str | None, stated: object = None) -> Wei
     """The files of a part's folder that its library reads, with or without a variant's name.
 
     A part without files of the variant is read without it, as pipelines of diffusers do. `stated`
-    is the file that the part's config names itself, if any. Raises `CheckpointError` if there is
-    none to read, naming what is there instead and what to do.
+    is the file that the part's config names itself, if any. Raises `CheckpointError` if no file can
+    be read, with the files that are there and what to do.
     """
     names = list_folder(where)
     library = library_of(where.name)
@@ -135,11 +135,11 @@ def _unreadable(where: Path, names: Sequence[str], variant: str | None) -> Check
     others = [n for n in names if n.endswith((_WHOLE, _INDEX))]
     unfinished = [n for n in names if n.endswith(UNFINISHED)]
     if offers:
-        problem += f"; what is there can be read: {', '.join(offers)}"
+        problem += f"; read {' or '.join(offers)}"
     elif unfinished:
         problem += f"; {unfinished[0]} is an unfinished download: download it again"
     elif others:
-        problem += f"; {others[0]} is there, a name that {library.name} does not read: rename it"
+        problem += f"; rename {others[0]}, a name that {library.name} does not read"
     return CheckpointError(where / missing, problem)
 
 

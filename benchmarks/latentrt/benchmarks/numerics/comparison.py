@@ -1,58 +1,22 @@
-"""How far engines are from PyTorch, as data: what was held against what, and what came of it."""
+"""How far engines are from PyTorch: errors beside their tolerances."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import InputError
-from latentrt.bundle.golden import RUN_PROMPT, RUN_STEPS, Difference
-from latentrt.runtime.checks import text
+from latentrt.bundle.golden import Difference
 from latentrt.runtime.size import Size
 
-SCHEMA: Final = 4
-"""Of the JSON; 1 had neither steps alone, nor SSIM, nor several runs, nor said which it was, 2 did
-not say of what bundle it was, nor on what machine, nor what size a run has, 3 had no engines that
-failed."""
-
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked for: a prompt, the seed of the noise, steps, and a size (None: the model's)."""
-
-    prompt: str = RUN_PROMPT
-    seed: int = 0
-    steps: int = RUN_STEPS
-    size: Size | None = None
-
-    def __post_init__(self) -> None:
-        text("prompt", self.prompt)
-        if not 1 <= self.steps <= 1000:
-            raise InputError("steps", "an integer from 1 to 1000", self.steps)
-        if not 0 <= self.seed < 2**63:
-            raise InputError("seed", "an integer from 0 to 2**63 - 1", self.seed)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reference:
-    """PyTorch's answers to one prompt, named as goldens are (see `latentrt.bundle.golden`).
-
-    `noise` says where the run's starting noise is from.
-    """
-
-    prompt: str
-    noise: str
-    tensors: Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One comparison: its worst output's differences, and what it was allowed."""
+class Check:
+    """One output compared with PyTorch's; `tolerance` is the largest relative error allowed."""
 
     name: str
     difference: Difference
@@ -70,18 +34,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunComparison:
-    """A guided run against PyTorch's: every step in two ways, and the picture.
+    """One guided run: every step in two ways, and the picture.
 
-    `alone` has each step made from the reference's own latents and prompts: one evaluation's
-    error. `steps` has our own run, whose errors accumulate from the prompts on. Where both grow,
-    the engine is off; where `steps` alone does, rounding diverges. `psnr` is in decibel, `ssim` at
+    `alone` computes each step from PyTorch's latents and prompt states: the error of one
+    evaluation. `steps` is our own run from the prompt on: its errors add up. Where both grow, the
+    engine is wrong; where only `steps` grows, rounding diverges. `psnr` is in decibels, `ssim` at
     most 1; both pictures are float32 [3, H, W] in [-1, 1].
     """
 
     prompt: str
     noise: str
-    alone: tuple[Row, ...]
-    steps: tuple[Row, ...]
+    alone: tuple[Check, ...]
+    steps: tuple[Check, ...]
     psnr: float
     ssim: float
     picture: NDArray[np.float32]
@@ -94,47 +58,45 @@ class RunComparison:
             "prompt": self.prompt,
             "noise": self.noise,
             "size": str(Size(width, height)),
-            "steps_alone": [row.to_json() for row in self.alone],
-            "steps": [row.to_json() for row in self.steps],
+            "steps_alone": [check.to_json() for check in self.alone],
+            "steps": [check.to_json() for check in self.steps],
             **finite({"picture_psnr": self.psnr, "picture_ssim": self.ssim}),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How far one bundle's engines are from PyTorch's fp32.
+    """One engine, or one for each component, compared with PyTorch in fp32.
 
-    `components` ends with the prompts: what the U-Net is told, from the text on. Where there are
-    several runs, what is said of all of them is the worst. `adherence` is the share of pictures, 0
-    to 1, that show what was asked for, by what was asked; empty where that was not looked at.
+    `components` has one check for each component; the last is `prompts`, the text states that the
+    U-Net is given. Of several runs, each number is the worst.
     """
 
     engines: Mapping[str, str]
     precisions: Mapping[str, str]
-    components: tuple[Row, ...]
+    components: tuple[Check, ...]
     runs: tuple[RunComparison, ...]
     least_psnr: float
-    adherence: Mapping[str, float]
 
     @property
     def name(self) -> str:
-        """The engines and their precisions in words."""
-        used = {f"{name} {self.precisions[c]}": None for c, name in self.engines.items()}
+        """The engines with their precisions."""
+        used = {f"{name} {self.precisions[c]}" for c, name in self.engines.items()}
         return ", ".join(sorted(used))
 
     @property
-    def steps(self) -> tuple[Row, ...]:
+    def steps(self) -> tuple[Check, ...]:
         """Our own runs, step by step."""
         return worst([run.steps for run in self.runs])
 
     @property
-    def alone(self) -> tuple[Row, ...]:
-        """Every step from the reference's own latents."""
+    def alone(self) -> tuple[Check, ...]:
+        """Every step from PyTorch's own latents."""
         return worst([run.alone for run in self.runs])
 
     @property
     def picture_psnr(self) -> float:
-        """Of the final picture, in decibel; NaN where any run's is."""
+        """Of the final picture, in decibels; NaN where any run's is."""
         return float(np.min([run.psnr for run in self.runs]))
 
     @property
@@ -144,46 +106,46 @@ class Comparison:
 
     @property
     def first_bad_step(self) -> int | None:
-        """Index of the first step that leaves its tolerance, or None."""
-        return next((i for i, row in enumerate(self.steps) if not row.passed), None)
+        """Index of the first step of our run that is out of tolerance, or None."""
+        return next((i for i, check in enumerate(self.steps) if not check.passed), None)
 
     @property
     def alike(self) -> bool:
-        """Whether every picture is near enough to its reference; one with NaN never is."""
+        """Whether every picture is near enough to PyTorch's; one with NaN never is."""
         return self.picture_psnr >= self.least_psnr
 
     @property
     def passed(self) -> bool:
         """Whether everything is within its tolerance."""
-        rows = (*self.components, *self.alone, *self.steps)
-        return all(row.passed for row in rows) and self.alike
+        checks = (*self.components, *self.alone, *self.steps)
+        return all(check.passed for check in checks) and self.alike
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; infinite numbers become null."""
-        numbers = {"picture_psnr": self.picture_psnr, "picture_ssim": self.picture_ssim}
         return {
-            "schema": SCHEMA,
             "engines": dict(self.engines),
             "precisions": dict(self.precisions),
-            "components": [row.to_json() for row in self.components],
-            "steps_alone": [row.to_json() for row in self.alone],
-            "steps": [row.to_json() for row in self.steps],
-            **finite(numbers),
+            "components": [check.to_json() for check in self.components],
+            "steps_alone": [check.to_json() for check in self.alone],
+            "steps": [check.to_json() for check in self.steps],
+            **finite({"picture_psnr": self.picture_psnr, "picture_ssim": self.picture_ssim}),
             "least_psnr": self.least_psnr,
             "first_bad_step": self.first_bad_step,
-            "adherence": dict(self.adherence) or None,
             "runs": [run.to_json() for run in self.runs],
             "passed": self.passed,
         }
 
 
-def worst(groups: Sequence[Iterable[Row]]) -> tuple[Row, ...]:
-    """Of rows that are about the same things, each thing's worst."""
-    return tuple(
-        max(rows, key=lambda row: row.difference.relative) for rows in zip(*groups, strict=True)
-    )
+def worst(groups: Sequence[Iterable[Check]]) -> tuple[Check, ...]:
+    """Of checks of the same things in several groups, the worst of each thing."""
+    return tuple(max(checks, key=relative) for checks in zip(*groups, strict=True))
+
+
+def relative(check: Check) -> float:
+    """The relative error of a check."""
+    return check.difference.relative
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Numbers as JSON has them: what is not finite becomes None."""
+    """Numbers as JSON has them: NaN and infinity become None."""
     return {k: v if math.isfinite(v) else None for k, v in values.items()}

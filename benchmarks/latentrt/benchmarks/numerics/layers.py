@@ -1,8 +1,7 @@
-"""Every layer of a component against its module in PyTorch, and where a fault arises.
+"""Every layer of a component compared with its module in PyTorch.
 
-A graph's layers and PyTorch's modules are matched by the names of their parameters
-(`latentrt.benchmarks.numerics.watched`). An engine is compiled from the graph with every layer as
-an output; it may fuse less than the engine that is used, which `compare` measures as it is.
+A graph's layers and PyTorch's modules are matched by the names of their parameters. An engine is
+compiled with every layer as an output, so it may fuse less than the engine that draws pictures.
 
 Imports PyTorch: `pip install 'latentrt[bench]'`.
 """
@@ -20,75 +19,78 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentrt.benchmarks.numerics.layer_table import TOLERANCES, LayerRow, LayerTable
-from latentrt.benchmarks.numerics.original import Original, folder_of
-from latentrt.benchmarks.numerics.watched import Graph, Layer
-from latentrt.benchmarks.trial import noise_for, sizes_of
+from latentrt.benchmarks.numerics.comparison import Check
+from latentrt.benchmarks.numerics.layer_graph import Layer, LayerGraph
+from latentrt.benchmarks.numerics.layer_table import LayerCheck, LayerTable
+from latentrt.benchmarks.numerics.reference import Reference
+from latentrt.benchmarks.numerics.tolerances import layer_tolerance
+from latentrt.benchmarks.numerics.torch_model import TorchModel, folder_of
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.registry import Chosen
-from latentrt.engines.verification.judging import golden_sizes
-from latentrt.engines.verification.tolerances import TOLERANCES as ENGINES
+from latentrt.engines.verification.tolerances import TOLERANCES
 from latentrt.export.reference import loaded
 
 ROOM: Final = 2 << 30
-"""Bytes of layers' outputs that are held at once."""
+"""Bytes of layers' outputs that are kept at once."""
 
 Arrays = Mapping[str, NDArray[Any]]
-Tell = Callable[[str, torch.nn.Module, torch.Tensor], None]
-"""Told the name of a module, the module, and its output."""
+Hook = Callable[[str, torch.nn.Module, torch.Tensor], None]
+"""Called with the name of a module, the module, and its output."""
 
 
 def layer_table(
-    bundle: Bundle, component: str, chosen: Chosen, original: Original, *, room: int = ROOM
+    bundle: Bundle,
+    component: str,
+    chosen: Chosen,
+    model: TorchModel,
+    reference: Reference,
+    *,
+    room: int = ROOM,
 ) -> LayerTable:
-    """Hold every layer of a component against PyTorch in fp32 on the same inputs.
+    """Compare every layer of a component with PyTorch in fp32, on the reference's inputs.
 
-    The inputs are the goldens', or, without goldens, seeded noise at the bundle's own size. `room`
-    is how many bytes of layers' outputs are held at once, beyond a single layer's; where there are
-    more, engine and PyTorch are evaluated several times. Raises `Unavailable` without onnx, and
-    `BuildFailed`.
+    `room` is how many bytes of layers' outputs are kept at once; one layer may take more. Where
+    there are more, engine and PyTorch are evaluated several times. Raises `Unavailable` without
+    onnx, and `BuildFailed`.
     """
-    goldens = bundle.golden() if bundle.manifest.has_goldens else None
-    sizes = golden_sizes(bundle, component) if goldens else None
-    blueprint = Blueprint.of(bundle, component, sizes or sizes_of(bundle)[component])
-    inputs = noise_for(blueprint.fixed_inputs)
-    if goldens is not None:
-        inputs = {name: goldens[f"{component}/inputs/{name}"] for name in inputs}
-    graph = Graph(blueprint.graph.read_bytes())
-    reference = _Reference(bundle, component, original, inputs)
+    inputs = reference.inputs(bundle, component)
+    blueprint = Blueprint.of(bundle, component, reference.sizes(bundle, component))
+    graph = LayerGraph(blueprint.graph.read_bytes())
+    torch_side = _TorchComponent(bundle, component, model, inputs)
     layers = {layer.name: layer for layer in graph.layers()}
-    watched = tuple(layers[name] for name in layers if name in reference.modules)
+    matched = tuple(layers[name] for name in layers if name in torch_side.modules)
     found: dict[str, Difference] = {}
-    for group in reference.groups(watched, room):
-        engine = _compiled(blueprint, chosen, graph.watched(group), reference.specs(group))
+    for group in torch_side.groups(matched, room):
+        engine = _compiled(blueprint, chosen, graph.with_outputs(group), torch_side.specs(group))
         try:
             given = engine({s.name: inputs[s.name].astype(s.dtype) for s in engine.inputs})
         finally:
             engine.close()
-        found |= reference.differences({layer.name: given[layer.output] for layer in group})
-    outputs = [f"{component}/outputs/{spec.name}" for spec in blueprint.outputs]
+        found |= torch_side.differences({layer.name: given[layer.output] for layer in group})
+    precision = chosen.precision
+    tolerance = layer_tolerance(component, precision)
+    expected = tuple(reference.outputs(bundle, component).values())
     return LayerTable(
         component=component,
         engine=chosen.name,
-        precision=chosen.precision,
-        weights=original.name,
-        own=original.own,
-        rows=tuple(
-            LayerRow(
+        precision=precision,
+        weights=model.name,
+        own=model.own,
+        layers=tuple(
+            LayerCheck(
                 layer.name,
-                reference.modules[layer.name].kind,
                 found[layer.name],
-                TOLERANCES[chosen.precision].of(component),
-                *graph.origin(layer, watched),
+                tolerance,
+                torch_side.modules[layer.name].kind,
+                *graph.origin(layer, matched),
             )
-            for layer in watched
+            for layer in matched
         ),
-        unmatched=tuple(sorted(set(layers) - {layer.name for layer in watched})),
-        golden=None if goldens is None else reference.distance([goldens[n] for n in outputs]),
-        golden_tolerance=ENGINES["fp32"].of(component),
+        unmatched=tuple(sorted(set(layers) - {layer.name for layer in matched})),
+        module=Check(component, torch_side.difference(expected), TOLERANCES["fp32"].of(component)),
     )
 
 
@@ -112,19 +114,16 @@ class _Module:
     shape: tuple[int, ...]
 
 
-class _Reference:
-    """PyTorch's side of a component: the modules that an evaluation calls, and their outputs."""
+class _TorchComponent:
+    """One component in PyTorch: the modules that an evaluation calls once, and their outputs."""
 
-    def __init__(self, bundle: Bundle, component: str, original: Original, inputs: Arrays) -> None:
-        found = next(c for c in original.components if c.name == component)
+    def __init__(self, bundle: Bundle, component: str, model: TorchModel, inputs: Arrays) -> None:
         folder = folder_of(bundle, component)
-        self._make = found.make
-        self._config = original.parts[folder].config
-        self._weights = original.weights[folder]
-        self._inputs = {
-            name: torch.from_numpy(np.array(a, np.float32)) for name, a in inputs.items()
-        }
-        self._outputs: Sequence[torch.Tensor] = ()
+        self._make = next(c.make for c in model.components if c.name == component)
+        self._config = model.parts[folder].config
+        self._weights = model.weights[folder]
+        self._inputs = {n: torch.from_numpy(np.array(a, np.float32)) for n, a in inputs.items()}
+        self._outputs: Sequence[torch.Tensor] | None = None
         self.modules = self._called()
 
     def _called(self) -> dict[str, _Module]:
@@ -137,16 +136,15 @@ class _Reference:
             made = _Module(type(called).__name__, tuple(output.shape))
             calls.setdefault(name, []).append(made)
 
-        meta = {name: tensor.to("meta") for name, tensor in self._inputs.items()}
-        _run(module, meta, record)
+        _run(module, {name: t.to("meta") for name, t in self._inputs.items()}, record)
         return {name: made[0] for name, made in calls.items() if len(made) == 1}
 
     def specs(self, layers: Sequence[Layer]) -> tuple[TensorSpec, ...]:
-        """The outputs of a graph in which these layers are watched."""
+        """What a graph's outputs for these layers are."""
         return tuple(TensorSpec(each.output, self.modules[each.name].shape) for each in layers)
 
     def groups(self, layers: Sequence[Layer], room: int) -> Iterator[tuple[Layer, ...]]:
-        """The layers in groups whose outputs take up to so many bytes, or that are of one."""
+        """The layers in groups whose outputs take at most `room` bytes, or that have one layer."""
         group: list[Layer] = []
         free = room
         for layer in layers:
@@ -162,29 +160,31 @@ class _Reference:
         """How far an engine's layers are from the modules' outputs, which are not kept."""
         found: dict[str, Difference] = {}
 
-        def hold(name: str, called: torch.nn.Module, output: torch.Tensor) -> None:
+        def compare(name: str, called: torch.nn.Module, output: torch.Tensor) -> None:
             del called
             if name in given:
                 found[name] = Difference.between(given[name], output.numpy())
 
         with loaded(self._make, self._config, self._weights) as module:
-            self._outputs = _run(module, self._inputs, hold)
+            self._outputs = _run(module, self._inputs, compare)
         return found
 
-    def distance(self, expected: Sequence[NDArray[Any]]) -> float:
-        """How far the outputs of the evaluation behind us are from others: the largest relative."""
+    def difference(self, expected: Sequence[NDArray[Any]]) -> Difference:
+        """How far the last evaluation's outputs are from others: the largest relative error."""
+        assert self._outputs is not None
         pairs = zip(self._outputs, expected, strict=True)
-        return max(Difference.between(o.numpy(), e).relative for o, e in pairs)
+        found = [Difference.between(output.numpy(), array) for output, array in pairs]
+        return max(found, key=lambda each: each.relative)
 
 
-def _run(module: Any, inputs: Mapping[str, torch.Tensor], tell: Tell) -> Sequence[torch.Tensor]:
-    """Evaluate, telling the output of every module that has weights of its own."""
+def _run(module: Any, inputs: Mapping[str, torch.Tensor], hook: Hook) -> Sequence[torch.Tensor]:
+    """Evaluate, calling `hook` with the output of every module that has weights of its own."""
 
-    def hook(name: str) -> Any:
-        return lambda called, taken, output: tell(name, called, output)
+    def hook_of(name: str) -> Any:
+        return lambda called, taken, output: hook(name, called, output)
 
     handles = [
-        part.register_forward_hook(hook(name))
+        part.register_forward_hook(hook_of(name))
         for name, part in module.named_modules()
         if next(part.parameters(recurse=False), None) is not None
     ]

@@ -1,150 +1,131 @@
-"""What was found as one HTML page that needs nothing else: tables, charts, and the pictures."""
+"""What `latentrt compare` found, as an HTML page."""
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from latentrt.benchmarks.numerics.chart import Chart, Series
-from latentrt.benchmarks.numerics.comparison import Comparison, Row, RunComparison
+from latentrt.benchmarks.numerics.comparison import Check, Comparison, RunComparison, relative
 from latentrt.benchmarks.numerics.findings import Findings
-from latentrt.benchmarks.numerics.layer_table import LayerRow, LayerTable
-from latentrt.benchmarks.page import document, folded, table
+from latentrt.benchmarks.numerics.layer_table import LayerTable
+from latentrt.benchmarks.page import (
+    COLOURS,
+    GREY,
+    bad,
+    document,
+    folded,
+    image,
+    paragraph,
+    plot,
+    table,
+)
 from latentrt.runtime.image import to_picture
 
 AMPLIFIED: Final = 16
-"""How much brighter differences are shown than they are."""
+"""How many times brighter differences are shown than they are."""
+_FEW: Final = 24
+"""Up to this many points, each has a marker."""
 
 
 def page(findings: Findings) -> str:
-    """The page, for light and dark screens."""
-    title = f"{findings.provenance.bundle}: distance from PyTorch"
+    """The page; raises `Unavailable` without matplotlib."""
+    found = {
+        "within tolerance": "Everything is within its tolerance.",
+        "nothing was compared": "Nothing was compared.",
+        "FAILED": "An engine failed.",
+    }.get(findings.verdict, findings.verdict)
     parts = [
-        f'<p class="soft">Against {escape(findings.reference)}.</p>',
-        f'<p class="soft">{escape(str(findings.provenance))}.</p>',
-        f"<p{'' if findings.passed else ' class=bad'}>{_verdict(findings)}</p>",
-        *_comparisons(findings),
+        paragraph(f"Compared with {findings.reference}.", "soft"),
+        paragraph(f"{findings.made_with}.", "soft"),
+        paragraph(found, "" if findings.passed else "bad"),
+        *_engines(findings),
         *_steps(findings.comparisons),
         *_pictures(findings.comparisons),
-        *_adherence(findings),
         *_layers(findings.layers),
     ]
-    return document(title, parts)
+    return document(f"{findings.bundle['name']}: accuracy", parts)
 
 
-def _verdict(findings: Findings) -> str:
-    if not findings.compared:
-        return "Nothing was compared."
-    if findings.passed:
-        return "Everything is within its tolerance."
-    return "An engine failed." if findings.within else "OUT OF TOLERANCE"
-
-
-def _comparisons(findings: Findings) -> Iterator[str]:
-    """One row an engine and precision."""
+def _engines(findings: Findings) -> Iterator[str]:
+    """A row for each engine and precision."""
     if findings.comparisons or findings.failed:
         yield "<h2>Engines</h2>"
-        yield (
-            "<p>Relative error, ||a - b|| / ||b||, the worst of all runs. A step alone is made from"
-            " the reference's own latents and prompts; the run is ours, whose errors add up.</p>"
+        yield paragraph(
+            "Relative error, ||a - b|| / ||b||, the worst of all runs. A step alone is computed"
+            " from PyTorch's latents and prompt states. The run is our own; its errors add up."
         )
-        names = [row.name for each in findings.comparisons[:1] for row in each.components]
+        names = [check.name for each in findings.comparisons[:1] for check in each.components]
         heads = ["engine", *names, "step alone", "run", "PSNR, dB", "SSIM", ""]
-        failed = [
-            [escape(name), *[""] * (len(heads) - 2), _bad("FAILED")] for name in findings.failed
-        ]
+        empty = [""] * (len(heads) - 2)
+        failed = [[escape(name), *empty, bad("FAILED")] for name in findings.failed]
         yield table(heads, [*map(_summary, findings.comparisons), *failed])
     for name, problem in findings.skipped.items():
-        yield f"<p>{escape(name)} was not compared: {escape(problem)}</p>"
+        yield paragraph(f"{name} was skipped: {problem}")
     for name, problem in findings.failed.items():
-        yield f'<p class="bad">{escape(name)} failed: {escape(problem)}</p>'
-
-
-def _adherence(findings: Findings) -> Iterator[str]:
-    """How many pictures show what was asked for, by engine."""
-    if not (findings.drawn and findings.comparisons):
-        return
-    yield "<h2>Prompt adherence</h2>"
-    yield (
-        f"<p>How many of {findings.drawn} pictures show the colour, the background, the position"
-        " and the shape that was asked for, and all four. Every engine has the same prompts and"
-        " noise.</p>"
-    )
-    rows = [
-        [escape(each.name), *(f"{share:.0%}" for share in each.adherence.values())]
-        for each in findings.comparisons
-    ]
-    yield table(["engine", *findings.comparisons[0].adherence], rows)
+        yield paragraph(f"{name} failed: {problem}", "bad")
 
 
 def _summary(comparison: Comparison) -> list[str]:
-    groups: list[Sequence[Row]] = [[row] for row in comparison.components]
-    cells = [_error(group) for group in (*groups, comparison.alone, comparison.steps)]
+    groups = [*([check] for check in comparison.components), comparison.alone, comparison.steps]
     psnr = f"{comparison.picture_psnr:.1f}"
     return [
         escape(comparison.name),
-        *cells,
-        psnr if comparison.alike else _bad(psnr),
+        *map(_error, groups),
+        psnr if comparison.alike else bad(psnr),
         f"{comparison.picture_ssim:.5f}",
-        "ok" if comparison.passed else _bad("FAILED"),
+        "ok" if comparison.passed else bad("FAILED"),
     ]
 
 
-def _bad(text: str) -> str:
-    return f'<span class="bad">{text}</span>'
+def _error(checks: Sequence[Check]) -> str:
+    """The largest relative error, marked where any is out of tolerance."""
+    text = f"{max(map(relative, checks)):.1e}"
+    return text if all(check.passed for check in checks) else bad(text)
 
 
-def _error(rows: Sequence[Row]) -> str:
-    worst = max(rows, key=lambda row: row.difference.relative)
-    text = f"{worst.difference.relative:.1e}"
-    return text if all(row.passed for row in rows) else _bad(text)
-
-
-def _held(row: Row) -> tuple[str, str]:
-    """An error, and what was allowed."""
-    return _error([row]), f"{row.tolerance:.1e}"
+def _numbers(check: Check) -> list[str]:
+    return [_error([check]), f"{check.difference.max_abs:.1e}", f"{check.tolerance:.1e}"]
 
 
 def _steps(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Error by step: alone and in our own run."""
+    """The error of every step, alone and in the run."""
     if not comparisons:
         return
-    series: list[Series] = []
-    for colour, each in enumerate(comparisons):
-        series.append(Series(f"{each.name}, run", _relative(each.steps), colour))
-        series.append(Series(f"{each.name}, step alone", _relative(each.alone), colour, True))
-    places = [row.name for row in comparisons[0].steps]
-    chart = Chart("relative error of the latents by step", "step", places, series)
-    yield "<h2>Steps</h2><p>Relative error of the latents after each step.</p>"
-    yield _figure(chart)
+    lines: list[_Line] = []
+    for colour, each in zip(itertools.cycle(COLOURS), comparisons, strict=False):
+        lines.append(_Line(f"{each.name}, run", each.steps, colour))
+        lines.append(_Line(f"{each.name}, step alone", each.alone, colour, "--"))
+    yield "<h2>Steps</h2>"
+    yield paragraph("Relative error of the latent after each step.")
+    yield _error_plot("relative error by step", "step", lines)
+    numbers = ("relative", "max abs", "tolerance")
+    heads = ["step", *(f"alone: {name}" for name in numbers), *(f"run: {n}" for n in numbers)]
     for comparison in comparisons:
-        heads = ["step", "alone", "tolerance", "run", "tolerance"]
         pairs = zip(comparison.alone, comparison.steps, strict=True)
-        rows = [[a.name, *_held(a), *_held(b)] for a, b in pairs]
+        rows = [[escape(alone.name), *_numbers(alone), *_numbers(run)] for alone, run in pairs]
         yield folded(comparison.name, table(heads, rows))
 
 
 def _pictures(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """For every run the reference's picture, each engine's, and what they differ in."""
+    """For every run PyTorch's picture, each engine's, and their differences."""
     if not comparisons:
         return
     yield "<h2>Pictures</h2>"
-    yield (
-        f"<p>Below each picture its difference from PyTorch's, {AMPLIFIED} times as bright as it"
-        " is; black is equal.</p>"
+    yield paragraph(
+        f"Below each picture is its difference from PyTorch's, {AMPLIFIED} times as bright. Black"
+        " is equal."
     )
     for runs in zip(*(comparison.runs for comparison in comparisons), strict=True):
         yield f"<h3>{escape(runs[0].prompt)}</h3>"
-        yield f'<p class="soft">noise: {escape(runs[0].noise)}</p><div class="pictures">'
-        yield f"<figure>{_image(runs[0].reference, 'PyTorch')}"
+        yield paragraph(f"noise: {runs[0].noise}", "soft")
+        yield f'<div class="images"><figure>{_image(runs[0].reference, "PyTorch")}'
         yield "<figcaption>PyTorch</figcaption></figure>"
         for comparison, run in zip(comparisons, runs, strict=True):
             yield _picture(comparison.name, run)
@@ -158,79 +139,78 @@ def _picture(name: str, run: RunComparison) -> str:
     return f"<figure>{images}<figcaption>{caption}</figcaption></figure>"
 
 
-def _image(pixels: NDArray[np.float32], described: str) -> str:
-    """Pixels [3, h, w] in [-1, 1], clipped, as an image inside the page; NaN is white."""
+def _image(pixels: NDArray[np.float32], description: str) -> str:
+    """Pixels [3, h, w] in [-1, 1], clipped; NaN is white."""
     buffer = io.BytesIO()
-    picture: Image.Image = to_picture(np.nan_to_num(pixels, nan=1.0))
-    picture.save(buffer, "PNG")
-    content = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(described)}" src="data:image/png;base64,{content}">'
+    to_picture(np.nan_to_num(pixels, nan=1.0)).save(buffer, "PNG")
+    return image(buffer.getvalue(), description)
 
 
 def _layers(tables: Sequence[LayerTable]) -> Iterator[str]:
-    """A chart a component, and each engine's layers."""
+    """A plot for each component, and each engine's layers."""
     if not tables:
         return
     yield "<h2>Layers</h2>"
-    yield (
-        "<p>Relative error of every layer's output, in the order in which layers are computed."
-        f" PyTorch computed with {escape(tables[0].weights)}.</p>"
+    yield paragraph(
+        "Relative error of every layer's output, in the order in which layers are computed. PyTorch"
+        f" computed with {tables[0].weights}."
     )
-    for component, group in itertools.groupby(
-        sorted(tables, key=lambda each: each.component), key=lambda each: each.component
-    ):
-        yield from _component(component, list(group))
+    ordered = sorted(tables, key=lambda each: each.component)
+    for component, group in itertools.groupby(ordered, key=lambda each: each.component):
+        found = list(group)
+        yield f"<h3>{escape(component)}</h3>"
+        lines = [
+            _Line(each.name, each.layers, colour)
+            for colour, each in zip(itertools.cycle(COLOURS), found, strict=False)
+            if each.layers
+        ]
+        yield _error_plot(f"relative error by layer of {component}", "layer", lines)
+        for each in found:
+            for line in each.verdict():
+                yield paragraph(f"{each.name}: {line}", "" if each.passed else "bad")
+            yield folded(each.name, _layer_rows(each))
 
 
-def _component(component: str, tables: Sequence[LayerTable]) -> Iterator[str]:
-    yield f"<h3>{escape(component)}</h3>"
-    matched = [each for each in tables if each.rows]
-    if matched:
-        yield _figure(_layer_chart(component, matched))
-    for each in tables:
-        yield from _engine_layers(each)
+def _layer_rows(found: LayerTable) -> str:
+    rows = [[escape(each.name), escape(each.kind), *_numbers(each)] for each in found.layers]
+    return table(["layer", "module", "relative", "max abs", "tolerance"], rows)
 
 
-def _layer_chart(component: str, tables: Sequence[LayerTable]) -> Chart:
-    series = [
-        Series(f"{each.engine} {each.precision}", _relative(each.rows), colour)
-        for colour, each in enumerate(tables)
-    ]
-    # Of several precisions none of the tolerances is everybody's.
-    limits = {each.rows[0].tolerance for each in tables}
-    limit = limits.pop() if len(limits) == 1 else None
-    places = [row.name for row in tables[0].rows]
-    return Chart(f"relative error by layer of {component}", "layer", places, series, limit)
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of a plot of errors."""
+
+    name: str
+    checks: Sequence[Check]
+    colour: str
+    style: str = "-"
 
 
-def _engine_layers(found: LayerTable) -> Iterator[str]:
-    """How much of an engine was compared, where faults arise, and the layers."""
-    name = f"{found.engine} {found.precision}"
-    kind = "soft" if found.rows else "bad"
-    yield f'<p class="{kind}">{escape(name)}: {found.coverage}</p>'
-    for origin in found.origins:
-        yield (
-            f'<p class="bad">{escape(name)}: a fault arises in {escape(origin.name)};'
-            f" it reads {escape(', '.join(origin.tensors))}</p>"
-        )
-    heads = ["layer", "module", "relative", "max abs", "tolerance"]
-    yield folded(name, table(heads, [_layer(row) for row in found.rows]))
+def _error_plot(title: str, across: str, lines: Sequence[_Line]) -> str:
+    """Errors on a logarithmic scale, and their tolerances.
 
+    An error of zero, or one that is not finite, leaves a gap.
+    """
+    if not lines:
+        return ""
+    tolerances = dict.fromkeys(tuple(check.tolerance for check in line.checks) for line in lines)
 
-def _layer(row: LayerRow) -> list[str]:
-    relative = f"{row.difference.relative:.1e}"
-    return [
-        escape(row.name),
-        escape(row.kind),
-        relative if row.passed else _bad(relative),
-        f"{row.difference.max_abs:.1e}",
-        f"{row.tolerance:.1e}",
-    ]
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for line in lines:
+            errors = np.array([relative(check) for check in line.checks])
+            errors[~(np.isfinite(errors) & (errors > 0))] = np.nan
+            marker = "o" if len(errors) <= _FEW else ""
+            axes.plot(errors, line.style, marker=marker, ms=3, lw=1.3, color=line.colour,
+                      label=line.name)  # fmt: skip
+        for number, each in enumerate(tolerances):
+            label = None if number else "tolerance"
+            axes.plot(each, ":", color=GREY, label=label)
+        axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+        axes.set_title(title)
+        axes.set_xlabel(across)
+        figure.legend(loc="outside right upper")
 
-
-def _relative(rows: Iterable[Row | LayerRow]) -> list[float]:
-    return [row.difference.relative for row in rows]
-
-
-def _figure(chart: Chart) -> str:
-    return f'{chart.legend()}<div class="wide">{chart.svg()}</div>'
+    return plot(draw, title)

@@ -1,4 +1,4 @@
-"""Whether pictures show what their captions asked for: the judgement, and an evaluation of many.
+"""Whether pictures show what their captions ask for.
 
 Of a picture of two shapes only the largest is judged, and the background.
 """
@@ -12,30 +12,16 @@ from typing import Any, Final, TypeAlias
 
 from PIL import Image
 
-from latentrt.benchmarks.scenes import Scene, plain_caption, random_scene
-from latentrt.benchmarks.sighting import Sighting, seen
-
-__all__ = [
-    "Adherence",
-    "Generate",
-    "Outcome",
-    "Report",
-    "Sighting",
-    "check",
-    "evaluate",
-    "evaluation_scenes",
-    "judge",
-    "score",
-    "seen",
-]
+from recognise import Recognised, recognise
+from scenes import Scene, plain_caption, random_scene
 
 Generate: TypeAlias = Callable[[list[str], list[int]], Sequence[Image.Image]]
-"""Prompts and as many seeds to as many pictures."""
+"""Takes prompts and a seed for each; returns a picture for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adherence:
-    """Which of the things asked for are right; all but `background` are of the largest shape."""
+    """Which properties are right: of the background, and of the largest shape."""
 
     colour: bool
     background: bool
@@ -53,12 +39,12 @@ _COLUMNS: Final = (*(field.name for field in fields(Adherence)), "all")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One prompt of an evaluation and what came of it."""
+    """One prompt of an evaluation and what its picture shows."""
 
     scene: Scene
     prompt: str
     seed: int
-    sighting: Sighting
+    recognised: Recognised
     adherence: Adherence
 
 
@@ -96,7 +82,7 @@ class Report:
             lines.append(f"{name:<8}{len(group):>7}" + "".join(f"{c:>12}" for c in cells))
         for o in self.failures:
             wrong = ", ".join(k for k, right in asdict(o.adherence).items() if not right)
-            lines += ["", f"{o.prompt} (seed {o.seed})", f"  wrong: {wrong}; seen: {o.sighting}"]
+            lines += ["", f"{o.prompt} (seed {o.seed})", f"  wrong: {wrong}; seen: {o.recognised}"]
         return "\n".join(lines)
 
     def record(self) -> dict[str, Any]:
@@ -110,27 +96,27 @@ class Report:
                     "seed": o.seed,
                     "figures": len(o.scene.figures),
                     "right": asdict(o.adherence),
-                    "seen": asdict(o.sighting),
+                    "seen": asdict(o.recognised),
                 }
                 for o in self.outcomes
             ],
         }
 
 
-def judge(sighting: Sighting, scene: Scene) -> Adherence:
-    """Which of the things the scene asks for were seen."""
+def judge(recognised: Recognised, scene: Scene) -> Adherence:
+    """Which of the properties that the scene asks for were recognised."""
     asked = scene.figures[0]
     return Adherence(
-        colour=sighting.colour == asked.colour,
-        background=sighting.background == scene.background,
-        position=sighting.position == asked.position,
-        shape=sighting.shape == asked.shape,
+        colour=recognised.colour == asked.colour,
+        background=recognised.background == scene.background,
+        position=recognised.position == asked.position,
+        shape=recognised.shape == asked.shape,
     )
 
 
 def check(picture: Image.Image, scene: Scene) -> Adherence:
-    """Which of the things the scene asks for a square picture shows; ValueError if not square."""
-    return judge(seen(picture), scene)
+    """Which of the properties that the scene asks for a square picture shows."""
+    return judge(recognise(picture), scene)
 
 
 def score(found: Sequence[Adherence]) -> dict[str, float]:
@@ -157,6 +143,6 @@ def evaluate(generate: Generate, scenes: Sequence[Scene], *, first_seed: int = 0
     outcomes: list[Outcome] = []
     for asked in zip(scenes, prompts, seeds, generate(prompts, seeds), strict=True):
         scene, prompt, seed, picture = asked
-        sighting = seen(picture)
-        outcomes.append(Outcome(scene, prompt, seed, sighting, judge(sighting, scene)))
+        recognised = recognise(picture)
+        outcomes.append(Outcome(scene, prompt, seed, recognised, judge(recognised, scene)))
     return Report(tuple(outcomes))

@@ -1,8 +1,8 @@
-"""A graph whose layers can be looked at: where each layer's output is, and a copy that gives it.
+"""The layers of a graph: where each layer's output is, and a copy of the graph that returns it.
 
-A graph's weights keep the checkpoint's names, so that what a PyTorch module called `X` computes is
-the value behind the last node that applies one of the tensors `X.*`. A weight may be transposed or
-cast before it is applied; a bias is added by a node of its own behind a product.
+A graph's weights keep the checkpoint's names. So the output of PyTorch's module `X` is the value
+behind the last node that applies one of the tensors `X.*`. A weight may be transposed or cast
+before it is applied; a bias is added by a node of its own behind a product.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Layer:
 
     @property
     def output(self) -> str:
-        """The name that a watched graph gives it under."""
+        """Its name among the outputs of `LayerGraph.with_outputs`."""
         return f"{_PREFIX}{self.name}"
 
 
-class Graph:
+class LayerGraph:
     """A bundle's graph; raises `Unavailable` where onnx is not installed."""
 
     def __init__(self, content: bytes) -> None:
         try:
             self._onnx: Any = importlib.import_module("onnx")
         except ImportError as error:
-            raise Unavailable(f"layers of a graph: onnx is not installed; {_REMEDY}") from error
+            raise Unavailable(f"layers need onnx, which is not installed: {_REMEDY}") from error
         self._model: Any = self._onnx.load_model_from_string(content)
         graph = self._model.graph
         external = self._onnx.TensorProto.EXTERNAL
@@ -65,9 +65,9 @@ class Graph:
     def origin(
         self, layer: Layer, known: Collection[Layer]
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What a layer's output is made from, as far back as to other layers that are known.
+        """The nearest known layers that a layer is computed from, by name.
 
-        These layers' names, and the weights that are read between them and the output.
+        Then the weights that are read between them and its output.
         """
         others = {other.value: other.name for other in known if other != layer}
         found: set[str] = set()
@@ -87,7 +87,7 @@ class Graph:
                 pending.extend(self._makers[name].input)
         return tuple(other.name for other in known if other.name in found), tuple(sorted(tensors))
 
-    def watched(self, layers: Collection[Layer]) -> bytes:
+    def with_outputs(self, layers: Collection[Layer]) -> bytes:
         """The graph with these layers as outputs beside its own, in float32."""
         onnx = self._onnx
         model = onnx.ModelProto()

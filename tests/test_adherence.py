@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from latentrt.benchmarks import scenes
-from latentrt.benchmarks.adherence import (
+import scenes
+from adherence import (
     Adherence,
-    Sighting,
+    Recognised,
     check,
     evaluate,
     evaluation_scenes,
     judge,
+    recognise,
     score,
-    seen,
 )
-from latentrt.benchmarks.scenes import Figure, Scene, draw, held_out, plain_caption
+from scenes import Figure, Scene, draw, held_out, plain_caption
 
 RIGHT = Adherence(colour=True, background=True, position=True, shape=True)
 
@@ -38,8 +38,8 @@ def drawn() -> tuple[tuple[Scene, Image.Image], ...]:
 
 
 @cache
-def sighted() -> tuple[tuple[Scene, Sighting], ...]:
-    return tuple((scene, seen(picture)) for scene, picture in drawn())
+def recognised_scenes() -> tuple[tuple[Scene, Recognised], ...]:
+    return tuple((scene, recognise(picture)) for scene, picture in drawn())
 
 
 def noisy(picture: Image.Image, std: float = 12.0) -> Image.Image:
@@ -89,7 +89,7 @@ def one(
 
 
 def test_drawn_pictures_are_right() -> None:
-    shares = score([judge(sighting, scene) for scene, sighting in sighted()])
+    shares = score([judge(recognised, scene) for scene, recognised in recognised_scenes()])
     assert min(shares.values()) >= 0.99, shares
 
 
@@ -107,10 +107,10 @@ def test_the_caption_of_another_scene_is_wrong() -> None:
         return largest.colour, largest.shape, largest.position, scene.background
 
     rng, found = Random(6), list[Adherence]()
-    for scene, sighting in sighted():
+    for scene, recognised in recognised_scenes():
         other = scenes.random_scene(rng)
         if asked(other) != asked(scene):
-            found.append(judge(sighting, other))
+            found.append(judge(recognised, other))
     assert len(found) > 300
     assert score(found)["all"] <= 0.05
 
@@ -130,17 +130,17 @@ def test_a_single_difference_is_found_alone(
 ) -> None:
     pictures = {word: draw(one(**{attribute: word, "size": size})) for word in words}
     for shown, picture in pictures.items():
-        sighting = seen(picture)
+        recognised = recognise(picture)
         for word in words:
-            found = judge(sighting, one(**{attribute: word, "size": size}))
-            assert found == replace(RIGHT, **{attribute: word == shown}), sighting
+            found = judge(recognised, one(**{attribute: word, "size": size}))
+            assert found == replace(RIGHT, **{attribute: word == shown}), recognised
 
 
 def test_the_smaller_of_two_touching_figures_is_not_looked_at() -> None:
     large = one("star", "red", "left").figures[0]
     small = replace(one("square", "orange", "right", size="small").figures[0], centre=(80.0, 64.0))
     picture = blurred(draw(Scene((large, small), "white")))
-    assert check(picture, one("star", "red", "left")) == RIGHT, seen(picture)
+    assert check(picture, one("star", "red", "left")) == RIGHT, recognise(picture)
 
 
 # Midway between red and orange, where noise decides which of the two a pixel is nearer to.
@@ -158,9 +158,9 @@ def test_a_shape_between_two_colours_is_one_shape(
     red = (pixels == scenes.PALETTE["red"]).all(2)
     pixels[red] = above
     pixels[red & (np.arange(scenes.SIDE) > 64)[:, None]] = below
-    sighting = seen(noisy(Image.fromarray(pixels)))
-    assert sighting.shape == "star", sighting
-    assert sighting.overlap > 0.95
+    recognised = recognise(noisy(Image.fromarray(pixels)))
+    assert recognised.shape == "star", recognised
+    assert recognised.overlap > 0.95
 
 
 # Between red and blue, blurred, lies purple: up to an eighth of the area of a cross.
@@ -169,15 +169,15 @@ def test_blurred_edges_belong_half_to_the_shape(shape: str) -> None:
     scene = one(shape, "red", "left", "blue")
     drawn_area = np.count_nonzero(np.asarray(scenes.draw_mask(scene.figures[0], scale=4))) / 16
     # What a blur rounds off at the tips and fills in at the corners is some 2 %.
-    assert seen(blurred(draw(scene))).area == pytest.approx(drawn_area, rel=0.03)
+    assert recognise(blurred(draw(scene))).area == pytest.approx(drawn_area, rel=0.03)
 
 
 @pytest.mark.parametrize("background", list(scenes.PALETTE))
 def test_a_blank_picture_has_no_shape(background: str) -> None:
-    sighting = seen(noisy(draw(Scene((), background))))
-    assert (sighting.background, sighting.colour, sighting.shape) == (background, None, None)
-    assert (sighting.position, sighting.area) == (None, 0)
-    assert judge(sighting, one(background=background)) == Adherence(False, True, False, False)
+    recognised = recognise(noisy(draw(Scene((), background))))
+    assert (recognised.background, recognised.colour, recognised.shape) == (background, None, None)
+    assert (recognised.position, recognised.area) == (None, 0)
+    assert judge(recognised, one(background=background)) == Adherence(False, True, False, False)
 
 
 def outlined(*corners: tuple[float, float]) -> Image.Image:
@@ -197,34 +197,34 @@ def outlined(*corners: tuple[float, float]) -> Image.Image:
     ],
 )
 def test_what_is_none_of_the_shapes_has_no_shape(corners: list[tuple[float, float]]) -> None:
-    sighting = seen(outlined(*corners))
-    assert sighting.colour == "blue"
-    assert sighting.shape is None, sighting
+    recognised = recognise(outlined(*corners))
+    assert recognised.colour == "blue"
+    assert recognised.shape is None, recognised
 
 
 def test_a_shape_between_the_places_has_no_place() -> None:
     figure = replace(one("circle", size="small").figures[0], centre=(35.0, 35.0))
-    assert seen(draw(Scene((figure,), "white"))).position is None
+    assert recognise(draw(Scene((figure,), "white"))).position is None
 
 
 def test_a_colour_outside_the_palette_has_no_name() -> None:
     grey = Image.new("RGB", (scenes.SIDE, scenes.SIDE), (128, 128, 128))
-    assert seen(grey).background is None
+    assert recognise(grey).background is None
     grey.paste(draw(one()).crop((0, 30, 70, 98)), (0, 30))
-    assert seen(grey).background is None
+    assert recognise(grey).background is None
 
 
 def test_two_halves_are_no_background() -> None:
     picture = draw(Scene((), "white"))
     picture.paste(scenes.PALETTE["blue"], (0, 0, 64, 128))
-    assert seen(picture).background is None
+    assert recognise(picture).background is None
 
 
 def test_a_larger_picture_is_seen_the_same() -> None:
     picture = draw(one())
-    assert seen(picture.resize((256, 256))).position == seen(picture).position == "left"
+    assert recognise(picture.resize((256, 256))).position == recognise(picture).position == "left"
     with pytest.raises(ValueError, match="expected a square, got 256 x 128"):
-        seen(picture.resize((256, 128)))
+        recognise(picture.resize((256, 128)))
 
 
 def test_evaluation_scenes_are_held_out_and_stay_the_same() -> None:

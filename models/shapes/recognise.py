@@ -1,8 +1,8 @@
-"""What a picture of the world of `scenes` shows, judged by its pixels alone.
+"""Recognises the shape in a picture from its pixels.
 
-The colour of the background, and of the largest shape its colour, position and outline. Every
-judgement has a limit past which the answer is None, so that a smear or a grey picture counts as
-wrong, not as whatever happens to be nearest.
+It finds the colour of the background, and the colour, position and outline of the largest shape.
+Each answer has a limit. Past it the answer is None: a smear or a grey picture counts as wrong, not
+as the nearest shape.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from latentrt.benchmarks.scenes import PALETTE, POSITIONS, SHAPES, SIDE, Figure, draw_mask
+from scenes import PALETTE, POSITIONS, SHAPES, SIDE, Figure, draw_mask
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -77,8 +77,8 @@ _PALETTE: Final = _oklab(np.array(list(PALETTE.values()), np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """What a picture shows; None where nothing of the world of `scenes` is close enough."""
+class Recognised:
+    """What a picture shows; None where nothing that `scenes` draws is close enough."""
 
     background: str | None
     colour: str | None
@@ -225,7 +225,7 @@ def _colour(shade: Floats) -> str | None:
     return _NAMES[distances.argmin()] if distances.min() <= COLOUR_LIMIT else None
 
 
-def seen(picture: Image.Image) -> Sighting:
+def recognise(picture: Image.Image) -> Recognised:
     """What a square picture shows; one that is not 128 x 128 is scaled to it.
 
     Raises ValueError where the picture is not square.
@@ -248,14 +248,14 @@ def seen(picture: Image.Image) -> Sighting:
 
     mask = _largest(pixels, shades, nearest, ground)
     if mask is None:
-        return Sighting(background, None, None, None, 0, 0.0)
+        return Recognised(background, None, None, None, 0, 0.0)
     left, top, right, bottom = _box(mask)
     middle = np.array([(left + right) / 2, (top + bottom) / 2])
     away = {p: float(np.linalg.norm(middle - anchor)) for p, anchor in POSITIONS.items()}
     position = min(away, key=away.__getitem__)
     overlaps = {shape: _overlap(mask, shape) for shape in SHAPES}
     shape = max(overlaps, key=overlaps.__getitem__)
-    return Sighting(
+    return Recognised(
         background=background,
         colour=_colour(np.median(shades[~_grow(~mask)], 0)),  # without the edge's mixtures
         position=position if away[position] <= POSITION_LIMIT else None,
