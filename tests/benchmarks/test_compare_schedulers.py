@@ -21,7 +21,7 @@ from latentrt.benchmarks.numerics.compare import compare
 from latentrt.benchmarks.numerics.reference import ReferenceRequest
 from latentrt.benchmarks.numerics.tolerances import cancelling_tolerance
 from latentrt.benchmarks.numerics.torch_model import TorchModel
-from latentrt.benchmarks.peers.contest import check
+from latentrt.benchmarks.peers.measure import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.export import trace
@@ -118,7 +118,7 @@ def test_live_answers_for_an_edm_model_are_those_stored(made: Made) -> None:
 
 def test_peers_that_sample_by_ddim_are_refused_for_an_edm_model(made: Made) -> None:
     with pytest.raises(InputError, match=r"^bundle: expected one that DDIM draws"):
-        check(made("edm")[1], None, ["diffusers-fp32"])
+        check(made("edm")[1], Path(), ["diffusers-fp32"])
 
 
 # The tolerance of a step that cancels.

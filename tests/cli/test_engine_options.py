@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from tests.cli.outcome import Run
 
-from latentrt.benchmarks.latency import bench
-from latentrt.benchmarks.latency.subject import Subject
+from latentrt.benchmarks.latency.workload import Workload
 from latentrt.bundle.errors import LatentrtError, ShapeNotBuilt
+from latentrt.cli import benchmark
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.cuda.device import Gpu
 from latentrt.engines.engine import Blueprint, Engine
@@ -103,12 +103,14 @@ def test_compare_compiles_with_its_options(
 def test_bench_measures_with_its_options(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[Any] = []
+    seen: list[Workload] = []
 
-    def measure(subject: Subject, *more: object) -> None:
-        seen.append(subject.options)
+    def measure(workload: Workload, *more: object) -> None:
+        seen.append(workload)
         raise LatentrtError("seen")
 
-    monkeypatch.setattr(bench, "measure", measure)
+    monkeypatch.setattr(benchmark, "measure", measure)
     run("bench", bundle("heads"), *BUILT)
-    assert seen == [{"level": 5, "stripped": True}]
+    (found,) = (dict(workload.engine) for workload in seen)
+    assert found["engine"] == "tensorrt"
+    assert found["options"] == {"level": 5, "stripped": True}
