@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError
@@ -356,14 +355,6 @@ def test_a_folder_that_is_named_as_the_data_centre_package_is_not_taken_for_it(
     status = tensorrt.status()
     assert status.version is None
     assert status.problem.startswith("tensorrt cannot be imported (module 'tensorrt' has no")
-
-
-def test_every_extra_whose_engines_widen_graphs_brings_onnx() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras: dict[str, list[str]] = project["optional-dependencies"]
-    for name in ("tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime-tensorrt-rtx"):
-        assert "onnx>=1.23" in extras[name]
-    assert "latentrt[onnxruntime-gpu]" in extras["onnxruntime-tensorrt"]
 
 
 def test_the_data_centre_package_comes_first_but_builds_for_no_other_gpu(

@@ -26,7 +26,7 @@ from tests.export.pytorch import (
 )
 from tests.processor import HAS_BF16
 
-from latentrt.engines.graphs.float32 import to_float32
+from latentrt.export.float32 import to_float32
 
 Bundles = Callable[[str], Path]
 each_component = pytest.mark.parametrize("component", components_of("xl"))

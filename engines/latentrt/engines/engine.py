@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.errors import BundleError, InputError
 from latentrt.bundle.spec import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -62,8 +62,9 @@ class Blueprint:
     A graph names its weights by a path such as `weights/unet.safetensors`; that path must be the
     end of `weights`, whose second parent is where it is looked up. `dtype` is what the graph as it
     is stored computes in; `inputs` and `outputs` are its arrays. `precision` is what the engine
-    computes in. `digests` are the SHA-256 of the graph and of the weights in hexadecimal; only what
-    is cached needs them.
+    computes in; `graph_fp32` is what is compiled where that is fp32 and the graph's dtype 16-bit.
+    `digests` are the SHA-256 of the graph and of the weights in hexadecimal; only what is cached
+    needs them.
     """
 
     component: str
@@ -75,6 +76,7 @@ class Blueprint:
     dtype: str = "float32"
     digests: tuple[str, str] | None = None
     precision: str = "fp32"
+    graph_fp32: Path | None = None
 
     @staticmethod
     def of(
@@ -93,6 +95,7 @@ class Blueprint:
             dtype=bundle.manifest.dtype,
             digests=(files[record.graph].sha256, files[record.weights].sha256),
             precision=precision,
+            graph_fp32=bundle.graph_fp32(component),
         )
 
     def at(self, precision: str) -> Blueprint:
@@ -101,8 +104,19 @@ class Blueprint:
 
     @property
     def widened(self) -> bool:
-        """Whether a 16-bit graph is to be made float32: in all but its own precision."""
+        """Whether a 16-bit graph is computed in float32: in all but its own precision."""
         return self.dtype in _HALVES and self.dtype != _OWN[self.precision]
+
+    @property
+    def source(self) -> Path:
+        """The graph to compile; raises `BundleError` where there is none in fp32."""
+        if not self.widened:
+            return self.graph
+        if self.graph_fp32 is None:
+            raise BundleError(
+                self.graph, "has no fp32 graph beside it: export the checkpoint again"
+            )
+        return self.graph_fp32
 
     @property
     def root(self) -> Path:

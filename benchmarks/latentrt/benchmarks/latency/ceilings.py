@@ -133,6 +133,8 @@ def _numpy_product(size: int, repeats: int) -> float:
 
 
 def _engine_product(chosen: Chosen, dtype: str, size: int, chain: int, repeats: int) -> float:
+    if chosen.precision == "fp32":
+        dtype = "float32"
     with tempfile.TemporaryDirectory(prefix="latentrt-") as folder:
         engine = chosen.compile(products(Path(folder), dtype, size, chain))
         try:

@@ -57,8 +57,9 @@ def layer_table(
     onnx, and `BuildFailed`.
     """
     inputs = reference.inputs(bundle, component)
-    blueprint = Blueprint.of(bundle, component, reference.sizes(bundle, component))
-    graph = LayerGraph(blueprint.graph.read_bytes())
+    sizes = reference.sizes(bundle, component)
+    blueprint = Blueprint.of(bundle, component, sizes, chosen.precision)
+    graph = LayerGraph(blueprint.source.read_bytes())
     torch_side = _TorchComponent(bundle, component, model, inputs)
     layers = {layer.name: layer for layer in graph.layers()}
     matched = tuple(layers[name] for name in layers if name in torch_side.modules)
@@ -102,7 +103,7 @@ def _compiled(
         path = Path(folder) / blueprint.graph.name
         path.write_bytes(graph)
         outputs = (*blueprint.outputs, *specs)
-        wide = replace(blueprint, graph=path, outputs=outputs, digests=None)
+        wide = replace(blueprint, graph=path, graph_fp32=path, outputs=outputs, digests=None)
         return chosen.compile(wide)
 
 

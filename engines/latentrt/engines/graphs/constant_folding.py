@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines.engine import Blueprint
 
-_REMEDY: Final = "pip install 'latentrt[build]'"
+_REMEDY: Final = "pip install 'latentrt[onnxruntime-gpu]'"
 _GROUP_NORM: Final = "GroupNormalization"
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from latentrt.bundle.errors import BuildFailed, BundleError
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.graphs import onnx_messages
-from latentrt.engines.graphs.float32 import to_float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +26,14 @@ class OnnxGraph:
     def of(blueprint: Blueprint) -> OnnxGraph:
         """The blueprint's graph, which reads weights behind links where they are.
 
-        Raises `BundleError` for a graph that cannot be read, `BuildFailed` for bytes that are none,
-        `Unavailable` where a 16-bit graph is to compute in fp32 and onnx is missing.
+        Raises `BundleError` for a graph that cannot be read, `BuildFailed` for bytes that are none.
         """
         content = read_graph(blueprint)
         try:
             if not in_place(blueprint):
                 blueprint = replace(blueprint, weights=blueprint.weights.resolve())
                 content = _moved(content, blueprint.weights.relative_to(blueprint.root).as_posix())
-            return OnnxGraph(blueprint, to_float32(content) if blueprint.widened else content)
+            return OnnxGraph(blueprint, content)
         except ValueError as error:
             problem = f"{blueprint.component}: the graph cannot be read: {error}"
             raise BuildFailed(problem) from error
@@ -50,10 +48,10 @@ def in_place(blueprint: Blueprint) -> bool:
 def read_graph(blueprint: Blueprint) -> bytes:
     """The graph's bytes; raises `BundleError`."""
     try:
-        return blueprint.graph.read_bytes()
+        return blueprint.source.read_bytes()
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
-        raise BundleError(blueprint.graph, problem) from error
+        raise BundleError(blueprint.source, problem) from error
 
 
 def _moved(graph: bytes, location: str) -> bytes:

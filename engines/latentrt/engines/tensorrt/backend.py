@@ -1,7 +1,7 @@
 """TensorRT on an NVIDIA GPU: the data-centre package, or TensorRT for RTX.
 
-A strongly typed network computes in the graph's own dtypes; fp32 on stored halves is a graph that
-was widened first. Building is tested with the real compiler of TensorRT for RTX, which needs no GPU
+A strongly typed network computes in the graph's own dtypes; fp32 on stored halves is a graph of
+its own. Building is tested with the real compiler of TensorRT for RTX, which needs no GPU
 when the target is named. Loading and running are unverified: nobody has run them on a GPU.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from tests.export.pytorch import (
 )
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BuildFailed, Unavailable
+from latentrt.bundle.errors import BuildFailed, BundleError
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Arrays, Blueprint, Engine
-from latentrt.engines.graphs.float32 import to_float32
-from latentrt.engines.registry import choose
+from latentrt.engines.registry import backend, choose
 from latentrt.engines.verification.tolerances import TOLERANCES
 from latentrt.engines.verification.verify import open_verified
+from latentrt.export.float32 import to_float32
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
@@ -211,25 +212,30 @@ def test_what_is_inside_branches_and_loops_is_widened_too(tmp_path: Path, kind: 
         assert np.array_equal(y, expected[name]), name  # each sum and product is exact
 
 
-def test_without_onnx_the_command_that_installs_it_is_named(
-    half: Bundle, monkeypatch: pytest.MonkeyPatch
+def test_a_16_bit_bundle_computes_in_fp32_where_onnx_is_not_installed(
+    half: Bundle, rounded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    blueprint = Blueprint.of(half, "vae_decoder", {"batch": 1, "height": 8, "width": 8})
-    chosen = choose("onnxruntime", half.manifest.dtype)
-    with pytest.raises(
-        Unavailable, match=r"onnx is not installed; pip install 'latentrt\[build\]'"
-    ):
-        chosen.compile(blueprint)
+    sizes, inputs = example("xl", "vae_decoder")
+    for name in ("onnxruntime", "openvino"):
+        chosen = choose(name, half.manifest.dtype, "fp32")
+        hold(chosen.compile(Blueprint.of(half, "vae_decoder", sizes)), half, rounded, inputs)
+
+
+def test_a_16_bit_bundle_without_fp32_graphs_has_to_be_exported_again(half: Bundle) -> None:
+    names = {name for name in half.manifest.files if name.endswith(".fp32.onnx")}
+    assert len(names) == len(half.manifest.components)
+    files = {name: f for name, f in half.manifest.files.items() if name not in names}
+    old = Bundle(half.path, replace(half.manifest, files=files))
+    blueprint = Blueprint.of(old, "unet", example("xl", "unet")[0])
+    for name in ("onnxruntime", "openvino"):
+        with pytest.raises(BundleError, match=r"unet\.onnx: has no fp32 graph .* export the check"):
+            backend(name).compile(blueprint)
 
 
 def test_a_damaged_graph_is_named(half: Bundle, tmp_path: Path) -> None:
     broken = tmp_path / "unet.onnx"
     broken.write_bytes(half.graph("unet").read_bytes()[:1000])
-    sizes, _ = example("xl", "unet")
-    whole = Blueprint.of(half, "unet", sizes)
-    specs = whole.inputs, whole.outputs
-    blueprint = Blueprint("unet", broken, whole.weights, *specs, sizes, dtype="float16")
-    chosen = choose("onnxruntime", "float16")
-    with pytest.raises(BuildFailed, match=r"^unet: the graph cannot be read: "):
-        chosen.compile(blueprint)
+    blueprint = Blueprint.of(half, "unet", example("xl", "unet")[0])
+    with pytest.raises(BuildFailed, match=r"^unet: "):
+        backend("onnxruntime").compile(replace(blueprint, graph_fp32=broken))
