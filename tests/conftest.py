@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 import onnx_ir as ir
@@ -26,10 +27,12 @@ from diffusers import (
 )
 from filelock import FileLock
 from hypothesis import settings
+from tests.cli.outcome import Outcome, Run
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.engine import Blueprint, Engine
+from latentrt.cli.main import main
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
 from latentrt.engines.openvino import backend as openvino
@@ -37,8 +40,10 @@ from latentrt.export import trace
 from latentrt.export.components import Component
 from latentrt.export.export import export
 from latentrt.export.modules import Config
+from latentrt.runtime.rows import Calls, Evaluation, Model
 
 ROOT = Path(__file__).parents[1]
+Found = TypeVar("Found")
 Trace = Callable[[Component, Config, str], ir.Model]
 
 # Machines that are shared pause now and then; a slow example is no failure.
@@ -61,6 +66,25 @@ def bf16_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     Where the processor has none it computes in fp32.
     """
     monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`latentrt` with these arguments."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["latentrt", *map(str, arguments)])
+        status: object = 0
+        capsys.readouterr()  # of a bundle that was made just now
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code
+        captured = capsys.readouterr()
+        assert isinstance(status, int)
+        return Outcome(status, captured.out, captured.err)
+
+    return call
 
 
 _SD: dict[str, Any] = {
@@ -278,13 +302,17 @@ def engines_of_this_session(shared: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint(shared: Path) -> Callable[[str], Path]:
-    """A tiny checkpoint by configuration, made once a session, or "shapes", which ships."""
+    """A tiny checkpoint by configuration, made once a session, or "shapes", which ships.
+
+    "heads@1" is one like "heads" with the weights of another seed.
+    """
 
     def get(configuration: str) -> Path:
         if configuration == "shapes":
             return ROOT / "models" / "shapes"
         folder = shared / "checkpoint" / configuration
-        return _once(folder, lambda: make_checkpoint(folder, configuration))
+        name, _, seed = configuration.partition("@")
+        return _once(folder, lambda: make_checkpoint(folder, name, int(seed or 0)))
 
     return get
 
@@ -355,11 +383,11 @@ def _write_traced(model: ir.Model, path: Path) -> None:
     path.write_bytes(ir.to_proto(model).SerializeToString())
 
 
-def text_engines(opened: Bundle) -> Callable[[str], Engine]:
-    """ONNX Runtime's engines of a bundle's text encoders, for one prompt of 77 tokens."""
-    made: dict[str, Engine] = {}
+def text_models(opened: Bundle) -> Callable[[str], Model]:
+    """A bundle's text encoders on ONNX Runtime, for one prompt of 77 tokens."""
+    made: dict[str, Model] = {}
 
-    def get(component: str) -> Engine:
+    def get(component: str) -> Model:
         if component not in made:
             record = opened.manifest.components[component]
             blueprint = Blueprint(
@@ -370,10 +398,16 @@ def text_engines(opened: Bundle) -> Callable[[str], Engine]:
                 outputs=record.outputs,
                 sizes={"batch": 1, "sequence": 77},
             )
-            made[component] = onnxruntime.compile(blueprint, OnnxRuntimeOptions(threads=1))
+            engine = onnxruntime.compile(blueprint, OnnxRuntimeOptions(threads=1))
+            made[component] = Model(component, record.inputs, lambda _, engine=engine: engine)
         return made[component]
 
     return get
+
+
+def answered(evaluation: Evaluation[Found]) -> Found:
+    """What comes of an evaluation, each row in a call of its own."""
+    return Calls({"unet": (1,), "vae": (1,)}).answer(evaluation)
 
 
 def read_json(path: Path) -> Any:

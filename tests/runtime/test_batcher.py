@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.toy_model import WAIT, Gate, Model, request
+from tests.runtime.toy_model import WAIT, Gate, ToyPipeline, request
 
 from latentrt.bundle.errors import Cancelled, Closed, InputError, QueueFull
 from latentrt.runtime import Batcher
@@ -40,12 +40,12 @@ from latentrt.runtime.plan import Plan
 )
 def test_sizes_that_are_none_are_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=f"^{field}"):
-        Batcher(Model(), **options)
+        Batcher(ToyPipeline(), **options)
 
 
 def test_a_full_queue_is_said_at_once() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     with Batcher(model, queue=3) as batcher:
         runs = [batcher.submit(request(1, num_images=2))]
         with pytest.raises(
@@ -60,7 +60,7 @@ def test_a_full_queue_is_said_at_once() -> None:
 
 
 def test_a_request_that_does_not_fit_leaves_no_trace() -> None:
-    with Batcher(Model(), queue=1) as batcher:
+    with Batcher(ToyPipeline(), queue=1) as batcher:
         for _ in range(3):
             with pytest.raises(InputError, match="steps"):
                 batcher.submit(request(1, steps=5000))
@@ -69,7 +69,7 @@ def test_a_request_that_does_not_fit_leaves_no_trace() -> None:
 
 
 def test_an_interrupted_submit_leaves_no_trace() -> None:
-    model = Model()
+    model = ToyPipeline()
 
     def interrupt(*_: Any, **__: Any) -> Plan:
         raise KeyboardInterrupt
@@ -85,7 +85,7 @@ def test_an_interrupted_submit_leaves_no_trace() -> None:
 
 
 def test_a_place_is_free_when_the_result_is_there() -> None:
-    with Batcher(Model(), queue=1) as batcher:
+    with Batcher(ToyPipeline(), queue=1) as batcher:
         for i in range(50):
             batcher.submit(request(i + 1, 1)).result()
         later = list[Any]()
@@ -98,7 +98,7 @@ def test_a_place_is_free_when_the_result_is_there() -> None:
 
 
 def test_steps_of_a_run_come_in_order_and_end_with_the_result() -> None:
-    with Batcher(Model()) as batcher:
+    with Batcher(ToyPipeline()) as batcher:
         run = batcher.submit(request(1, 20))
         indices = [step.index for step in run]
         assert indices == sorted(set(indices))
@@ -107,7 +107,7 @@ def test_steps_of_a_run_come_in_order_and_end_with_the_result() -> None:
 
 
 def test_leaving_the_block_finishes_what_was_submitted() -> None:
-    with Batcher(Model()) as batcher:
+    with Batcher(ToyPipeline()) as batcher:
         runs = [batcher.submit(request(i + 1)) for i in range(5)]
     assert all(run.future.done() and len(run.result().images) == 1 for run in runs)
     with pytest.raises(Closed, match="closed"):
@@ -116,7 +116,7 @@ def test_leaving_the_block_finishes_what_was_submitted() -> None:
 
 def test_an_exception_in_the_block_cancels_what_was_submitted() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     runs = list[Any]()
 
     def fail_inside() -> None:
@@ -134,7 +134,7 @@ def test_an_exception_in_the_block_cancels_what_was_submitted() -> None:
 
 
 def test_closing_from_a_callback_ends_the_batcher() -> None:
-    batcher = Batcher(Model())
+    batcher = Batcher(ToyPipeline())
     run = batcher.submit(request(1))
     run.future.add_done_callback(lambda _: batcher.close())
     run.result()
@@ -147,8 +147,8 @@ def test_a_program_that_forgets_to_close_ends_well() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from latentrt.runtime import Batcher\n"
-        "from tests.runtime.toy_model import Model, request\n"
-        "batcher = Batcher(Model()); batcher.submit(request(1, 900)); print('bye')"
+        "from tests.runtime.toy_model import ToyPipeline, request\n"
+        "batcher = Batcher(ToyPipeline()); batcher.submit(request(1, 900)); print('bye')"
     )
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
@@ -160,7 +160,7 @@ def test_a_program_that_forgets_to_close_ends_well() -> None:
 def test_a_batcher_that_is_left_unclosed_is_collected_and_its_threads_end() -> None:
     before = set(threading.enumerate())
     gate = Gate()
-    batcher = Batcher(Model(before_call=gate))
+    batcher = Batcher(ToyPipeline(before_call=gate))
     run = batcher.submit(request(1))
     gate.arrived()
     threads = set(threading.enumerate()) - before
@@ -179,7 +179,7 @@ def test_a_batcher_that_is_left_unclosed_is_collected_and_its_threads_end() -> N
 
 @pytest.mark.parametrize("deadline", ["5", [1], True, math.nan, 0, -1.0, 1j, b"5", {}])
 def test_a_deadline_that_is_no_time_is_named(deadline: Any) -> None:
-    with Batcher(Model()) as batcher:
+    with Batcher(ToyPipeline()) as batcher:
         with pytest.raises(InputError, match=r"^deadline: expected a number of seconds above 0"):
             batcher.submit(request(1), deadline=deadline)
         assert batcher.load.pictures == 0
@@ -187,14 +187,14 @@ def test_a_deadline_that_is_no_time_is_named(deadline: Any) -> None:
 
 def test_numpys_numbers_will_do_for_a_batcher() -> None:
     sizes: Any = np.array([2, 1])
-    with Batcher(Model(), batch_sizes=sizes, queue=np.int32(4)) as batcher:  # pyright: ignore[reportArgumentType]
+    with Batcher(ToyPipeline(), batch_sizes=sizes, queue=np.int32(4)) as batcher:  # pyright: ignore[reportArgumentType]
         run = batcher.submit(request(1), deadline=np.float32(WAIT))  # pyright: ignore[reportArgumentType]
         assert len(run.result().images) == 1
 
 
 @pytest.mark.parametrize("given", [None, "a red circle", 5, {}])
 def test_what_is_no_request_or_planner_is_named(given: Any) -> None:
-    with Batcher(Model()) as batcher, pytest.raises(InputError, match=r"^request: "):
+    with Batcher(ToyPipeline()) as batcher, pytest.raises(InputError, match=r"^request: "):
         batcher.submit(given)
     with pytest.raises(InputError, match=r"^planner: "):
         Batcher(given)

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tests.runtime.toy_model import Gate, Model, request
+from tests.runtime.toy_model import Gate, ToyPipeline, request
 
 from latentrt.runtime import Batcher, Pipeline, Request, Sampling, Size
 
 
 def test_decoding_does_not_hold_up_the_steps_of_others() -> None:
     gate = Gate()
-    model = Model(before_decode=gate)
+    model = ToyPipeline(before_decode=gate)
     with Batcher(model) as batcher:
         short, long = batcher.submit(request(1, 1)), batcher.submit(request(2, 9))
         gate.arrived()
@@ -27,7 +27,7 @@ def test_decoding_does_not_hold_up_the_steps_of_others() -> None:
 
 def test_latents_are_decoded_together_where_that_is_asked_for() -> None:
     gate = Gate()
-    model = Model(before_decode=gate)
+    model = ToyPipeline(before_decode=gate)
     with Batcher(model, decode_sizes=(1, 4)) as batcher:
         runs = [batcher.submit(request(1, 1))]
         gate.arrived()
@@ -43,7 +43,7 @@ def test_latents_are_decoded_together_where_that_is_asked_for() -> None:
 
 def test_latents_of_two_sizes_are_not_decoded_together() -> None:
     gate = Gate()
-    model = Model(before_decode=gate)
+    model = ToyPipeline(before_decode=gate)
     with Batcher(model, decode_sizes=(4,)) as batcher:
         sizes = [Size(64, 48), Size(64, 48), Size(48, 64)]
         runs = [batcher.submit(request(9, 1, size=sizes[0]))]
@@ -57,7 +57,7 @@ def test_latents_of_two_sizes_are_not_decoded_together() -> None:
 
 
 def test_a_preview_is_its_estimate_decoded_at_a_compiled_size() -> None:
-    model = Model()
+    model = ToyPipeline()
     with Batcher(model, decode_sizes=(2, 4)) as batcher:
         run = batcher.submit(request(1))
         run.result()

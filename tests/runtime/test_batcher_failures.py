@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.runtime.toy_model import Gate, Model, equal, request
+from tests.runtime.toy_model import Gate, ToyPipeline, equal, request
 
 from latentrt.bundle.errors import (
     FileError,
@@ -23,7 +23,7 @@ from latentrt.runtime.run import DirectRun
 
 
 def test_a_row_that_is_not_finite_fails_its_own_request_only() -> None:
-    model = Model()
+    model = ToyPipeline()
     evaluate = model.evaluate
 
     def poisoned(inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -43,7 +43,7 @@ def test_a_row_that_is_not_finite_fails_its_own_request_only() -> None:
 
 
 def test_a_row_that_makes_the_engine_fail_fails_its_own_request_only() -> None:
-    model = Model()
+    model = ToyPipeline()
 
     def refuse(prompts: list[int]) -> None:
         if 2 in prompts:
@@ -68,7 +68,7 @@ def test_a_scale_function_that_fails_fails_its_own_request_only() -> None:
     def scale(sigma: float) -> float:
         return 5.0 if sigma > 1.0 else math.nan
 
-    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+    with Batcher(ToyPipeline(), batch_sizes=(8,)) as batcher:
         good, bad = batcher.submit(request(1)), batcher.submit(request(2, guidance=Guidance(scale)))
         with pytest.raises(InputError, match="guidance scale"):
             bad.result()
@@ -81,7 +81,7 @@ def test_a_scale_function_that_exits_fails_its_own_request_only() -> None:
             raise SystemExit(3)
         return 5.0
 
-    with Batcher(Model()) as batcher:
+    with Batcher(ToyPipeline()) as batcher:
         bad, good = batcher.submit(request(2, guidance=Guidance(leave))), batcher.submit(request(1))
         with pytest.raises(SystemExit):
             bad.result()
@@ -89,7 +89,7 @@ def test_a_scale_function_that_exits_fails_its_own_request_only() -> None:
 
 
 def test_a_picture_that_is_not_finite_fails_its_own_request_only() -> None:
-    model = Model()
+    model = ToyPipeline()
     gate = Gate()
     decode = model.decode
 
@@ -127,11 +127,11 @@ def test_an_exception_that_nobody_expected_is_an_error_of_ours(
     def fail(_: object) -> None:
         raise error
 
-    with Batcher(Model(before_call=fail)) as batcher:
+    with Batcher(ToyPipeline(before_call=fail)) as batcher:
         with pytest.raises(kind) as caught:
             batcher.submit(request(1)).result()
         assert caught.value.__cause__ is error
-    run = DirectRun(Model(before_call=fail).plan(request(1)))
+    run = DirectRun(ToyPipeline(before_call=fail).plan(request(1)))
     for _ in range(2):
         with pytest.raises(kind) as caught:
             run.result()
@@ -139,7 +139,7 @@ def test_an_exception_that_nobody_expected_is_an_error_of_ours(
 
 
 def test_a_planner_that_fails_raises_an_error_of_ours() -> None:
-    model = Model()
+    model = ToyPipeline()
     model.plan = lambda *_, **__: {}["key"]  # pyright: ignore[reportAttributeAccessIssue]
     with Batcher(model) as batcher, pytest.raises(InternalError, match="unexpected KeyError"):
         batcher.submit(request(1))

@@ -9,16 +9,19 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
-from tests.runtime.toy_model import WAIT, Gate, Model, equal, request
+from tests.runtime.toy_model import WAIT, Gate, ToyPipeline, decoded_by, equal, request
 
 from latentrt.engines.engine import Arrays
-from latentrt.runtime import Batcher, Guidance, Pipeline, Request, Result, Sampling, Size
+from latentrt.runtime import Batcher, Guidance, Pipeline, Request, Result, Size
 from latentrt.runtime.plan import Plan
+from latentrt.runtime.rows import Batch, Outputs, Row
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.schedules import CATALOGUE
 
@@ -39,7 +42,7 @@ def mixed(count: int) -> list[Request]:
 
 
 def test_mixed_requests_share_calls_and_get_what_they_get_alone() -> None:
-    model = Model()
+    model = ToyPipeline()
     requests = mixed(32)
     with Batcher(model, batch_sizes=(8,)) as batcher:
         alone = [batcher.submit(each).result() for each in requests]
@@ -57,7 +60,7 @@ def test_mixed_requests_share_calls_and_get_what_they_get_alone() -> None:
 
 def test_requests_from_eight_threads_get_what_they_get_alone() -> None:
     requests = mixed(32)
-    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+    with Batcher(ToyPipeline(), batch_sizes=(8,)) as batcher:
         alone = [batcher.submit(each).result() for each in requests]
         together: dict[int, Result] = {}
 
@@ -75,7 +78,7 @@ def test_requests_from_eight_threads_get_what_they_get_alone() -> None:
 
 def test_equal_requests_fill_their_calls() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     steps = 10
     with Batcher(model, batch_sizes=(8,)) as batcher:
         runs = [batcher.submit(request(i + 1, steps)) for i in range(32)]
@@ -91,7 +94,7 @@ def test_equal_requests_fill_their_calls() -> None:
 
 def test_the_smallest_batch_that_fits_is_called() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     with Batcher(model, batch_sizes=(4, 1, 2)) as batcher:
         gate_keeper = batcher.submit(request(1, 1, guidance=1.0))
         gate.arrived()
@@ -106,7 +109,7 @@ def test_the_smallest_batch_that_fits_is_called() -> None:
 
 def test_rows_of_other_shapes_have_calls_of_their_own() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     sizes = [Size(64, 48), Size(48, 64)]
     with Batcher(model, batch_sizes=(8,)) as batcher:
         runs = [batcher.submit(request(i + 1, 2, size=sizes[i % 2])) for i in range(6)]
@@ -118,7 +121,7 @@ def test_rows_of_other_shapes_have_calls_of_their_own() -> None:
 
 
 def test_a_request_with_several_images_is_each_of_them_alone() -> None:
-    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+    with Batcher(ToyPipeline(), batch_sizes=(8,)) as batcher:
         three = batcher.submit(request(1, seed=40, num_images=3)).result()
         single = [batcher.submit(request(1, seed=40 + i)).result() for i in range(3)]
     for i, one in enumerate(single):
@@ -129,7 +132,7 @@ def test_latents_of_a_request_start_each_its_own_image() -> None:
     latents = np.random.default_rng(0).standard_normal((3, 4, 6, 8), dtype=np.float32)
     ordered = request(1, num_images=3, latents=latents)
     latents[:] = 0.0  # a caller's buffer is the caller's again
-    with Batcher(Model(), batch_sizes=(8,)) as batcher:
+    with Batcher(ToyPipeline(), batch_sizes=(8,)) as batcher:
         three = batcher.submit(ordered).result()
         for i in range(3):
             given = ordered.latents[i : i + 1]  # pyright: ignore[reportOptionalSubscript]
@@ -139,7 +142,7 @@ def test_latents_of_a_request_start_each_its_own_image() -> None:
 
 
 def test_the_arrays_of_a_shape_are_freed_with_its_last_picture() -> None:
-    model = Model()
+    model = ToyPipeline()
     evaluate = model.evaluate
     seen = list[weakref.ref[NDArray[Any]]]()
 
@@ -158,7 +161,7 @@ def test_the_arrays_of_a_shape_are_freed_with_its_last_picture() -> None:
 
 def test_a_shape_on_its_way_has_the_same_arrays_at_every_call() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     evaluate = model.evaluate
     seen = list[NDArray[Any]]()
 
@@ -176,18 +179,7 @@ def test_a_shape_on_its_way_has_the_same_arrays_at_every_call() -> None:
     assert len({id(array) for array in seen}) == 2
 
 
-class Several:
-    """A planner of several models: the number of a request's prompt says by which it is drawn."""
-
-    def __init__(self, *models: Model) -> None:
-        self._models = models
-
-    def plan(self, request: Request, *, batches: Sequence[int], decodes: Sequence[int]) -> Plan:
-        model = self._models[int(request.prompt) % len(self._models)]
-        return model.plan(request, batches=batches, decodes=decodes)
-
-
-class OtherModel(Model):
+class OtherPipeline(ToyPipeline):
     """A model of the same shapes that gives other numbers."""
 
     def evaluate(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -199,22 +191,26 @@ class OtherModel(Model):
 
 def test_rows_and_latents_of_two_models_of_equal_shapes_never_share_a_call() -> None:
     requests = [request(i + 1) for i in range(6)]
-    alone = [DirectRun((OtherModel() if i % 2 else Model()).plan(requests[i])) for i in range(6)]
+    alone = [
+        DirectRun((OtherPipeline() if i % 2 else ToyPipeline()).plan(requests[i])) for i in range(6)
+    ]
     expected = [run.result() for run in alone]
     gate = Gate()
-    models = (OtherModel(before_call=gate), Model(before_call=gate))
-    with Batcher(Several(*models), batch_sizes=(4,), decode_sizes=(4,)) as batcher:
-        runs = [batcher.submit(each) for each in requests]
+    one, other = ToyPipeline(before_call=gate), OtherPipeline(before_call=gate)
+    with Batcher(one, batch_sizes=(4,), decode_sizes=(4,)) as batcher:
+        runs = [
+            batcher.submit(each, pipeline=other if i % 2 else one)
+            for i, each in enumerate(requests)
+        ]
         gate.open()
         found = [run.result() for run in runs]
-    # Prompts 1, 3, 5 are drawn by the second model, 2, 4, 6 by the first.
-    assert {abs(prompt) for call in models[1].calls for prompt in call} == {1, 3, 5}
-    assert {abs(prompt) for call in models[0].calls for prompt in call} == {2, 4, 6}
+    assert {abs(prompt) for call in one.calls for prompt in call} == {1, 3, 5}
+    assert {abs(prompt) for call in other.calls for prompt in call} == {2, 4, 6}
     assert all(equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
 def test_latents_of_two_decoders_behind_one_unet_are_decoded_apart() -> None:
-    class Decoders(Model):
+    class Decoders(ToyPipeline):
         def plan(
             self,
             request: Request,
@@ -223,10 +219,11 @@ def test_latents_of_two_decoders_behind_one_unet_are_decoded_apart() -> None:
             decodes: Sequence[int] = (1,),
         ) -> Plan:
             plan = super().plan(request, batches=batches, decodes=decodes)
-            return replace(plan, decode=self.decode if int(request.prompt) % 2 else other.decode)
+            own = self if int(request.prompt) % 2 else other
+            return replace(plan, decode=partial(decoded_by, own.decoder))
 
     gate = Gate()
-    model, other = Decoders(before_decode=gate), OtherModel(before_decode=gate)
+    model, other = Decoders(before_decode=gate), OtherPipeline(before_decode=gate)
     with Batcher(model, batch_sizes=(8,), decode_sizes=(4,)) as batcher:
         runs = [batcher.submit(request(i + 1, guidance=1.0)) for i in range(4)]
         while batcher.load.rows:  # how many latents a decode took meanwhile is left to chance
@@ -243,14 +240,27 @@ def test_latents_of_two_decoders_behind_one_unet_are_decoded_apart() -> None:
         )
 
 
-def test_plans_of_one_pipeline_share_calls_and_those_of_two_do_not(
-    bundle: Callable[[str], Path],
+def test_two_unets_of_equal_shapes_in_one_batcher_draw_what_they_draw_alone(
+    bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = bundle("heads")
-    with Pipeline.open(path, engine="onnxruntime") as one, Pipeline.open(path) as two:
-        ordered = Request("a red circle", seed=1, sampling=Sampling("euler", steps=1))
-        plans = [one.plan(ordered), one.plan(ordered), two.plan(ordered)]
-    assert plans[0].unet == plans[1].unet
-    assert plans[0].decode == plans[1].decode
-    assert plans[0].unet != plans[2].unet
-    assert plans[0].decode != plans[2].decode
+    ordered = [Request("a red circle", seed=i, sampling="euler", num_images=2) for i in range(4)]
+    called: list[set[int]] = []
+    evaluate = Batch.__call__
+
+    def watched(batch: Batch, rows: Sequence[Row]) -> list[Outputs]:
+        called.append({id(row.model) for row in rows})
+        return evaluate(batch, rows)
+
+    monkeypatch.setattr(Batch, "__call__", watched)
+    with (
+        Pipeline.open(bundle("heads"), engine="onnxruntime") as one,
+        Pipeline.open(bundle("heads@1"), engine="onnxruntime") as two,
+        one.batcher(batch_sizes=(4,)) as batcher,
+    ):
+        asked = [(ordered[i], (one, two)[i % 2]) for i in range(4)]
+        alone = [batcher.submit(each, pipeline=own).result() for each, own in asked]
+        runs = [batcher.submit(each, pipeline=own) for each, own in asked]
+        together = [run.result() for run in runs]
+    assert all(equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert not np.allclose(alone[0].latents, alone[1].latents)
+    assert {len(models) for models in called} == {1}

@@ -7,14 +7,14 @@ import math
 import threading
 from typing import Any
 
-from tests.runtime.toy_model import WAIT, Gate, Model, request
+from tests.runtime.toy_model import WAIT, Gate, ToyPipeline, request
 
 from latentrt.runtime import Batcher, Size
 
 
 def test_every_request_advances_within_its_turn() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     requests = [request(i + 1, 3 + i % 7, guidance=(1.0, 5.0)[i % 2]) for i in range(21)]
     with Batcher(model, batch_sizes=(4,)) as batcher:
         runs = [batcher.submit(each) for each in requests]
@@ -31,7 +31,7 @@ def test_every_request_advances_within_its_turn() -> None:
 
 def test_requests_from_eight_threads_fill_their_calls_and_take_their_turns() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     steps = 6
     with Batcher(model, batch_sizes=(8,)) as batcher:
         runs = list[Any]()
@@ -62,7 +62,7 @@ def test_requests_from_eight_threads_fill_their_calls_and_take_their_turns() -> 
 
 def test_a_request_joins_between_any_two_steps() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     with Batcher(model, batch_sizes=(8,)) as batcher:
         first = batcher.submit(request(1, 4))
         gate.arrived()
@@ -76,7 +76,7 @@ def test_a_request_joins_between_any_two_steps() -> None:
 
 def test_rows_of_two_shapes_take_turns_by_who_waited_longest() -> None:
     gate = Gate()
-    model = Model(before_call=gate)
+    model = ToyPipeline(before_call=gate)
     wide, tall = Size(64, 48), Size(48, 64)
     with Batcher(model, batch_sizes=(8,)) as batcher:
         gate_keeper = batcher.submit(request(9, 1, guidance=1.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +13,17 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, LatentConsistencyModelPipeline
 from numpy.typing import NDArray
-from tests.conftest import text_engines
+from tests.conftest import answered, text_models
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError, InputError
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.engine import Engine
-from latentrt.runtime.conditioning import Conditioner, Conditioning, Row, embed_scale
+from latentrt.runtime.conditioning import Conditioner, Conditioning, embed_scale
+from latentrt.runtime.denoiser import Condition
 from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.request import Request
+from latentrt.runtime.rows import Evaluation, Outputs, Row
 from latentrt.runtime.size import Size
 
 PROMPT, NEGATIVE = "a large red circle on a blue background", "a small star"
@@ -38,8 +39,8 @@ class Side:
 
     def __init__(self, bundle: Path, checkpoint: Path) -> None:
         self.bundle = Bundle.open(bundle)
-        self.conditioner = Conditioner(self.bundle)
-        self.engine = text_engines(self.bundle)
+        self.models = text_models(self.bundle)
+        self.conditioner = Conditioner(self.bundle, self.models)
         self.pipeline: Any = DiffusionPipeline.from_pretrained(checkpoint, low_cpu_mem_usage=False)
         # For clip skip diffusers 0.42 reaches through a level that transformers 5 no longer has.
         encoder = self.pipeline.text_encoder
@@ -50,7 +51,7 @@ class Side:
         """Our rows of a request, after its check."""
         request = Request(prompt, **{"size": SIZE, "guidance": Guidance(5.0), **fields})
         self.conditioner.check(request)
-        return self.conditioner(request, self.engine)
+        return answered(self.conditioner(request))
 
     def theirs(
         self, prompt: str, negative_prompt: str | None, clip_skip: int
@@ -85,9 +86,10 @@ def side(bundle: Bundles, checkpoint: Bundles) -> Callable[[str], Side]:
     return get
 
 
-def check_row(actual: Row | None, expected: Row) -> None:
+def check_row(found: Condition | None, expected: Mapping[str, NDArray[Any]]) -> None:
     """Check that a row holds the expected arrays, and says nothing else of the text."""
-    assert actual is not None
+    assert found is not None
+    actual = found.constant
     assert set(actual) - {"time_ids", "timestep_cond"} == set(expected)
     for name, array in expected.items():
         assert actual[name].dtype == np.float32
@@ -119,9 +121,10 @@ def test_no_negative_prompt_is_zeros_for_sdxl_and_the_empty_prompt_is_not(
     assert zeros is not None
     assert empty is not None
     for name in ("encoder_hidden_states", "text_embeds"):
-        assert not zeros[name].any()
-        assert empty[name].any()
-    assert zeros["time_ids"].tolist() == empty["time_ids"].tolist() != [0.0] * 6
+        assert not zeros.constant[name].any()
+        assert empty.constant[name].any()
+    told = [each.constant["time_ids"].tolist() for each in (zeros, empty)]
+    assert told[0] == told[1] != [0.0] * 6
 
 
 def test_no_negative_prompt_is_the_empty_one_where_the_checkpoint_says_so(
@@ -129,14 +132,14 @@ def test_no_negative_prompt_is_the_empty_one_where_the_checkpoint_says_so(
 ) -> None:
     both = side("xl")
     manifest = replace(both.bundle.manifest, force_zeros_for_empty_prompt=False)
-    conditioner = Conditioner(replace(both.bundle, manifest=manifest))
+    conditioner = Conditioner(replace(both.bundle, manifest=manifest), both.models)
     request = Request(PROMPT, size=SIZE, guidance=Guidance(5.0))
     both.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     try:
         _, expected = both.theirs(PROMPT, None, 0)
     finally:
         both.pipeline.register_to_config(force_zeros_for_empty_prompt=True)
-    check_row(conditioner(request, both.engine).negative, expected)
+    check_row(answered(conditioner(request)).negative, expected)
 
 
 @pytest.mark.parametrize("configuration", ["heads", "lists", "xl"])
@@ -202,8 +205,8 @@ def test_sdxl_is_told_the_sizes_that_diffusers_tells_it(
     found = both.ours(negative_prompt=NEGATIVE, **sizes)
     negative, positive = told["time_ids"].numpy()
     assert found.negative is not None
-    np.testing.assert_array_equal(found.negative["time_ids"], negative, strict=True)
-    np.testing.assert_array_equal(found.prompts[0]["time_ids"], positive, strict=True)
+    np.testing.assert_array_equal(found.negative.constant["time_ids"], negative, strict=True)
+    np.testing.assert_array_equal(found.prompts[0].constant["time_ids"], positive, strict=True)
 
 
 @pytest.mark.parametrize("field", ["original_size", "crop", "target_size"])
@@ -230,7 +233,7 @@ def test_rows_are_what_the_unet_takes_beside_latents_and_timesteps(
     }
     for configuration, expected in shapes.items():
         found = side(configuration).ours()
-        rows = [row for row in (*found.prompts, found.negative) if row is not None]
+        rows = [row.constant for row in (*found.prompts, found.negative) if row is not None]
         assert len(rows) == (1 if configuration == "lcm" else 2)
         for row in rows:
             assert {name: array.shape for name, array in row.items()} == expected
@@ -251,26 +254,22 @@ def test_each_composed_prompt_is_a_row_of_its_own(side: Callable[[str], Side]) -
     assert [note[:12] for note in found.notes] == ["composed[1]:"]
 
 
-class Counting:
-    """Engines that count their calls."""
-
-    def __init__(self, engine: Callable[[str], Engine]) -> None:
-        self.engine = engine
-        self.calls: list[str] = []
-
-    def __call__(self, component: str) -> Engine:
-        self.calls.append(component)
-        return self.engine(component)
-
-
 def test_no_negative_row_is_encoded_where_none_is_ever_evaluated(
     side: Callable[[str], Side],
 ) -> None:
     both = side("heads")
-    counting = Counting(both.engine)
     request = Request(PROMPT, negative_prompt=NEGATIVE, size=SIZE, guidance=Guidance(1.0))
-    assert both.conditioner(request, counting).negative is None
-    assert counting.calls == ["text_encoder"]
+    evaluation = both.conditioner(request)
+    (row,) = next(evaluation)
+    with pytest.raises(StopIteration) as ended:
+        evaluation.send([answered(passed_on(row))])
+    assert ended.value.value.negative is None
+
+
+def passed_on(row: Row) -> Evaluation[Outputs]:
+    """One row's outputs."""
+    (outputs,) = yield [row]
+    return outputs
 
 
 def test_a_scale_that_is_a_function_has_a_negative_row(side: Callable[[str], Side]) -> None:
@@ -296,7 +295,7 @@ def test_a_unet_with_an_input_that_nobody_knows_is_refused(side: Callable[[str],
     components = {**opened.manifest.components, "unet": replace(record, inputs=inputs)}
     changed = replace(opened, manifest=replace(opened.manifest, components=components))
     with pytest.raises(BundleError, match="has a U-Net with an input 'image_embeds'"):
-        Conditioner(changed)
+        Conditioner(changed, side("heads").models)
 
 
 def test_threads_get_what_each_asked_for(side: Callable[[str], Side]) -> None:
@@ -306,8 +305,8 @@ def test_threads_get_what_each_asked_for(side: Callable[[str], Side]) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(both.ours, prompts))
     for prompt, conditioning in zip(prompts, found, strict=True):
-        for name, array in alone[prompt].prompts[0].items():
-            np.testing.assert_array_equal(conditioning.prompts[0][name], array)
+        for name, array in alone[prompt].prompts[0].constant.items():
+            np.testing.assert_array_equal(conditioning.prompts[0].constant[name], array)
 
 
 # Distilled models.
@@ -349,7 +348,7 @@ def test_a_distilled_model_is_told_its_scale_and_has_no_negative_row(
     assert found.negative is None
     check_row(found.prompts[0], both.theirs(PROMPT, None, 1)[0])
     expected = embedded(scale, 32)
-    assert Difference.between(found.prompts[0]["timestep_cond"], expected).relative < 1e-6
+    assert Difference.between(found.prompts[0].constant["timestep_cond"], expected).relative < 1e-6
 
 
 def test_a_distilled_model_takes_one_scale_and_one_prompt(side: Callable[[str], Side]) -> None:

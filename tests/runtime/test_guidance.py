@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Guidance, Request, Sampling
-from latentrt.runtime.conditioning import Conditioning
+from latentrt.runtime.denoiser import Condition, GuidedDenoiser
 from latentrt.runtime.guidance import MAX_SCALE, guide
-from latentrt.runtime.plan import Plan
+from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
+from latentrt.runtime.rows import Evaluation, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.schedules import build_schedule
 
@@ -125,7 +127,7 @@ def test_an_interval_that_is_none_is_refused(interval: Any) -> None:
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def rows_and_latent(request: Request, prompts: int = 1) -> tuple[list[int], NDArray[np.float32]]:
+def rows_and_latent(request: Request) -> tuple[list[int], NDArray[np.float32]]:
     """How many rows each evaluation of a run had, and what the run ended in."""
     rows: list[int] = []
 
@@ -134,28 +136,41 @@ def rows_and_latent(request: Request, prompts: int = 1) -> tuple[list[int], NDAr
         shift = inputs["encoder_hidden_states"][:, :1, :1, None]
         return {"model_output": np.tanh(inputs["sample"] + shift)}
 
-    def engine(count: int) -> FunctionEngine:
-        text = TensorSpec("encoder_hidden_states", (count, 3, 2))
-        specs = (TensorSpec("sample", (count, *SHAPE)), TensorSpec("timestep", (count,)), text)
-        return FunctionEngine("unet", specs, (), evaluate)
+    inputs = (
+        TensorSpec("sample", ("batch", *SHAPE)),
+        TensorSpec("timestep", ("batch",)),
+        TensorSpec("encoder_hidden_states", ("batch", 3, 2)),
+    )
 
-    texts = [np.full((3, 2), 0.3 * i, np.float32) for i in range(prompts + 1)]
+    def engine(sizes: Mapping[str, int]) -> FunctionEngine:
+        return FunctionEngine("unet", tuple(each.fixed(sizes) for each in inputs), (), evaluate)
+
+    def decode(_: NDArray[np.float32]) -> Evaluation[NDArray[np.float32]]:
+        return np.zeros((3, 8, 8), np.float32)
+        yield []
+
+    conditions = [
+        Condition({"encoder_hidden_states": np.full((3, 2), 0.3 * i, np.float32)}, weight)
+        for i, weight in enumerate((1.0, 1.0, *(weight for _, weight in request.composed)))
+    ]
+    schedule = build_schedule(CONFIG, steps=request.sampling.steps, sampler="euler")
+    negative = conditions[0] if request.guidance.active else None
+    unet = Model("unet", inputs, engine)
+    denoiser = GuidedDenoiser(unet, tuple(conditions[1:]), negative, request.guidance)
+
+    def enter(_: Latent | None, noise: PictureNoise) -> Latent:
+        return noise.begin(SHAPE) * np.float32(schedule.init_scale)
+
+    counts = denoiser.row_counts(schedule)
     plan = Plan(
         request=request,
-        schedule=build_schedule(CONFIG, steps=request.sampling.steps, sampler="euler"),
-        conditioning=Conditioning(
-            tuple({"encoder_hidden_states": text} for text in texts[1:]),
-            {"encoder_hidden_states": texts[0]} if request.guidance.active else None,
-            (),
-        ),
-        unet=engine,
-        decode=lambda latents: np.zeros((len(latents), 3, 8, 8), np.float32),
-        latent_shape=SHAPE,
+        legs=(Leg(schedule, denoiser, enter),),
+        decode=decode,
         model="",
-        seconds=(0.0, 0.0),
+        batches={"unet": tuple(sorted(counts)), "vae": (1,)},
     )
     latents = DirectRun(plan).result().latents
-    assert plan.row_counts == set(rows)
+    assert counts == set(rows)
     return rows, latents
 
 
@@ -191,13 +206,13 @@ def test_a_constant_function_guides_as_its_number_does() -> None:
 
 def test_several_prompts_keep_the_negative_row_at_every_level() -> None:
     request = drawing(Guidance(5.0, interval=(0.5, 5.0)), composed=[("b", 0.5)])
-    rows, _ = rows_and_latent(request, prompts=2)
+    rows, _ = rows_and_latent(request)
     assert rows == [3] * 8
 
 
 def test_a_prompt_of_weight_zero_changes_nothing() -> None:
     _, one = rows_and_latent(drawing(5.0))
-    _, two = rows_and_latent(drawing(5.0, composed=[("b", 0.0)]), prompts=2)
+    _, two = rows_and_latent(drawing(5.0, composed=[("b", 0.0)]))
     np.testing.assert_allclose(two, one, rtol=0, atol=ROUNDING * 10)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo, iTXt
-from tests.runtime.toy_model import CONFIG, Model, request
+from tests.runtime.toy_model import CONFIG, ToyPipeline, request
 
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.runtime import Guidance, Request, Result, Sampling, Size
@@ -57,7 +57,7 @@ ODD_PROMPTS = (
 def drawn() -> Result:
     """Two pictures of the toy model's."""
     asked = request(5, num_images=2, guidance=3.0, negative_prompt="6")
-    result = DirectRun(Model().plan(asked)).result()
+    result = DirectRun(ToyPipeline().plan(asked)).result()
     provenance = Provenance("numbers", "0123456789abcdef", "euler", "")
     return replace(result, request=result.request.with_values(provenance=provenance))
 
@@ -123,13 +123,13 @@ def test_a_web_ui_reads_what_a_file_was_made_with(
             made = replace(one(drawn, prompt=prompt, negative_prompt="a star"), model=name)
             (path,) = made.save(tmp_path / f"a{suffix}")
             found = read_by_web_ui(text_of(path))
-            assert found["Model"] == name
+            assert found["ToyPipeline"] == name
             assert found["Steps"] == "4"
             assert found["CFG scale"] == "3"
             assert found["Seed"] == "5"
             assert found["Size"] == "64x48"
             assert found["Sampler"] == "Euler"
-            assert found["Model hash"] == "0123456789"
+            assert found["ToyPipeline hash"] == "0123456789"
             assert found["Prompt"] == prompt
             assert found["Negative prompt"] == "a star"
 

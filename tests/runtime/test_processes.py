@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.runtime.toy_model import Model, request
+from tests.runtime.toy_model import ToyPipeline, request
 
 from latentrt.bundle.errors import Closed, LatentrtError
 from latentrt.runtime import Batcher, Guidance, Pipeline, Request, Result, Sampling, Size
@@ -120,7 +120,7 @@ def test_a_pipeline_and_what_it_made_cannot_be_pickled(bundle: Callable[[str], P
 
 
 def test_a_batcher_and_its_runs_cannot_be_pickled() -> None:
-    with Batcher(Model()) as batcher:
+    with Batcher(ToyPipeline()) as batcher:
         run = batcher.submit(request(1))
         run.result()
         for each in (batcher, run, run.future):
@@ -143,7 +143,7 @@ def test_requests_and_results_survive_pickling() -> None:
     again = pickle.loads(pickle.dumps(ordered))
     assert again.to_json() == ordered.to_json()
     assert np.array_equal(again.latents, latents)
-    with Batcher(Model()) as batcher:
+    with Batcher(ToyPipeline()) as batcher:
         result = batcher.submit(request(1, num_images=2)).result()
     copied: Result = pickle.loads(pickle.dumps(result))
     assert [image.tobytes() for image in copied.images] == [i.tobytes() for i in result.images]

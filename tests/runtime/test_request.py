@@ -260,12 +260,12 @@ def test_rows_of_latents_come_back_by_their_hash() -> None:
     for first in range(3):
         rows = latents[first : first + 2]
         stored = Request("a", num_images=2, latents=rows).to_json()
-        found = Request.from_json(stored, latents).latents
+        found = Request.from_json(stored, [latents]).latents
         assert found is not None
         assert np.array_equal(found, rows)
     stored = Request("a", num_images=2, latents=latents[::2]).to_json()
     with pytest.raises(InputError, match="latents"):
-        Request.from_json(stored, latents)
+        Request.from_json(stored, [latents])
 
 
 def test_requests_are_equal_by_value() -> None:
@@ -379,13 +379,13 @@ def test_any_json_of_known_keys_is_a_request_or_an_input_error(value: dict[str, 
 def test_a_request_with_latents_comes_back_only_with_those_latents() -> None:
     latents = np.random.default_rng(0).standard_normal((1, 4, 8, 8), dtype=np.float32)
     stored = Request("a", latents=latents).to_json()
-    assert np.array_equal(Request.from_json(stored, latents).latents, latents)  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(Request.from_json(stored, [latents]).latents, latents)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="latents"):
         Request.from_json(stored)
     with pytest.raises(InputError, match="latents"):
-        Request.from_json(stored, latents + 1)
+        Request.from_json(stored, [latents + 1])
     with pytest.raises(InputError, match="latents"):
-        Request.from_json(Request("a").to_json(), latents)
+        Request.from_json(Request("a").to_json(), [latents])
 
 
 @pytest.mark.parametrize("value", [{}, {"prompt": None, "latents": None}])

@@ -16,7 +16,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import Trace, text_engines
+from tests.conftest import Trace, answered, text_models
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
@@ -155,8 +155,8 @@ def test_hidden_states_are_those_of_transformers(
     opened = Bundle.open(bundle(configuration))
     folder = component.replace("text_encoder", "tokenizer")
     ids = PromptTokenizer.of(opened, folder)("a small green star").ids
-    encoder = TextEncoder(opened, component)
-    states = encoder(ids, text_engines(opened)(component))
+    encoder = TextEncoder(opened, text_models(opened)(component))
+    states = answered(encoder(ids))
     with torch.inference_mode():
         output = model(torch.from_numpy(ids[None]), output_hidden_states=True)
         for skipped in skips:
@@ -185,11 +185,12 @@ def pooled(
         components={**opened.manifest.components, "text_encoder_2": changed},
     )
     tokens = np.array(ids, np.int64)
-    encoder = TextEncoder(replace(opened, manifest=manifest), "text_encoder_2")
-    actual = encoder.pooled(encoder(tokens, text_engines(opened)("text_encoder_2")))
-    model = library_model(checkpoint, "text_encoder_2", **config)
+    model = text_models(opened)("text_encoder_2")
+    encoder = TextEncoder(replace(opened, manifest=manifest), model)
+    actual = encoder.pooled(answered(encoder(tokens)))
+    theirs = library_model(checkpoint, "text_encoder_2", **config)
     with torch.inference_mode():
-        expected = model(torch.from_numpy(tokens[None])).text_embeds[0].numpy()
+        expected = theirs(torch.from_numpy(tokens[None])).text_embeds[0].numpy()
     return actual, expected
 
 
@@ -222,12 +223,13 @@ def test_the_first_of_several_end_tokens_is_the_end(
 def states_of(value: float, dtype: type[np.floating[Any]]) -> TextStates:
     """Outputs of one value each, as an engine might return them."""
     names = ("last_hidden_state", "hidden_states.3", "hidden_states.4")
-    outputs = {name: np.full((1, LENGTH, 40), value, dtype) for name in names}
+    outputs = {name: np.full((LENGTH, 40), value, dtype) for name in names}
     return TextStates(np.zeros(LENGTH, np.int64), outputs)
 
 
 def test_states_in_16_bits_are_given_in_32(bundle: Callable[[str], Path]) -> None:
-    encoder = TextEncoder(Bundle.open(bundle("xl")), "text_encoder_2")
+    opened = Bundle.open(bundle("xl"))
+    encoder = TextEncoder(opened, text_models(opened)("text_encoder_2"))
     states = states_of(0.5, np.float16)
     for array in (
         encoder.plain(states, 1),
@@ -242,7 +244,8 @@ def test_states_in_16_bits_are_given_in_32(bundle: Callable[[str], Path]) -> Non
 def test_states_that_are_not_finite_are_named_after_their_encoder(
     bundle: Callable[[str], Path], value: float
 ) -> None:
-    encoder = TextEncoder(Bundle.open(bundle("xl")), "text_encoder_2")
+    opened = Bundle.open(bundle("xl"))
+    encoder = TextEncoder(opened, text_models(opened)("text_encoder_2"))
     states = states_of(value, np.float32)
     problem = "^text_encoder_2 returned a value that is not finite"
     for skipped in (0, 1):
@@ -320,7 +323,7 @@ def test_both_tokenizers_put_their_own_vectors_in_composed_prompts_too(
     theirs, bundle = inverted
     opened = Bundle.open(bundle)
     request = Request("a circle", composed=[(INVERTED, 0.5)], size=Size(64, 64), guidance=5.0)
-    found = Conditioner(opened)(request, text_engines(opened)).prompts[1]
+    found = answered(Conditioner(opened, text_models(opened))(request)).prompts[1].constant
     with torch.inference_mode():
         expected = theirs.encode_prompt(INVERTED, device="cpu", do_classifier_free_guidance=False)
     for name, tensor in (("encoder_hidden_states", expected[0]), ("text_embeds", expected[2])):
@@ -379,9 +382,9 @@ def test_special_tokens_of_an_earlier_version_are_read(
 
 def test_a_token_that_the_table_lacks_is_named(bundle: Callable[[str], Path]) -> None:
     opened = Bundle.open(bundle("heads"))
-    encoder = TextEncoder(opened)
+    encoder = TextEncoder(opened, text_models(opened)("text_encoder"))
     with pytest.raises(BundleError, match="has a table of 626 tokens, the tokenizer gives 700"):
-        encoder(np.array([624, 700, 625]), text_engines(opened)("text_encoder"))
+        answered(encoder(np.array([624, 700, 625])))
 
 
 def test_text_that_is_not_unicode_is_refused_by_a_tokenizer(bundle: Callable[[str], Path]) -> None:
@@ -399,4 +402,4 @@ def test_tokenizers_of_two_lengths_are_refused(
         json.dumps({**SPECIAL, "model_max_length": 60})
     )
     with pytest.raises(BundleError, match=r"has tokenizers of \[60, 77\] tokens"):
-        Conditioner(opened)
+        Conditioner(opened, text_models(opened))

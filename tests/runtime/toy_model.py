@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Request, Result, Sampling, Size
-from latentrt.runtime.conditioning import Conditioning
-from latentrt.runtime.plan import Plan
+from latentrt.runtime.denoiser import Condition, GuidedDenoiser
+from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
+from latentrt.runtime.rows import Evaluation, Model, Row
 from latentrt.runtime.schedules import build_schedule
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -23,7 +24,15 @@ WAIT = 60.0
 """Seconds after which a test gives up on another thread; none of them waits on purpose."""
 
 
-class Model:
+INPUTS = (
+    TensorSpec("sample", ("batch", 4, "height", "width")),
+    TensorSpec("timestep", ("batch",)),
+    TensorSpec("encoder_hidden_states", ("batch", 3, 2)),
+)
+LATENTS = (TensorSpec("latents", ("batch", 4, "height", "width")),)
+
+
+class ToyPipeline:
     """A pipeline's stand-in: a network that is the same for every row, and a record of its calls.
 
     A prompt is a number, which its rows carry; the negative prompt's row carries minus it.
@@ -39,6 +48,8 @@ class Model:
         self.decodes: list[int] = []
         self.before_call = before_call
         self.before_decode = before_decode
+        self.unet = Model("unet", INPUTS, self._unet)
+        self.decoder = Model("vae_decoder", LATENTS, self._decoder)
 
     def plan(
         self, request: Request, *, batches: Sequence[int] = (1, 2), decodes: Sequence[int] = (1,)
@@ -46,18 +57,24 @@ class Model:
         size = request.size or Size(64, 48)
         shape = (4, size.height // 8, size.width // 8)
         named = np.full((3, 2), int(request.prompt), np.float32)
-        negative = {"encoder_hidden_states": -named} if request.guidance.active else None
+        prompt = Condition({"encoder_hidden_states": named})
+        negative = Condition({"encoder_hidden_states": -named})
         sampling = request.sampling
         schedule = build_schedule(CONFIG, steps=sampling.steps, sampler=sampling.sampler)
+
+        def enter(_: Latent | None, noise: PictureNoise) -> Latent:
+            return noise.begin(shape) * np.float32(schedule.init_scale)
+
+        guidance = request.guidance
+        denoiser = GuidedDenoiser(
+            self.unet, (prompt,), negative if guidance.active else None, guidance
+        )
         return Plan(
             request=request.with_values(size=size),
-            schedule=schedule,
-            conditioning=Conditioning(({"encoder_hidden_states": named},), negative, ()),
-            unet=ToyEngines(self, shape),
-            decode=self.decode,
-            latent_shape=shape,
+            legs=(Leg(schedule, denoiser, enter),),
+            decode=partial(decoded_by, self.decoder),
             model="numbers",
-            seconds=(0.0, 0.0),
+            batches={"unet": tuple(batches), "vae": tuple(decodes)},
         )
 
     def evaluate(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -75,24 +92,21 @@ class Model:
         pixels = latents[:, :3].repeat(8, axis=2).repeat(8, axis=3)
         return np.tanh(pixels)
 
-    def unet(self, rows: int, shape: tuple[int, ...]) -> FunctionEngine:
-        specs = (
-            TensorSpec("sample", (rows, *shape)),
-            TensorSpec("timestep", (rows,)),
-            TensorSpec("encoder_hidden_states", (rows, 3, 2)),
+    def _unet(self, sizes: Mapping[str, int]) -> FunctionEngine:
+        specs = tuple(spec.fixed(sizes) for spec in INPUTS)
+        return FunctionEngine("unet", specs, (), lambda inputs: self.evaluate(inputs))
+
+    def _decoder(self, sizes: Mapping[str, int]) -> FunctionEngine:
+        specs = tuple(spec.fixed(sizes) for spec in LATENTS)
+        return FunctionEngine(
+            "vae_decoder", specs, (), lambda inputs: {"images": self.decode(inputs["latents"])}
         )
-        return FunctionEngine("unet", specs, (), self.evaluate)
 
 
-@dataclass(frozen=True)
-class ToyEngines:
-    """The engines of one model at one shape; equal to others of the same model only."""
-
-    model: Model
-    shape: tuple[int, ...]
-
-    def __call__(self, rows: int) -> FunctionEngine:
-        return self.model.unet(rows, self.shape)
+def decoded_by(decoder: Model, latent: Latent) -> Evaluation[NDArray[np.float32]]:
+    """One latent's pixels, by a row of a decoder."""
+    (outputs,) = yield [Row(decoder, {"latents": latent})]
+    return outputs["images"]
 
 
 class Gate:

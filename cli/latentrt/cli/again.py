@@ -7,15 +7,15 @@ import warnings
 from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import FileError
-from latentrt.runtime import Request, Sampling
+from latentrt.runtime import ImageToImage, Request, Sampling
 from latentrt.runtime.image import recorded_request
-from latentrt.runtime.request import rows_named
+from latentrt.runtime.request_fields import rows_named
 from latentrt.runtime.schedules import schedules_of
 
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -85,14 +85,37 @@ def again(
             for part in parts:
                 place, new = place[part], new[part]
             place[key] = new[key]
+    task = _begun_with(value, source, asked, given)
     if latents is None:
-        return Request.from_json(value)
+        return _with_task(Request.from_json(value), task)
     named = value.pop("latents", None)
-    request = Request.from_json(value)
+    request = _with_task(Request.from_json(value), task)
     rows = rows_named(latents, named, request.num_images)
     if rows is None and named is not None:
         print("latentrt: note: other latents than the picture was made from", file=sys.stderr)
     return request.with_values(latents=latents if rows is None else rows)
+
+
+def _begun_with(
+    value: dict[str, Any], source: Path, asked: Request, given: Set[str]
+) -> ImageToImage | None:
+    """The task of a picture that is to begin with another image than it did, or with its own.
+
+    It is taken out of the JSON; what of it was not given stays as it was.
+    """
+    recorded = value.get("task")
+    if not isinstance(recorded, dict | None):
+        raise FileError(source, "holds a request whose task is malformed")
+    before = cast("dict[str, Any]", recorded or {})
+    if not isinstance(asked.task, ImageToImage):
+        return None
+    value.pop("task", None)
+    if before.get("name") == "image_to_image":
+        if before.get("image") != asked.task.to_json()["image"]:
+            print("latentrt: note: another image than the picture began with", file=sys.stderr)
+        if "strength" not in given:
+            return ImageToImage(asked.task.image, before.get("strength", asked.task.strength))
+    return asked.task
 
 
 def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set[str]:
@@ -105,3 +128,7 @@ def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set
     if sampler is not None and recorded.get("schedule") not in schedules_of(sampler):
         ended |= {"schedule", "rho"}
     return ended
+
+
+def _with_task(request: Request, task: ImageToImage | None) -> Request:
+    return request if task is None else request.with_values(task=task)

@@ -17,9 +17,9 @@ from latentrt.engines.memory import available_memory
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.bundle_engines import choices
-from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
+from latentrt.runtime.text import PromptTokenizer
 
 MAX_BATCH: Final = 1024
 
@@ -56,7 +56,7 @@ def wanted(
         wrong = [count for count in counts if not 1 <= count <= MAX_BATCH]
         if wrong:
             raise InputError(option, f"numbers from 1 to {MAX_BATCH}", wrong[0])
-    length = Conditioner(bundle).length
+    length = PromptTokenizer.of(bundle).length
     found = {
         str(want): want
         for name in manifest.components

@@ -35,6 +35,11 @@ def generate(
         ),
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Begin with this picture.")] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="How much of --image is drawn anew, above 0 to 1. [default: 0.8]"),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: no guidance.")] = 7.5,
     guidance_rescale: Annotated[float, typer.Option(help="Less contrast, 0 to 1.")] = 0.0,
@@ -77,7 +82,8 @@ def generate(
         int | None, typer.Option(help="-1: a random one, which is printed. [default: -1]")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT in pixels. [default: the checkpoint's]")
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT in pixels. [default: the image's or the checkpoint's]"),
     ] = None,
     num_images: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 1,
     clip_skip: Annotated[int, typer.Option(help="Last text layers to leave out.")] = 0,
@@ -100,7 +106,7 @@ def generate(
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
     from latentrt.cli.again import again
-    from latentrt.cli.generate import load_latents, make
+    from latentrt.cli.generate import load_latents, make, task_of
     from latentrt.cli.values import (
         assignments,
         corner,
@@ -125,6 +131,7 @@ def generate(
     request = Request(
         prompt or "",
         negative_prompt=negative_prompt,
+        task=task_of(image, strength),
         size=size_of("size", size),
         num_images=num_images,
         seed=None if seed == -1 else seed,
@@ -160,7 +167,7 @@ def generate(
         request,
         output,
         save_latents=save_latents,
-        read={"latents": latents, "from": source},
+        read={"latents": latents, "image": image, "from": source},
         engine=engine,
         precision=precision,
         options=engine_options("option", option or ()),

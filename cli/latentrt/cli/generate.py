@@ -20,7 +20,10 @@ from latentrt.bundle.publish import write_file
 from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
 from latentrt.cli.progress import Bars
 from latentrt.engines.verification.verify import Verify
-from latentrt.runtime import Pipeline, Request, Result
+from latentrt.runtime import ImageToImage, Pipeline, Request, Result, TextToImage
+from latentrt.runtime.pixels import read_pixels
+from latentrt.runtime.tasks import Task
+from latentrt.runtime.tasks.image_to_image import STRENGTH
 
 
 def load_latents(path: Path) -> NDArray[np.float32]:
@@ -41,6 +44,15 @@ def load_latents(path: Path) -> NDArray[np.float32]:
         held = f"holds {mapped.dtype} of shape {mapped.shape}"
         raise FileError(path, f"{held}; latents are float32 [n, channels, height, width]")
     return np.array(mapped)
+
+
+def task_of(image: Path | None, strength: float | None) -> Task:
+    """Image to image where an image is given, else text to image."""
+    if image is not None:
+        return ImageToImage(read_pixels(image), STRENGTH if strength is None else strength)
+    if strength is not None:
+        raise InputError("strength", "none without --image", strength)
+    return TextToImage()
 
 
 def make(
@@ -119,8 +131,7 @@ def _draw(
 
     with pipeline.run(request, progress=bars.of("prepare")) as run:
         try:
-            for step in run:
-                done = step.image * step.total + step.index + 1
+            for done, step in enumerate(run, 1):
                 note = f"step {step.index + 1}/{step.total}  sigma {step.sigma:.2f}"
                 if request.num_images > 1:
                     note = f"image {step.image + 1}/{request.num_images}  {note}"

@@ -24,13 +24,14 @@ from latentrt.bundle.errors import (
 )
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.guidance import Guidance
+from latentrt.runtime.picture import Step
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
 from latentrt.runtime.run import Run
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import Size
-from latentrt.runtime.trajectory import Step
+from latentrt.runtime.tasks import ImageToImage, TextToImage
 
 __all__ = [
     "Batcher",
@@ -44,6 +45,7 @@ __all__ = [
     "EngineError",
     "FileError",
     "Guidance",
+    "ImageToImage",
     "InputError",
     "InternalError",
     "LatentrtError",
@@ -58,6 +60,7 @@ __all__ = [
     "Size",
     "Step",
     "Stopped",
+    "TextToImage",
     "Unavailable",
     "Unwritable",
     "VerificationFailed",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from latentrt.bundle.errors import Cancelled, LatentrtError, as_latentrt
 from latentrt.engines.process import Home
+from latentrt.runtime.picture import Picture, Step
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
-from latentrt.runtime.run import Run, assemble, pictures
-from latentrt.runtime.trajectory import Step, Trajectory
+from latentrt.runtime.run import Run, assemble, decoded, picture_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,7 +76,7 @@ class BatchedRun(Run):
         self._leave = leave
         self._begun = time.perf_counter()
         self._until = until
-        self._done: dict[int, tuple[Trajectory, Image.Image]] = {}
+        self._done: list[tuple[Picture, Image.Image]] = []
         self._stepped = self._begun
         self._newest: Step | None = None
         self._told = threading.Condition()
@@ -134,22 +134,21 @@ class BatchedRun(Run):
             self._newest = step
             self._told.notify_all()
 
-    def finish(self, trajectory: Trajectory, image: Image.Image) -> None:
+    def finish(self, picture: Picture) -> None:
         """One of its pictures is decoded; with the last, the run is finished."""
-        self._done[trajectory.image] = (trajectory, image)
+        self._done.append((picture, picture_of(picture)))
         if len(self._done) < self.plan.request.num_images:
             return
-        ordered = [self._done[i] for i in sorted(self._done)]
         now = time.perf_counter()
-        compiling, encoding = self.plan.seconds
+        prepared = self.plan.seconds
         seconds = Seconds(
-            compile=compiling,
-            text=encoding,
+            compile=prepared.compile,
+            text=prepared.text,
             unet=self._stepped - self._begun,
-            vae=now - self._stepped,
-            total=compiling + encoding + now - self._begun,
+            vae=now - self._stepped + prepared.vae,
+            total=prepared.compile + prepared.text + prepared.vae + now - self._begun,
         )
-        result = assemble(self.plan, [t for t, _ in ordered], [i for _, i in ordered], seconds)
+        result = assemble(self.plan, self._done, seconds)
         self._settle(lambda: self.future.set_result(result))
 
     def fail(self, error: BaseException) -> None:
@@ -159,7 +158,7 @@ class BatchedRun(Run):
 
     def preview(self, latent: Latent) -> Image.Image:
         """One latent as a picture."""
-        return pictures(self.plan, latent[None])[0]
+        return decoded(self.plan, latent)
 
     def _settle(self, settle: Callable[[], None]) -> None:
         # Its place is given back first: who waits for the result may submit the next at once.

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -17,12 +18,12 @@ from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.engines.process import Home
 from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.checks import number
-from latentrt.runtime.decodes import Decodes, Padded
+from latentrt.runtime.lane import Lane
 from latentrt.runtime.line import Line
+from latentrt.runtime.picture import Picture
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.request import Request
-from latentrt.runtime.turns import Turns
-from latentrt.runtime.waiting import WaitingPicture
+from latentrt.runtime.rows import Calls
 
 
 class Planner(Protocol):
@@ -54,12 +55,12 @@ class Load:
 class Batcher:
     """Serves requests by step-level batching. Thread-safe.
 
-    Rows are taken in the order in which they came to wait, as many as the largest compiled batch
-    holds, and evaluated by the smallest batch that fits them; a picture whose rows are all answered
-    takes its step and its next rows go to the end of the line. A picture is decoded by another
-    thread. Closing it, or leaving its `with` block, first finishes what was submitted; after an
-    exception, it cancels that. One that is left without being closed finishes what was submitted,
-    too, and is collected.
+    Rows are taken in the order in which they came to wait, as many of one model and shape as the
+    largest compiled batch holds, and evaluated by the smallest batch that fits them; a picture
+    whose rows are all answered takes its step and its next rows go to the end of the line. VAEs
+    have a line and a thread of their own. Closing it, or leaving its `with` block, first finishes
+    what was submitted; after an exception, it cancels that. One that is left without being closed
+    finishes what was submitted, too, and is collected.
     """
 
     def __init__(
@@ -77,10 +78,13 @@ class Batcher:
         self._sizes = _sizes("batch_sizes", batch_sizes)
         self._decode_sizes = _sizes("decode_sizes", decode_sizes)
         self._line = Line(integer("queue", "an integer of at least 1", queue, 1))
-        self._turns = Turns(self._line, self._sizes)
-        self._decodes = Decodes(self._line, self._decode_sizes[-1])
+        self._sizes_of = {"unet": self._sizes, "vae": self._decode_sizes}
+        self._lanes = {
+            kind: Lane(partial(self._line.take, kind), self._line.put_back, Calls(self._sizes_of))
+            for kind in self._sizes_of
+        }
         # Its threads do not hold it, so that an unclosed one is collected.
-        works = {"steps": self._turns.serve, "decodes": self._decodes.serve}
+        works = {kind: lane.serve for kind, lane in self._lanes.items()}
         self._service = _Service(self._home, self._line, works)
         self._collected = weakref.finalize(self, self._service.close_later)
         self._collected.atexit = False
@@ -96,9 +100,16 @@ class Batcher:
     ) -> None:
         self.close(cancel=error is not None)
 
-    def submit(self, request: Request, *, deadline: float | None = None) -> BatchedRun:
+    def submit(
+        self,
+        request: Request,
+        *,
+        deadline: float | None = None,
+        pipeline: Planner | None = None,
+    ) -> BatchedRun:
         """Take a request in; its prompts are encoded here, and what is missing is compiled.
 
+        `pipeline` draws it, by default the batcher's own: rows of two models never share a call.
         `deadline` is in seconds from now. A run that is not finished then fails with
         `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
         `InputError` for a request that does not fit, `QueueFull` if there is no room for its
@@ -116,9 +127,14 @@ class Batcher:
         try:
             self._line.reserve(place, count)
             with only_latentrt_errors():
-                plan = self._plan(request)
+                plan = (pipeline or self._planner).plan(
+                    request, batches=self._sizes, decodes=self._decode_sizes
+                )
+                # A preview too is decoded at a size that is compiled.
+                plan = replace(plan, batches=self._sizes_of)
                 run = BatchedRun(plan, self._line.leave, until, self._service.serves_here)
-                self._line.admit(place, [WaitingPicture.of(run, image) for image in range(count)])
+                pictures = [Picture(run, image) for image in range(count)]
+                self._line.admit(place, run, pictures)
         except BaseException as error:  # an interrupt too must leave nothing behind
             if run is not None:
                 run.fail(error)
@@ -132,15 +148,15 @@ class Batcher:
         """How busy it is."""
         self._home.check()
         pictures, rows, latents = self._line.lengths
-        calls = self._turns.calls
+        count = self._lanes["unet"].count
         return Load(
             pictures=pictures,
             rows=rows,
             latents=latents,
-            calls=calls.made,
-            evaluated=calls.evaluated,
-            padded=calls.padded,
-            decodes=self._decodes.made,
+            calls=count.calls,
+            evaluated=count.evaluated,
+            padded=count.padded,
+            decodes=self._lanes["vae"].count.calls,
         )
 
     def close(self, *, cancel: bool = False) -> None:
@@ -150,11 +166,6 @@ class Batcher:
         """
         self._collected.detach()
         self._service.close(cancel=cancel)
-
-    def _plan(self, request: Request) -> Plan:
-        plan = self._planner.plan(request, batches=self._sizes, decodes=self._decode_sizes)
-        # A preview too is decoded at a size that is compiled.
-        return replace(plan, decode=Padded(plan.decode, self._decode_sizes))
 
 
 class _Service:

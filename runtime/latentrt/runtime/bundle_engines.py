@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, cast
@@ -220,32 +220,6 @@ class BundleEngines:
             if self._cache.path == cache_folder():
                 return shlex.join(words)
         return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
-
-
-@dataclass(frozen=True, slots=True)
-class RowEngines:
-    """A component's engine for any number of rows, its other sizes given.
-
-    `engine` gives it by component and sizes, such as a pipeline's method. Two are equal where they
-    give the same engines: rows for both may share a call.
-    """
-
-    engine: Callable[[str, Mapping[str, int]], Engine]
-    component: str
-    sizes: tuple[tuple[str, int], ...]
-
-    @staticmethod
-    def of(
-        engine: Callable[[str, Mapping[str, int]], Engine],
-        component: str,
-        sizes: Mapping[str, int],
-    ) -> RowEngines:
-        """The sizes are those of every symbol but `batch`."""
-        return RowEngines(engine, component, tuple(sorted(sizes.items())))
-
-    def __call__(self, rows: int) -> Engine:
-        """The engine; raises what `BundleEngines.get` raises."""
-        return self.engine(self.component, {"batch": rows, **dict(self.sizes)})
 
 
 def choices(

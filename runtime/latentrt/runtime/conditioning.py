@@ -7,7 +7,7 @@ U-Net's graph says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError, InputError
-from latentrt.engines.engine import Engine
+from latentrt.runtime.denoiser import Condition
 from latentrt.runtime.request import Request
+from latentrt.runtime.rows import Evaluation, Model
 from latentrt.runtime.size import Size
-from latentrt.runtime.text import PromptTokenizer, TextEncoder
-
-Row = Mapping[str, NDArray[np.float32]]
-Engines = Callable[[str], Engine]
-"""Gives the engine of a text encoder by name, for batch 1 at the tokenizer's length."""
+from latentrt.runtime.text import PromptTokenizer, TextEncoder, TextStates
 
 _KNOWN: Final = frozenset(
     {"sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids", "timestep_cond"}
@@ -34,27 +31,30 @@ _SHOWN: Final = 80
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """The rows of a request, arrays float32 without batch axis.
+    """The prompts of a request as the U-Net takes them, arrays float32 without batch axis.
 
-    `prompts` has one row for the prompt and one for each further one; `negative` is None where no
-    such row is ever evaluated; `notes` say what was cut from a prompt.
+    `prompts` are the prompt and every further one; `negative` is None where no such row is ever
+    evaluated; `notes` say what was cut from a prompt.
     """
 
-    prompts: tuple[Row, ...]
-    negative: Row | None
+    prompts: tuple[Condition, ...]
+    negative: Condition | None
     notes: tuple[str, ...]
 
 
 class Conditioner:
-    """Requests to conditioning, as a bundle's model takes it. Thread-safe."""
+    """Requests to conditioning, as a bundle's model takes it. Thread-safe.
 
-    def __init__(self, bundle: Bundle) -> None:
+    `model` gives the bundle's component of a name.
+    """
+
+    def __init__(self, bundle: Bundle, model: Callable[[str], Model]) -> None:
         manifest = bundle.manifest
         self._inputs = {spec.name: spec for spec in manifest.components["unet"].inputs}
         unknown = sorted(set(self._inputs) - _KNOWN)
         if unknown:
             raise BundleError(bundle.path, f"has a U-Net with an input {unknown[0]!r}")
-        self._prompts = _PromptEncoder(bundle, pooled="text_embeds" in self._inputs)
+        self._prompts = _PromptEncoder(bundle, model, pooled="text_embeds" in self._inputs)
         self._zeros = manifest.force_zeros_for_empty_prompt
 
     @property
@@ -91,25 +91,27 @@ class Conditioner:
                 expected = "none: this model is not guided"
                 raise InputError("composed", expected, f"{len(request.composed)} prompts")
 
-    def __call__(self, request: Request, engine: Engines) -> Conditioning:
+    def __call__(self, request: Request) -> Evaluation[Conditioning]:
         """Encode the prompts of a request whose size is resolved; `check` accepts it."""
         notes: list[str] = []
         same = {**self._sizes(request), **self._scale(request)}
-        prompts = {"prompt": request.prompt}
-        prompts |= {f"composed[{i}]": text for i, (text, _) in enumerate(request.composed)}
-        rows = tuple(
-            {**self._prompts(field, text, engine, request.clip_skip, notes), **same}
-            for field, text in prompts.items()
-        )
-        negative: Row | None = None
+        prompts = [("prompt", request.prompt, 1.0)]
+        prompts += [(f"composed[{i}]", *each) for i, each in enumerate(request.composed)]
+        conditions: list[Condition] = []
+        for field, text, weight in prompts:
+            own = yield from self._prompts(field, text, request.clip_skip, notes)
+            conditions.append(Condition({**own, **same}, weight))
+        negative: Condition | None = None
         if self.guided and request.guidance.active:
             if request.negative_prompt is None and self._zeros:
-                negative = {n: a if n in same else np.zeros_like(a) for n, a in rows[0].items()}
+                first = conditions[0].constant
+                own = {n: a if n in same else np.zeros_like(a) for n, a in first.items()}
             else:
                 # As in diffusers, the negative prompt keeps the layers that the prompt leaves out.
                 text = request.negative_prompt or ""
-                negative = {**self._prompts("negative_prompt", text, engine, 0, notes), **same}
-        return Conditioning(rows, negative, tuple(notes))
+                own = yield from self._prompts("negative_prompt", text, 0, notes)
+            negative = Condition({**own, **same})
+        return Conditioning(tuple(conditions), negative, tuple(notes))
 
     def _sizes(self, request: Request) -> dict[str, NDArray[np.float32]]:
         """Original height and width, top and left of the crop, target height and width.
@@ -160,9 +162,9 @@ class _PromptEncoder:
     what comes after both.
     """
 
-    def __init__(self, bundle: Bundle, *, pooled: bool) -> None:
+    def __init__(self, bundle: Bundle, model: Callable[[str], Model], *, pooled: bool) -> None:
         names = [n for n in ("text_encoder", "text_encoder_2") if n in bundle.manifest.components]
-        self._encoders = {name: TextEncoder(bundle, name) for name in names}
+        self._encoders = {name: TextEncoder(bundle, model(name)) for name in names}
         self._tokenizers = {
             name: PromptTokenizer.of(bundle, name.replace("text_encoder", "tokenizer"))
             for name in names
@@ -181,18 +183,17 @@ class _PromptEncoder:
         return fewest - (2 if self._pooled else 1)
 
     def __call__(
-        self, field: str, prompt: str, engine: Engines, clip_skip: int, notes: list[str]
-    ) -> dict[str, NDArray[np.float32]]:
+        self, field: str, prompt: str, clip_skip: int, notes: list[str]
+    ) -> Evaluation[dict[str, NDArray[np.float32]]]:
         """The prompt's own arrays; what was cut is added to `notes` under the field's name."""
         tokens = {name: tokenizer(prompt) for name, tokenizer in self._tokenizers.items()}
         cut = tokens["text_encoder"].cut
         if cut:
             shown = cut if len(cut) <= _SHOWN else f"{cut[: _SHOWN - 3]}..."
             notes.append(f"{field}: cut after {self.length - 2} tokens; left out: {shown!r}")
-        states = {
-            name: encoder(tokens[name].ids, engine(name))
-            for name, encoder in self._encoders.items()
-        }
+        states: dict[str, TextStates] = {}
+        for name, encoder in self._encoders.items():
+            states[name] = yield from encoder(tokens[name].ids)
         if not self._pooled:
             encoder = self._encoders["text_encoder"]
             hidden = encoder.normalised(states["text_encoder"], clip_skip)

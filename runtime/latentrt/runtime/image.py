@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -140,13 +140,14 @@ def encode(
     return buffer.getvalue()
 
 
-def read_request(path: Path | str, latents: NDArray[np.float32] | None = None) -> Request:
+def read_request(path: Path | str, attachments: Sequence[NDArray[Any]] = ()) -> Request:
     """The request that a picture of ours was made by.
 
-    `latents` are needed if the picture was made from given ones. Raises `FileError` for a file that
-    is not such a picture, `InputError` for a request that cannot be used.
+    `attachments` are the latents and pictures that it was made from, where it was. Raises
+    `FileError` for a file that is not such a picture, `InputError` for a request that cannot be
+    used.
     """
-    return Request.from_json(recorded_request(path), latents)
+    return Request.from_json(recorded_request(path), attachments)
 
 
 def recorded_request(path: Path | str) -> dict[str, Any]:

@@ -1,14 +1,19 @@
-"""The pictures that a batcher has on their way, in line for a U-Net call or for a VAE call."""
+"""The pictures that a batcher has on their way, in line for a call of their kind of model."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from latentrt.bundle.errors import Closed, DeadlineExceeded, InputError, QueueFull
 from latentrt.runtime.batched_run import BatchedRun
-from latentrt.runtime.waiting import WaitingPicture, WaitingRow, take_alike
+from latentrt.runtime.lane import WaitingRow, take_alike
+from latentrt.runtime.picture import Picture
+from latentrt.runtime.rows import Row
+
+KINDS = ("unet", "vae")
+"""The kinds of model, each of which has a line of its own."""
 
 
 class Line:
@@ -20,18 +25,17 @@ class Line:
     def __init__(self, places: int) -> None:
         self._places = places
         self._reserved: dict[object, int] = {}
-        self._live: set[WaitingPicture] = set()
-        self._rows: deque[WaitingRow] = deque()
-        self._latents: deque[WaitingPicture] = deque()
+        self._live: dict[Picture, BatchedRun] = {}
+        self._rows: dict[str, deque[WaitingRow]] = {kind: deque() for kind in KINDS}
         self._closed = False
         # One lock for all of it; nothing else is called while it is held.
         self._changed = threading.Condition()
 
     @property
-    def lengths(self) -> tuple[int, int, int]:
-        """How many places are taken, rows wait for a U-Net call, and latents for a VAE call."""
+    def lengths(self) -> tuple[int, ...]:
+        """How many places are taken, and how many rows wait in the line of each of `KINDS`."""
         with self._changed:
-            return self._on_their_way(), len(self._rows), len(self._latents)
+            return self._on_their_way(), *(len(self._rows[kind]) for kind in KINDS)
 
     def reserve(self, place: object, count: int) -> None:
         """Keep places for pictures whose prompts are yet to be encoded.
@@ -52,14 +56,14 @@ class Line:
                 )
             self._reserved[place] = count
 
-    def admit(self, place: object, pictures: Sequence[WaitingPicture]) -> None:
+    def admit(self, place: object, run: BatchedRun, pictures: Sequence[Picture]) -> None:
         """Put pictures in line, in the places that were kept; raises `Closed` when closed."""
-        rows = [row for picture in pictures for row in picture.rows()]
         with self._changed:
             if self._closed:
                 raise Closed("the batcher is closed")
-            self._live.update(pictures)
-            self._rows.extend(rows)
+            for picture in pictures:
+                self._live[picture] = run
+                self._wait(picture)
             self._reserved.pop(place, None)
             self._changed.notify_all()
 
@@ -73,8 +77,9 @@ class Line:
     def leave(self, run: BatchedRun) -> None:
         """Forget a run that ends: its pictures, and its rows that wait."""
         with self._changed:
-            self._live = {picture for picture in self._live if picture.run is not run}
-            self._rows = deque(row for row in self._rows if row.picture.run is not run)
+            self._live = {picture: own for picture, own in self._live.items() if own is not run}
+            for kind, rows in self._rows.items():
+                self._rows[kind] = deque(row for row in rows if row.picture.run is not run)
             self._changed.notify_all()
 
     def close(self) -> set[BatchedRun]:
@@ -82,10 +87,10 @@ class Line:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            return {picture.run for picture in self._live}
+            return set(self._live.values())
 
-    def next_rows(self, most: int) -> list[WaitingRow]:
-        """Wait for rows of one model and signature, at most so many; none come when all is over.
+    def take(self, kind: str, most: Callable[[Row], int]) -> list[WaitingRow]:
+        """Wait for rows of a kind with one key; none come when all is over.
 
         Runs that are late are failed here.
         """
@@ -93,44 +98,29 @@ class Line:
             with self._changed:
                 late = self._late_runs()
                 # A run may have ended while its next rows were put in line.
-                self._rows = deque(row for row in self._rows if not row.picture.run.ended)
+                rows = deque(row for row in self._rows[kind] if not row.picture.run.ended)
+                self._rows[kind] = rows
                 if not late:
-                    if self._rows:
-                        return take_alike(self._rows, most, _row_kind)
+                    if rows:
+                        return take_alike(rows, most)
                     if self._at_end():
                         return []
                     self._changed.wait(self._patience())
             for run in late:
                 run.fail(DeadlineExceeded("the run took longer than its deadline"))
 
-    def next_latents(self, most: int) -> list[WaitingPicture]:
-        """Wait for pictures of one model and size to decode, at most so many.
-
-        None come when all is over.
-        """
+    def put_back(self, picture: Picture) -> None:
+        """Let a picture's next rows wait; one without rows, or whose run has ended, is let go."""
         with self._changed:
-            while not self._latents:
-                if self._at_end():
-                    return []
-                self._changed.wait()
-            return take_alike(self._latents, most, _latent_kind)
-
-    def put_back(self, picture: WaitingPicture) -> None:
-        """Let a picture that took its step wait for its next call, unless its run has ended."""
-        with self._changed:
-            if picture.run.ended:
-                self._live.discard(picture)
-            elif picture.trajectory.rows:
-                self._rows.extend(picture.rows())
+            if picture.run.ended or not picture.rows:
+                self._live.pop(picture, None)
             else:
-                self._latents.append(picture)
+                self._wait(picture)
             self._changed.notify_all()
 
-    def discard(self, pictures: Sequence[WaitingPicture]) -> None:
-        """Forget pictures that are decoded."""
-        with self._changed:
-            self._live.difference_update(pictures)
-            self._changed.notify_all()
+    def _wait(self, picture: Picture) -> None:
+        for row in WaitingRow.of(picture):
+            self._rows[row.row.model.kind].append(row)
 
     def _on_their_way(self) -> int:
         return sum(self._reserved.values()) + len(self._live)
@@ -140,20 +130,11 @@ class Line:
 
     def _late_runs(self) -> set[BatchedRun]:
         """Runs whose deadline has passed; the lock is held, so that they are failed later."""
-        runs = {picture.run for picture in self._live}
+        runs = set(self._live.values())
         return {run for run in runs if run.seconds_left is not None and run.seconds_left <= 0}
 
     def _patience(self) -> float | None:
         """Seconds until the first deadline: nothing else happens without a notice."""
-        left = [picture.run.seconds_left for picture in self._live]
+        left = [run.seconds_left for run in self._live.values()]
         finite = [seconds for seconds in left if seconds is not None]
         return min(max(min(finite), 0.0), threading.TIMEOUT_MAX) if finite else None
-
-
-def _row_kind(row: WaitingRow) -> object:
-    return row.picture.kind
-
-
-def _latent_kind(picture: WaitingPicture) -> object:
-    plan = picture.run.plan
-    return plan.decode, plan.latent_shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 
 from latentrt.engines.engine import Engine
@@ -11,7 +12,8 @@ from latentrt.engines.registry import Progress
 class Opening:
     """Opens engines by `engine`, a pipeline's method, and tells `progress` how far that is.
 
-    `total` is how many there will be. None of `engines` is freed for as long as this is there.
+    `total` is how many there will be. None of `engines` is freed for as long as this is there;
+    `seconds` is how long they took.
     """
 
     def __init__(
@@ -21,25 +23,28 @@ class Opening:
         self._progress = progress
         self._total = total
         self.engines: list[Engine] = []
+        self.seconds = 0.0
 
     def more(self, count: int) -> None:
         """There are so many more than was known."""
         self._total += count
 
-    def __call__(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        """One engine; raises what the pipeline's method raises."""
+    def __call__(self, component: str, sizes: Mapping[str, int]) -> None:
+        """Open one engine; raises what the pipeline's method raises."""
+        begun = time.perf_counter()
+        self.engines.append(self._opened(component, sizes))
+        self.seconds += time.perf_counter() - begun
+        if self._progress is not None:
+            self._progress("", len(self.engines), self._total)
+
+    def _opened(self, component: str, sizes: Mapping[str, int]) -> Engine:
         progress, done = self._progress, len(self.engines)
         if progress is None:
-            engine = self._engine(component, sizes)
-            self.engines.append(engine)
-            return engine
+            return self._engine(component, sizes)
 
         def tell(phase: str, step: int, steps: int) -> None:
             part = f" {step}/{steps}" if steps > 1 else ""
             which = f"{component} ({done + 1} of {self._total})"
             progress(f"{phase}{part}: {which}", done, self._total)
 
-        engine = self._engine(component, sizes, tell)
-        self.engines.append(engine)
-        progress("", done + 1, self._total)
-        return engine
+        return self._engine(component, sizes, tell)

@@ -2,62 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.engines.engine import Engine
-from latentrt.runtime.conditioning import Conditioning
-from latentrt.runtime.request import Request
-from latentrt.runtime.rows import Conditioning as RowConditioning
-from latentrt.runtime.schedules import Schedule
+from latentrt.runtime.denoiser import Denoiser
+from latentrt.runtime.noise import Noise
+from latentrt.runtime.rows import Evaluation
+from latentrt.runtime.schedules.schedule import Schedule
+
+if TYPE_CHECKING:
+    from latentrt.runtime.request import Request
 
 Latent = NDArray[np.float32]
+
+
+class PictureNoise:
+    """The noise of one picture: a stream, and what its first latent is made of.
+
+    `given` takes the place of what the stream would start with; `start` is what it did start with.
+    """
+
+    def __init__(self, stream: Noise, given: Latent | None = None) -> None:
+        self.stream = stream
+        self._given = given
+        self.start: Latent | None = None
+
+    def begin(self, shape: tuple[int, ...]) -> Latent:
+        """Noise of unit variance for the first latent, float32 of this shape."""
+        self.start = self.stream.normal(shape) if self._given is None else self._given
+        return self.start
+
+
+Enter = Callable[[Latent | None, PictureNoise], Latent]
+"""The previous leg's latent (None: there is none) and the picture's noise to a leg's first latent.
+
+What comes out is x0 + sigma * noise at the first level of the leg's schedule.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leg:
+    """One run of a sampler: over which levels, what it asks, and what it begins with."""
+
+    schedule: Schedule
+    denoiser: Denoiser
+    enter: Enter
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Seconds that went before the first step: compiling, and encoding prompts and pictures."""
+
+    compile: float = 0.0
+    text: float = 0.0
+    vae: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """Everything a run needs, resolved: `request` has a seed and a size.
 
-    `unet` gives the engine for a number of rows; `decode` turns latents [n, c, h, w] as the U-Net
-    has them into pixels [n, 3, H, W] in [-1, 1]. Two plans share calls only where their `unet`, or
-    their `decode`, are equal: each must equal those of its own model alone. `seconds` is what
-    compiling and encoding the prompts took; `notes` say what a caller should know. `engines` are
-    those that it will call: they are not freed while it holds them.
+    A picture goes through the `legs` one after the other. `decode` then takes its latent [c, h, w],
+    as the U-Net has it, to pixels [3, H, W] in [-1, 1]. `batches` are the compiled batch sizes by
+    kind of model, ascending; `together` is how many pictures a direct run draws at a time. `notes`
+    say what a caller should know. `engines` are those that it will call: they are not freed while
+    it holds them.
     """
 
     request: Request
-    schedule: Schedule
-    conditioning: Conditioning
-    unet: Callable[[int], Engine]
-    decode: Callable[[Latent], NDArray[np.float32]]
-    latent_shape: tuple[int, int, int]
+    legs: tuple[Leg, ...]
+    decode: Callable[[Latent], Evaluation[NDArray[np.float32]]]
     model: str
-    seconds: tuple[float, float]
+    batches: Mapping[str, tuple[int, ...]]
+    together: int = 1
+    seconds: Prepared = field(default_factory=Prepared)
     notes: tuple[str, ...] = ()
     engines: tuple[Engine, ...] = ()
 
-    def scale_at(self, sigma: float) -> float:
-        """The guidance scale at a noise level: 1 where the prompts alone decide."""
-        if self.conditioning.negative is None:
-            return 1.0
-        return self.request.guidance.scale_at(sigma)
-
-    def conditionings(self, scale: float) -> tuple[RowConditioning, ...]:
-        """What each row of an evaluation at a guidance scale is told, the negative prompt's first.
-
-        One prompt needs no negative row where the scale is 1; a sum of several always does.
-        """
-        negative, prompts = self.conditioning.negative, self.conditioning.prompts
-        alone = scale <= 1.0 and len(prompts) == 1
-        if negative is None or alone:
-            return prompts
-        return (negative, *prompts)
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of the first leg."""
+        return self.legs[0].schedule
 
     @property
-    def row_counts(self) -> frozenset[int]:
-        """How many rows its evaluations have; a scale function that fails does so here."""
-        levels = {e.sigma for e in self.schedule.evaluations}
-        return frozenset(len(self.conditionings(self.scale_at(sigma))) for sigma in levels)
+    def evaluations(self) -> int:
+        """How many evaluations a picture has."""
+        return sum(len(leg.schedule.evaluations) for leg in self.legs)

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.checks import integer, items, shown
+from latentrt.bundle.checks import integer, shown
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import all_finite, json_object, number, pair, text
-from latentrt.runtime.guidance import MAX_SCALE, Guidance
-from latentrt.runtime.noise import GENERATORS
+from latentrt.runtime.checks import json_object
+from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.request_fields import (
+    DEFAULT_TASK,
+    FIELDS,
+    Attachments,
+    named_latents,
+    number_of_images,
+)
 from latentrt.runtime.sampling import Sampling
-from latentrt.runtime.size import LARGEST, Size
+from latentrt.runtime.size import Size
+from latentrt.runtime.tasks import Task
 
-SCHEMA: Final = 1
-"""The newest form of a request's JSON that is read; JSON without a number is of the first."""
-MAX_IMAGES: Final = 1024
+SCHEMA: Final = 2
+"""The newest form of a request's JSON that is read; JSON without a number is of the first.
+
+2 added `task`.
+"""
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
-
-_WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Request:
     """One order of pictures.
 
-    `negative_prompt` None is no negative prompt (for SD 1.x the same as ""); `size` None is the
-    checkpoint's own; image i of `num_images` uses `seed + i`, and None draws a seed that the result
-    reports; `generator` is whose numbers a seed gives: "torch" (PyTorch's on the CPU), "torch-cuda"
-    or "numpy". `composed` are further prompts, each with the weight it pulls with beside the
-    prompt's 1 (arXiv:2206.01714); a negative weight pushes away. `clip_skip` leaves out that many
-    of the text encoder's last layers for the prompt, not for the negative prompt, as in diffusers;
-    a number will do for `guidance`, and a sampler's name for `sampling`. `latents`, float32
-    [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
+    `task` says what they begin with: `TextToImage`, or another of `latentrt.runtime.tasks`.
+    `negative_prompt` None is no negative prompt (for SD 1.x the same as ""). `size` None is the
+    task's, or the checkpoint's own. Image i of `num_images` uses `seed + i`; None draws a seed that
+    the result reports. `generator` is whose numbers a seed gives: "torch" (PyTorch's on the CPU),
+    "torch-cuda" or "numpy". `composed` are further prompts, each with the weight it pulls with
+    beside the prompt's 1 (arXiv:2206.01714); a negative weight pushes away. `clip_skip` leaves out
+    that many of the text encoder's last layers for the prompt, not for the negative prompt, as in
+    diffusers. A number will do for `guidance`, and a sampler's name for `sampling`. `latents`,
+    float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are what SDXL is told of the picture's
     making; the sizes are the picture's own where they are None. `provenance` is what it was drawn
     with: a result's request has it. A model that draws it again notes where it differs. Requests
@@ -51,6 +58,7 @@ class Request:
 
     prompt: str
     negative_prompt: str | None
+    task: Task
     size: Size | None
     num_images: int
     seed: int | None
@@ -70,6 +78,7 @@ class Request:
         prompt: str,
         *,
         negative_prompt: str | None = None,
+        task: Task = DEFAULT_TASK,
         size: Size | None = None,
         num_images: int = 1,
         seed: int | None = None,
@@ -84,27 +93,10 @@ class Request:
         target_size: Size | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        values = {
-            "prompt": text("prompt", prompt),
-            "negative_prompt": None
-            if negative_prompt is None
-            else text("negative_prompt", negative_prompt),
-            "size": _size("size", size),
-            "num_images": _num_images(num_images),
-            "seed": None if seed is None else _seed(seed, _num_images(num_images)),
-            "sampling": _sampling(sampling),
-            "guidance": _guidance(guidance),
-            "clip_skip": integer("clip_skip", "an integer of at least 0", clip_skip, 0),
-            "latents": None if latents is None else _latents(latents, _num_images(num_images)),
-            "composed": _composed(composed),
-            "generator": _generator(generator),
-            "original_size": _size("original_size", original_size),
-            "crop": _crop(crop),
-            "target_size": _size("target_size", target_size),
-            "provenance": _provenance(provenance),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        given = locals()
+        count = number_of_images(num_images)
+        for name, field in FIELDS.items():
+            object.__setattr__(self, name, field.check(name, given[name], count))
         if self.composed and not self.guidance.active:
             raise InputError("guidance scale", "above 1 with composed prompts", self.guidance.scale)
         _check_length(self)
@@ -136,163 +128,40 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; of given latents only their SHA-256."""
-        coded = {name: code(getattr(self, name)) for name, (code, _) in _FIELDS.items()}
+        coded = {name: field.to_json(getattr(self, name)) for name, field in FIELDS.items()}
         return {"schema": SCHEMA, **coded}
 
     @staticmethod
-    def from_json(value: object, latents: NDArray[np.float32] | None = None) -> Request:
+    def from_json(value: object, attachments: Attachments = ()) -> Request:
         """From `to_json`, of this version or an older one; keys that are absent have their default.
 
-        `latents` are those whose hash the JSON names, or rows of them among others. Raises
-        `InputError`, also for a newer schema and for keys that are not known.
+        `attachments` are the arrays whose hashes the JSON names: latents, or rows of them among
+        others, and pictures. Raises `InputError`, also for a newer schema and for unknown keys.
         """
         found = json_object("request", value)
         schema = found.pop("schema", 1)
         if integer("schema", "an integer of at least 1", schema, 1) > SCHEMA:
             expected = f"at most {SCHEMA}; a newer version of latentrt reads this request"
             raise InputError("schema", expected, shown(schema))
-        found = json_object("request", found, _FIELDS)
+        found = json_object("request", found, FIELDS)
         if "prompt" not in found:
             raise InputError("prompt", "a string", "none")
         values = {
-            name: decode(name, found[name])
-            for name, (_, decode) in _FIELDS.items()
+            name: field.from_json(name, found[name], attachments)
+            for name, field in FIELDS.items()
             if name in found
         }
         named = values.pop("latents", None)
-        if named is None and latents is not None:
+        if named is None and any(each.ndim == 4 for each in attachments):
             raise InputError("latents", "none: the picture was made from its seed", "an array")
         if named is not None:
-            values["latents"] = _named(named, latents, _num_images(values.get("num_images", 1)))
+            count = number_of_images(values.get("num_images", 1))
+            values["latents"] = named_latents(named, attachments, count)
         return Request(**values)
-
-
-def latents_sha256(latents: NDArray[np.float32]) -> str:
-    """SHA-256 of latents: shape, then bytes."""
-    array = np.ascontiguousarray(latents, dtype="<f4")
-    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
-
-
-def rows_named(
-    latents: NDArray[np.float32], sha256: object, count: int
-) -> NDArray[np.float32] | None:
-    """The `count` neighbouring rows of latents [n, c, h, w] that have this hash, if some have."""
-    _check_latents(latents)
-    for first in range(len(latents) - count + 1):
-        rows = latents[first : first + count]
-        if latents_sha256(rows) == sha256:
-            return rows
-    return None
-
-
-def _named(sha256: object, latents: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
-    expected = f"those of the picture (SHA-256 {shown(sha256)})"
-    if latents is None:
-        raise InputError("latents", expected, "none")
-    rows = rows_named(latents, sha256, count)
-    if rows is None:
-        raise InputError("latents", expected, f"others (SHA-256 {latents_sha256(latents)})")
-    return rows
 
 
 def _from_values(values: Mapping[str, Any]) -> Request:
     return Request(**values)
-
-
-def _size(field: str, value: object) -> Size | None:
-    # Of two numbers, some libraries take the height first.
-    if not isinstance(value, Size | None):
-        raise InputError(field, "a Size, such as Size(width=768, height=512)", shown(value))
-    return value
-
-
-def _num_images(value: object) -> int:
-    return integer("num_images", f"an integer from 1 to {MAX_IMAGES}", value, 1, MAX_IMAGES)
-
-
-def _seed(value: object, num_images: int) -> int:
-    # Image i has seed + i, and alone it has to be a request too.
-    expected = f"an integer from 0 to 2**63 - {num_images}"
-    return integer("seed", expected, value, 0, 2**63 - num_images)
-
-
-def _sampling(value: object) -> Sampling:
-    if isinstance(value, str | None):
-        return Sampling(value)
-    if not isinstance(value, Sampling):
-        raise InputError("sampling", "a Sampling or a sampler's name", shown(value))
-    return value
-
-
-def _guidance(value: object) -> Guidance:
-    if value is None:
-        return Guidance()
-    if not isinstance(value, Guidance):
-        return Guidance(number("guidance", "a Guidance or a number", value))
-    return value
-
-
-def _generator(value: object) -> str:
-    if not isinstance(value, str) or value not in GENERATORS:
-        raise InputError("generator", f"one of {', '.join(GENERATORS)}", shown(value))
-    return value
-
-
-def _provenance(value: object) -> Provenance | None:
-    if not isinstance(value, Provenance | None):
-        raise InputError("provenance", "a Provenance", shown(value))
-    return value
-
-
-def _composed(pairs: object) -> tuple[tuple[str, float], ...]:
-    given = items(pairs)
-    if given is None:
-        raise InputError("composed", _WEIGHTED, shown(pairs))
-    return tuple(_weighted(each) for each in given)
-
-
-def _weighted(value: object) -> tuple[str, float]:
-    match pair(value):
-        case (str(prompt), weight):
-            found = number("composed", _WEIGHTED, weight, -MAX_SCALE, MAX_SCALE)
-            return text("composed", prompt), found
-        case _:
-            raise InputError("composed", _WEIGHTED, shown(value))
-
-
-def _crop(value: object) -> tuple[int, int]:
-    expected = f"(top, left), integers from 0 to {LARGEST}"
-    match pair(value):
-        case (top, left):
-            return (
-                integer("crop", expected, top, 0, LARGEST),
-                integer("crop", expected, left, 0, LARGEST),
-            )
-        case _:
-            raise InputError("crop", expected, shown(value))
-
-
-def _latents(value: object, num_images: int) -> NDArray[np.float32]:
-    """A read-only copy."""
-    latents = _check_latents(value)
-    if len(latents) != num_images:
-        expected = f"{num_images} of them, one for each image"
-        raise InputError("latents", expected, f"{len(latents)} (shape {latents.shape})")
-    own = np.array(latents, order="C")
-    own.flags.writeable = False
-    return own
-
-
-def _check_latents(value: object) -> NDArray[np.float32]:
-    expected = "float32 of shape (num_images, channels, height, width)"
-    if not isinstance(value, np.ndarray):
-        raise InputError("latents", f"a NumPy array, {expected}", type(value).__name__)
-    array = cast("NDArray[np.float32]", value)
-    if array.ndim != 4 or array.dtype != np.float32:
-        raise InputError("latents", expected, f"{array.dtype} of shape {array.shape}")
-    if not all_finite(array):
-        raise InputError("latents", "finite values", "NaN or infinity")
-    return array
 
 
 def _check_length(request: Request) -> None:
@@ -309,48 +178,3 @@ def _check_length(request: Request) -> None:
     if length > MAX_LENGTH:
         expected = f"at most {MAX_LENGTH} characters of prompts and noise levels"
         raise InputError("request", expected, length)
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _as_it_is(_: str, value: Any) -> Any:
-    return value
-
-
-def _size_text(size: Size | None) -> str | None:
-    return None if size is None else str(size)
-
-
-def _parsed(field: str, value: Any) -> Size | None:
-    try:
-        return None if value is None else Size.parse(value)
-    except InputError as error:
-        raise InputError(field, error.expected, error.got) from None
-
-
-_PLAIN: Final = (_same, _as_it_is)
-_SIZE: Final = (_size_text, _parsed)
-
-_FIELDS: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[str, Any], Any]]]] = {
-    "prompt": _PLAIN,
-    "negative_prompt": _PLAIN,
-    "size": _SIZE,
-    "num_images": _PLAIN,
-    "seed": _PLAIN,
-    "sampling": (Sampling.to_json, lambda _, value: Sampling.from_json(value)),
-    "guidance": (Guidance.to_json, lambda _, value: Guidance.from_json(value)),
-    "clip_skip": _PLAIN,
-    "latents": (lambda array: None if array is None else latents_sha256(array), _as_it_is),
-    "composed": (lambda pairs: [list(each) for each in pairs], _as_it_is),
-    "generator": _PLAIN,
-    "original_size": _SIZE,
-    "crop": (list, _as_it_is),
-    "target_size": _SIZE,
-    "provenance": (
-        lambda value: None if value is None else value.to_json(),
-        lambda _, value: None if value is None else Provenance.from_json(value),
-    ),
-}
-"""How each field of a request is written as JSON, and read under its name."""

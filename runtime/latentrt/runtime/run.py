@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,10 +18,11 @@ from latentrt.bundle.errors import Cancelled, NonFinite, only_latentrt_errors
 from latentrt.engines.process import Home
 from latentrt.runtime.checks import all_finite
 from latentrt.runtime.image import to_picture
+from latentrt.runtime.lane import Lane, WaitingRow, take_alike
+from latentrt.runtime.picture import Picture, Step
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
-from latentrt.runtime.rows import Batch
-from latentrt.runtime.trajectory import Step, Trajectory
+from latentrt.runtime.rows import Calls
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,18 +58,17 @@ class Run(ABC):
 
 
 class DirectRun(Run):
-    """A run that is driven by whoever iterates it, one picture after the other."""
+    """A run that is driven by whoever iterates it, as many pictures at a time as its plan says."""
 
     def __init__(self, plan: Plan) -> None:
         self._home = Home("run")
-        self._plan = replace(plan, engines=())
+        self.plan = replace(plan, engines=())
         self._engines = plan.engines  # held until the last step, so that none is freed
         self._begun = time.perf_counter()
-        self._batches: dict[int, Batch] = {}
-        self._unet_seconds = 0.0
-        self._vae_seconds = 0.0
         self._cancelled = threading.Event()
-        self._finished: list[tuple[Trajectory, Image.Image]] = []
+        self._told: list[Step] = []
+        self._finished: list[tuple[Picture, Image.Image]] = []
+        self._stepping, self._decoding = 0.0, 0.0
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._steps = self._all_steps()
@@ -105,16 +107,39 @@ class DirectRun(Run):
 
     def so_far(self) -> Result:
         """The pictures that are finished, at least one, as the result has them."""
-        compiling, encoding = self._plan.seconds
+        prepared = self.plan.seconds
+        preparing = prepared.compile + prepared.text + prepared.vae
         seconds = Seconds(
-            compile=compiling,
-            text=encoding,
-            unet=self._unet_seconds,
-            vae=self._vae_seconds,
-            total=compiling + encoding + time.perf_counter() - self._begun,
+            compile=prepared.compile,
+            text=prepared.text,
+            unet=self._stepping,
+            vae=self._decoding + prepared.vae,
+            total=preparing + time.perf_counter() - self._begun,
         )
-        trajectories, images = zip(*self._finished, strict=True)
-        return assemble(self._plan, list(trajectories), list(images), seconds)
+        return assemble(self.plan, self._finished, seconds)
+
+    # For who drives its pictures.
+
+    @property
+    def ended(self) -> bool:
+        """Never: a run that fails raises at once."""
+        return False
+
+    def tell(self, step: Step) -> None:
+        """One of its pictures has taken a step."""
+        self._told.append(step)
+
+    def finish(self, picture: Picture) -> None:
+        """One of its pictures is decoded."""
+        self._finished.append((picture, picture_of(picture)))
+
+    def fail(self, error: BaseException) -> None:
+        """Raise it."""
+        raise error
+
+    def preview(self, latent: Latent) -> Image.Image:
+        """One latent as a picture."""
+        return decoded(self.plan, latent)
 
     def _all_steps(self) -> Generator[Step, None, None]:
         try:
@@ -124,62 +149,67 @@ class DirectRun(Run):
             self._error = error
             raise
         finally:
-            # Engines that nobody else uses may be freed now.
-            self._batches.clear()
-            self._engines = ()
+            self._engines = ()  # those that nobody else uses may be freed now
 
     def _pictures(self) -> Generator[Step, None, None]:
-        for image in range(self._plan.request.num_images):
-            trajectory = Trajectory(self._plan, image, self._decode)
-            yield from self._denoise(trajectory)
-            self._check_cancelled()
-            assert trajectory.latent is not None
-            self._finished.append((trajectory, self._decode(trajectory.latent)))
+        count, most = self.plan.request.num_images, self.plan.together
+        for first in range(0, count, most):
+            yield from self._drawn(range(first, min(first + most, count)))
         self._result = self.so_far()
 
-    def _denoise(self, trajectory: Trajectory) -> Generator[Step, None, None]:
-        while trajectory.rows:
+    def _drawn(self, images: Sequence[int]) -> Generator[Step, None, None]:
+        """The steps of pictures that share calls."""
+        waiting: deque[WaitingRow] = deque()
+
+        def put_back(picture: Picture) -> None:
+            waiting.extend(WaitingRow.of(picture))
+
+        for image in images:
+            put_back(Picture(self, image))
+        lane = Lane(partial(take_alike, waiting), put_back, Calls(self.plan.batches))
+        while waiting:
             self._check_cancelled()
-            begun = time.perf_counter()
-            outputs = self._batch(len(trajectory.rows)).evaluate(trajectory.rows)
-            self._unet_seconds += time.perf_counter() - begun
-            yield trajectory.advance(list(outputs))
-
-    def _batch(self, rows: int) -> Batch:
-        if rows not in self._batches:
-            self._batches[rows] = Batch(self._plan.unet(rows))
-        return self._batches[rows]
-
-    def _decode(self, latent: Latent) -> Image.Image:
-        begun = time.perf_counter()
-        picture = pictures(self._plan, latent[None])[0]
-        self._vae_seconds += time.perf_counter() - begun
-        return picture
+            begun, kind = time.perf_counter(), waiting[0].row.model.kind
+            lane.turn()
+            seconds = time.perf_counter() - begun
+            if kind == "vae":
+                self._decoding += seconds
+            else:
+                self._stepping += seconds
+            told, self._told = self._told, []
+            yield from told
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled("the run was cancelled")
 
 
-def pictures(plan: Plan, latents: Latent) -> list[Image.Image]:
-    """Latents [n, c, h, w], decoded; raises `NonFinite` if the VAE gave what is no colour."""
-    pixels = plan.decode(latents)
+def picture_of(picture: Picture) -> Image.Image:
+    """The image of a picture that is decoded."""
+    assert picture.pixels is not None
+    return to_picture(picture.pixels)
+
+
+def decoded(plan: Plan, latent: Latent) -> Image.Image:
+    """One latent [c, h, w] as a picture; raises `NonFinite` if the VAE gave what is no colour."""
+    pixels = Calls(plan.batches).answer(plan.decode(latent))
     if not all_finite(pixels):
         raise NonFinite("vae_decoder")
-    return [to_picture(each) for each in pixels]
+    return to_picture(pixels)
 
 
 def assemble(
-    plan: Plan, finished: list[Trajectory], images: list[Image.Image], seconds: Seconds
+    plan: Plan, finished: Sequence[tuple[Picture, Image.Image]], seconds: Seconds
 ) -> Result:
-    """The result of a plan from its finished trajectories, one for each picture."""
+    """The result of a plan from its finished pictures."""
+    ordered = sorted(finished, key=lambda each: each[0].image)
     return Result(
-        images=tuple(images),
-        latents=np.stack([each.latent for each in finished if each.latent is not None]),
-        noise=np.stack([each.start for each in finished]),
+        images=tuple(image for _, image in ordered),
+        latents=np.stack([each.latent for each, _ in ordered if each.latent is not None]),
+        noise=np.stack([each.start for each, _ in ordered]),
         request=plan.request,
         schedule=plan.schedule,
         model=plan.model,
         seconds=seconds,
-        notes=(*plan.notes, *plan.conditioning.notes),
+        notes=plan.notes,
     )

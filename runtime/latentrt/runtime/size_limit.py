@@ -84,6 +84,10 @@ class SizeLimit:
         if not fits(size):
             raise InputError("size", f"at most {self._largest(fits)} pixels ({self._reason})", size)
 
+    def allows(self, size: Size, *, rows: int) -> bool:
+        """Whether as many rows at once, beyond those of one picture, leave half of the memory."""
+        return self.memory is None or 2 * self._needed(size, rows, 1, 1) <= self.memory
+
     def _largest(self, fits: Callable[[Size], bool]) -> Size:
         """The largest square that is allowed."""
         factor = self.manifest.vae_factor

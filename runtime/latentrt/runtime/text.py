@@ -15,8 +15,8 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import integer
 from latentrt.bundle.errors import BundleError, InputError, NonFinite
 from latentrt.bundle.tensors import TensorFile
-from latentrt.engines.engine import Engine
 from latentrt.runtime.checks import all_finite, text
+from latentrt.runtime.rows import Evaluation, Model, Outputs, Row
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -140,20 +140,22 @@ def _integer(folder: Path, values: Mapping[str, object], key: str, least: int) -
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextStates:
-    """One evaluation of an encoder: the tokens `ids` [n], and its outputs, each [1, n, width]."""
+    """One evaluation of an encoder: the tokens `ids` [n], and its outputs, each [n, width]."""
 
     ids: NDArray[np.int64]
-    outputs: Mapping[str, NDArray[Any]]
+    outputs: Outputs
 
 
 class TextEncoder:
     """Token ids to hidden states, and the two ways in which models take them. Thread-safe.
 
-    Raises `BundleError` where the config or the weights lack something.
+    `model` is the encoder in a bundle. Raises `BundleError` where its config or its weights lack
+    something.
     """
 
-    def __init__(self, bundle: Bundle, component: str = "text_encoder") -> None:
-        self._component = component
+    def __init__(self, bundle: Bundle, model: Model) -> None:
+        self._model = model
+        self._component = component = model.component
         self._path = bundle.weights(component)
         self._weights = TensorFile(self._path)
         config: Mapping[str, Any] = bundle.manifest.components[component].config
@@ -166,19 +168,19 @@ class TextEncoder:
             problem = f"has a {component} that lacks something: {error}"
             raise BundleError(bundle.path, problem) from error
 
-    def __call__(self, ids: NDArray[np.int64], engine: Engine) -> TextStates:
-        """Evaluate the encoder for the tokens `ids` [n]; the engine is one of batch 1."""
+    def __call__(self, ids: NDArray[np.int64]) -> Evaluation[TextStates]:
+        """Evaluate the encoder for the tokens `ids` [n]."""
         if ids.max() >= len(self._table):
             problem = f"has a table of {len(self._table)} tokens, the tokenizer gives {ids.max()}"
             raise BundleError(self._path, problem)
-        spec = engine.inputs[0]
-        embeds = self._table[ids][None].astype(spec.dtype)
-        return TextStates(ids, engine({spec.name: embeds}))
+        (spec,) = self._model.inputs
+        (outputs,) = yield [Row(self._model, {spec.name: self._table[ids]})]
+        return TextStates(ids, outputs)
 
     def normalised(self, states: TextStates, skipped: int) -> NDArray[np.float32]:
         """States [n, width] before the last `skipped` layers, after the final LayerNorm."""
         if skipped == 0:
-            return self._finite(states.outputs["last_hidden_state"][0])
+            return self._finite(states.outputs["last_hidden_state"])
         x = self.plain(states, skipped)
         centred = x - x.mean(-1, keepdims=True)
         variance = np.square(centred).mean(-1, keepdims=True)
@@ -189,7 +191,7 @@ class TextEncoder:
 
     def plain(self, states: TextStates, skipped: int) -> NDArray[np.float32]:
         """States [n, width] before the last `skipped` layers, as they are."""
-        return self._finite(states.outputs[f"hidden_states.{self.layers - skipped}"][0])
+        return self._finite(states.outputs[f"hidden_states.{self.layers - skipped}"])
 
     def pooled(self, states: TextStates) -> NDArray[np.float32]:
         """The final state at the end of the text, projected: [projection_dim].
@@ -201,7 +203,7 @@ class TextEncoder:
         """
         ids = states.ids
         end = int(np.argmax(ids if self._eos == _LARGEST else ids == self._eos))
-        last = self._finite(states.outputs["last_hidden_state"][0, end])
+        last = self._finite(states.outputs["last_hidden_state"][end])
         return self._weights[PROJECTION].astype(np.float32) @ last
 
     def _finite(self, states: NDArray[Any]) -> NDArray[np.float32]:

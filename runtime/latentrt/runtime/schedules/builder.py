@@ -66,6 +66,9 @@ _SPACED: Final = ("leading", "linspace", "trailing")
 _WITH_LEVELS: Final = frozenset({*EDM_CLASSES, "EulerAncestralDiscreteScheduler"})
 """Classes without a key for it that are none the worse for levels spaced for their own sake."""
 
+_DISTILLED: Final = frozenset({"LCMScheduler", "TCDScheduler"})
+"""Classes whose timesteps are those of a distillation."""
+
 _SDE: Final = "_sde"
 """How the names of samplers end that solve the SDE, and so draw the noise from level to level."""
 
@@ -85,6 +88,8 @@ def build_schedule(
     sigmas: tuple[float, ...] | None = None,
     brownian: bool = False,
     xl: bool = False,
+    strength: float = 1.0,
+    distilled: bool = False,
 ) -> Schedule:
     """The schedule of a run of `steps` steps under a diffusers scheduler config.
 
@@ -96,7 +101,9 @@ def build_schedule(
     `sigmas` with the level to end on as the last, say outright what is visited, whatever `steps`.
     `eta`, from 0 to 1, is the share of fresh noise of a sampler that has one. `brownian` says that
     the noise will be a Brownian path's, which only some samplers can follow. `xl` chooses SDXL's
-    levels where they differ from SD 1's (align_your_steps).
+    levels where they differ from SD 1's (align_your_steps). `strength`, above 0 and at most 1, is
+    the share of the steps that are taken, those at the lower levels; where `distilled`, as many
+    steps are spread over that share of the distillation's timesteps.
 
     Raises InputError, naming the key or argument, for everything that is not honoured here; `steps`
     is an integer from 1 to the config's `num_train_timesteps`.
@@ -109,12 +116,18 @@ def build_schedule(
     if schedule is not None:
         read, wanted = _respaced(read, wanted, schedule)
     _check(wanted, train_timesteps(read))
+    if distilled and read.class_name in _DISTILLED:
+        wanted = replace(wanted, share=strength)
+    elif strength < 1.0:
+        wanted = replace(wanted, begin=_begin(wanted.steps, strength))
     try:
         made = _BUILDERS[read.class_name](read, wanted)
     except InputError as error:
         if error.field == "schedule" and read.class_name not in EDM_CLASSES:
             check_betas(read)
         raise
+    if wanted.begin and read.class_name != "PNDMScheduler":  # which has begun there itself
+        made = made.begun(wanted.begin)
     made = replace(made, spacing=_spacing(read, wanted))
     if brownian:
         _check_path(made)
@@ -161,6 +174,18 @@ def _number_of(
     if timesteps is not None and sigmas is not None:
         raise InputError("sigmas", "none where timesteps are given", "some")
     return len(timesteps) if timesteps is not None else max(len(sigmas or ()) - 1, 1)
+
+
+def _begin(steps: int, strength: float) -> int:
+    """How many of the steps a strength leaves out; raises InputError where none is left.
+
+    Source: diffusers' `StableDiffusionImg2ImgPipeline.get_timesteps`.
+    """
+    taken = int(steps * strength)
+    if taken < 1:
+        expected = f"at least {1 / steps:g} with {steps} steps, for one of them to be taken"
+        raise InputError("strength", expected, strength)
+    return steps - taken
 
 
 def _check(wanted: Wanted, most: int) -> None:

@@ -23,7 +23,9 @@ def distilled_timesteps(config: SchedulerConfig, wanted: Wanted) -> list[int]:
         return whole_timesteps(config, wanted)
     train = train_timesteps(config)
     count = config.integer("original_inference_steps", 1, train)
-    if wanted.steps > count:
-        raise InputError("steps", f"at most {count} (original_inference_steps)", wanted.steps)
     skip = train // count
-    return [(count - count * i // wanted.steps) * skip - 1 for i in range(wanted.steps)]
+    used = int(count * wanted.share)
+    if wanted.steps > used:
+        of = "original_inference_steps" + (" times strength" if used < count else "")
+        raise InputError("steps", f"at most {used} ({of})", wanted.steps)
+    return [(used - used * i // wanted.steps) * skip - 1 for i in range(wanted.steps)]

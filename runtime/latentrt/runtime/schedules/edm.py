@@ -78,4 +78,5 @@ def edm_schedule(
         prediction_type="v_prediction" if velocity else "edm",
         clipping=clipping,
         options=options or {},
+        data_scale=scale,
     )

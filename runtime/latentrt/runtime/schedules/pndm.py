@@ -53,7 +53,13 @@ def pndm_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
     stride = train_timesteps(config) // wanted.steps
     skipped = config.flag("skip_prk_steps")
     if skipped:
-        first, rest = _improved_euler(timesteps[:2], stride), timesteps[1:] or timesteps
+        # As diffusers: the second timestep is listed twice, and `begin` counts in that list.
+        listed = [*timesteps[:1], *timesteps[1:2], *timesteps[1:]][wanted.begin :]
+        first = _improved_euler(listed[:2], stride)
+        rest = listed[2:] if first else listed
+    elif wanted.begin:
+        expected = "a sampler without Runge-Kutta's steps, such as plms, to begin from a picture"
+        raise InputError("sampler", expected, "pndm")
     elif wanted.steps >= 4:
         first, rest = _runge_kutta(timesteps[:4], stride // 2), timesteps[3:]
     else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final, cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.prediction import PredictionType
@@ -46,6 +47,11 @@ class Clipping:
     scale: float = 1.0
 
 
+_BY_EVALUATION: Final = frozenset({"orders", "through"})
+"""Options with one value for each evaluation."""
+_STEPS: Final = frozenset({"disable_corrector"})
+"""Options that are numbers of steps."""
+
 Option = bool | float | int | str | tuple[float, ...] | tuple[int, ...]
 """What a config says to a sampler: a keyword argument's value."""
 
@@ -57,7 +63,8 @@ class Schedule:
     Noise of unit variance times `init_scale` is the first latent; the sampler's result times
     `final_scale` is the picture's latent. `sampler` is the name of the function this was made for,
     `options` are its keyword arguments. `spacing` is the name of the schedule ("karras",
-    "trailing", ...), None for the sampler class's own timesteps. Raises InputError if a level is
+    "trailing", ...), None for the sampler class's own timesteps. `data_scale` is what a picture's
+    latent is divided by to be at data scale 1: an EDM model's. Raises InputError if a level is
     not finite or a step's level rises: such a schedule adds noise.
     """
 
@@ -69,6 +76,7 @@ class Schedule:
     clipping: Clipping | None = None
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     spacing: str | None = None
+    data_scale: float = 1.0
 
     def __post_init__(self) -> None:
         steps = [e for e in self.evaluations if e.stage == 0]
@@ -81,3 +89,18 @@ class Schedule:
             low, high = rises[0]
             expected = "noise levels that never rise (fewer steps may do)"
             raise InputError("schedule", expected, f"{low:g} before {high:g}")
+
+    def begun(self, steps: int) -> Schedule:
+        """The same without its first `steps` steps, of which at least one is left.
+
+        What a sampler knows from earlier steps is not there: it begins as with its first.
+        """
+        starts = [i for i, e in enumerate(self.evaluations) if e.stage == 0]
+        first = starts[steps]
+        options = dict(self.options)
+        for name in _BY_EVALUATION & set(options):
+            options[name] = cast("tuple[float, ...]", options[name])[first:]
+        for name in _STEPS & set(options):
+            counted = cast("tuple[int, ...]", options[name])
+            options[name] = tuple(step - steps for step in counted if step >= steps)
+        return replace(self, evaluations=self.evaluations[first:], options=options)

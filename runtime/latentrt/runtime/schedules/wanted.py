@@ -26,7 +26,9 @@ class Wanted:
     `levels` spaces the noise levels for their own sake, `rho` is the exponent of karras (7) and
     polyexponential (1) levels; `timesteps`, falling, or `sigmas`, falling and with the level to end
     on as the last, say outright what is visited: `steps` is then their number. `eta` is the share
-    of fresh noise. `xl` takes the align-your-steps levels of SDXL instead of SD 1's.
+    of fresh noise. `xl` takes the align-your-steps levels of SDXL instead of SD 1's. `begin` is how
+    many of the steps are left out at the noisy end; `share` is how much of a distillation's
+    timesteps, from the lowest up, the steps are spread over.
     """
 
     steps: int
@@ -36,6 +38,8 @@ class Wanted:
     timesteps: tuple[float, ...] | None = None
     sigmas: tuple[float, ...] | None = None
     xl: bool = False
+    begin: int = 0
+    share: float = 1.0
 
     def refuse(self, class_name: str, *fields: Literal["eta", "sigmas", "timesteps"]) -> None:
         """Raise InputError for a wish that a class has no place for."""

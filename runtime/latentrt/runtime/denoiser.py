@@ -1,0 +1,88 @@
+"""What evaluates a latent: rows of a U-Net, and guidance between what it gives for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.runtime.guidance import Guidance, guide
+from latentrt.runtime.prediction import model_input
+from latentrt.runtime.rows import Arrays, Evaluation, Model, Row
+from latentrt.runtime.samplers.denoise import Denoise
+from latentrt.runtime.schedules.schedule import Schedule
+
+
+class Denoiser(Protocol):
+    """What a sampler's latents are evaluated by."""
+
+    def __call__(self, asked: Denoise) -> Evaluation[NDArray[np.float32]]:
+        """The evaluation of one latent; it returns the model output, float32 [c, h, w], guided."""
+        ...
+
+    def row_counts(self, schedule: Schedule) -> frozenset[int]:
+        """How many U-Net rows its evaluations over a schedule have."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """One prompt, or the negative one, as the U-Net takes it.
+
+    `constant` are its inputs but `sample` and `timestep`, without a batch axis; `weight` is how
+    much it pulls among several prompts.
+    """
+
+    constant: Arrays
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GuidedDenoiser:
+    """A U-Net under classifier-free guidance.
+
+    Without a `negative` condition the prompt alone decides.
+    """
+
+    unet: Model
+    prompts: tuple[Condition, ...]
+    negative: Condition | None
+    guidance: Guidance
+
+    def __call__(self, asked: Denoise) -> Evaluation[NDArray[np.float32]]:
+        """Evaluate a latent for the negative prompt and the prompts, and guide between them."""
+        scale = self._scale(asked.sigma)
+        changing = {
+            "sample": model_input(asked.latent, asked.sigma),
+            "timestep": np.array(asked.timestep, np.float32),
+        }
+        conditions = self._conditions(scale)
+        answers = yield [Row(self.unet, changing, each.constant) for each in conditions]
+        outputs = [answer["model_output"] for answer in answers]
+        if len(outputs) == 1:
+            return outputs[0]
+        # At scale 1 several prompts are still a sum, but nothing is there to be pulled back.
+        rescale = self.guidance.rescale if scale > 1.0 else 0.0
+        weights = [each.weight for each in self.prompts]
+        return guide(outputs[0], outputs[1:], weights, scale=scale, rescale=rescale)
+
+    def row_counts(self, schedule: Schedule) -> frozenset[int]:
+        """How many rows its evaluations have; a scale function that fails does so here."""
+        levels = {e.sigma for e in schedule.evaluations}
+        return frozenset(len(self._conditions(self._scale(sigma))) for sigma in levels)
+
+    def _scale(self, sigma: float) -> float:
+        """The guidance scale at a noise level: 1 where the prompts alone decide."""
+        return 1.0 if self.negative is None else self.guidance.scale_at(sigma)
+
+    def _conditions(self, scale: float) -> tuple[Condition, ...]:
+        """The condition of each row at a guidance scale, the negative prompt's first.
+
+        One prompt needs no negative row where the scale is 1; a sum of several always does.
+        """
+        alone = scale <= 1.0 and len(self.prompts) == 1
+        if self.negative is None or alone:
+            return self.prompts
+        return (self.negative, *self.prompts)

@@ -1,0 +1,110 @@
+"""What a task makes its legs of: a request's schedule, its denoiser, and its encoded pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.errors import NonFinite
+from latentrt.bundle.manifest import Manifest
+from latentrt.runtime.checks import all_finite
+from latentrt.runtime.conditioning import Conditioner
+from latentrt.runtime.denoiser import GuidedDenoiser
+from latentrt.runtime.latents import from_vae
+from latentrt.runtime.noise import Noise
+from latentrt.runtime.opening import Opening
+from latentrt.runtime.pixels import Pixels, for_vae_encoder
+from latentrt.runtime.plan import Latent
+from latentrt.runtime.request import Request
+from latentrt.runtime.rows import Calls, Evaluation, Model, Row
+from latentrt.runtime.sampling import Sampling
+from latentrt.runtime.schedules import Schedule
+
+_LOG_VARIANCE = (-30.0, 20.0)
+"""Where diffusers' `DiagonalGaussianDistribution` keeps a logarithm of the variance."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """What a VAE's encoder says of a picture: a normal distribution, float32 [c, h, w] each."""
+
+    mean: Latent
+    std: Latent
+    manifest: Manifest
+
+    def sample(self, noise: Noise) -> Latent:
+        """A latent of the distribution as the U-Net has it, with the next numbers of the noise."""
+        latent: Latent = self.std * noise.normal(self.mean.shape) + self.mean
+        return from_vae(latent, self.manifest)
+
+
+class Kit:
+    """The means of one bundle for one request, whose size and seed are resolved.
+
+    `models` are the bundle's components; `schedules` gives the schedule of a sampling at a
+    strength; `opening` opens engines. `text_seconds`, `vae_seconds` and `notes` tell what was done.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        latent_shape: tuple[int, int, int],
+        manifest: Manifest,
+        models: Mapping[str, Model],
+        conditioner: Conditioner,
+        schedules: Callable[[Sampling, float], Schedule],
+        opening: Opening,
+    ) -> None:
+        self.request = request
+        self.latent_shape = latent_shape
+        self.text_seconds = 0.0
+        self.vae_seconds = 0.0
+        self.notes: tuple[str, ...] = ()
+        self._manifest = manifest
+        self._models = models
+        self._conditioner = conditioner
+        self._schedules = schedules
+        self._opening = opening
+        self._calls = Calls({"unet": (1,), "vae": (1,)})
+
+    def schedule(self, strength: float = 1.0) -> Schedule:
+        """The request's schedule, or of its steps the share at the lower levels."""
+        return self._schedules(self.request.sampling, strength)
+
+    def denoiser(self) -> GuidedDenoiser:
+        """The U-Net under the request's prompts, which are encoded."""
+        sizes = {"batch": 1, "sequence": self._conditioner.length}
+        for name in self._models:
+            if name.startswith("text_encoder"):
+                self._opening(name, sizes)
+        begun = time.perf_counter()
+        found = self._calls.answer(self._conditioner(self.request))
+        self.text_seconds += time.perf_counter() - begun
+        self.notes += found.notes
+        return GuidedDenoiser(
+            self._models["unet"], found.prompts, found.negative, self.request.guidance
+        )
+
+    def encode(self, image: Pixels) -> Posterior:
+        """A picture at the request's size, as the VAE's encoder has it."""
+        size = self.request.size
+        assert size is not None
+        sizes = {"batch": 1, "image_height": size.height, "image_width": size.width}
+        self._opening.more(1)
+        self._opening("vae_encoder", sizes)
+        begun = time.perf_counter()
+        moments = self._calls.answer(self._encode(for_vae_encoder(image, size)))
+        if not all_finite(moments):
+            raise NonFinite("vae_encoder")
+        self.vae_seconds += time.perf_counter() - begun
+        mean, log_variance = np.split(moments, 2)
+        std = np.exp(np.float32(0.5) * np.clip(log_variance, *_LOG_VARIANCE))
+        return Posterior(mean, std.astype(np.float32, copy=False), self._manifest)
+
+    def _encode(self, images: NDArray[np.float32]) -> Evaluation[NDArray[np.float32]]:
+        (outputs,) = yield [Row(self._models["vae_encoder"], {"images": images})]
+        return outputs["moments"]

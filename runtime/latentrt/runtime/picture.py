@@ -1,0 +1,165 @@
+"""One picture on its way from noise: which rows it wants evaluated, and what comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.errors import NonFinite
+from latentrt.runtime.checks import all_finite
+from latentrt.runtime.noise import noise_stream
+from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
+from latentrt.runtime.prediction import denoised
+from latentrt.runtime.rows import Batches, Evaluation, Outputs, Row
+from latentrt.runtime.samplers import sample
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One evaluation that is behind us.
+
+    `index` counts from 0 to `total - 1` within picture `image`; `sigma` and `timestep` are those it
+    was made at; `denoised` float32 [c, h, w] is the estimate of the finished latent.
+    """
+
+    index: int
+    total: int
+    image: int
+    sigma: float
+    timestep: float
+    denoised: Latent
+    _decode: Callable[[Latent], Image.Image] = field(repr=False)
+
+    def preview(self) -> Image.Image:
+        """The estimate as a picture, at the cost of one VAE decode."""
+        return self._decode(self.denoised)
+
+
+class Driven(Protocol):
+    """The run that a picture belongs to, as who drives it sees it."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is drawn."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has its result, or never will."""
+        ...
+
+    def tell(self, step: Step) -> None:
+        """One of its pictures has taken a step."""
+        ...
+
+    def finish(self, picture: Picture) -> None:
+        """One of its pictures is decoded."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error, unless it has ended already."""
+        ...
+
+    def preview(self, latent: Latent) -> Image.Image:
+        """One latent as a picture."""
+        ...
+
+
+class Picture:
+    """Picture `image` of a run, for whoever calls the models. Not thread-safe.
+
+    `rows` are what is to be evaluated next; none are left at the end. Then `latent` float32
+    [c, h, w] is what was decoded, and `pixels` float32 [3, H, W] in [-1, 1] is the picture. `start`
+    is the noise it began with, of unit variance. `batches` are the arrays of its calls, which are
+    kept for its next ones.
+    """
+
+    def __init__(self, run: Driven, image: int) -> None:
+        request = run.plan.request
+        assert request.seed is not None
+        stream = noise_stream(
+            request.generator, request.seed + image, brownian=request.sampling.brownian
+        )
+        given = None if request.latents is None else request.latents[image]
+        self.run = run
+        self.image = image
+        self.latent: Latent | None = None
+        self.pixels: NDArray[np.float32] | None = None
+        self.batches: dict[object, Batches] = {}
+        self._noise = PictureNoise(stream, given)
+        self._index = 0
+        self._drawing = self._draw()
+        self._wait_for(next(self._drawing))
+
+    @property
+    def start(self) -> Latent:
+        """The noise it began with, float32 [c, h, w] of unit variance."""
+        assert self._noise.start is not None
+        return self._noise.start
+
+    @property
+    def answered(self) -> bool:
+        """Whether it can go on."""
+        return all(output is not None for output in self._outputs)
+
+    def answer(self, place: int, output: Outputs) -> None:
+        """Keep what a model gave for row `place`."""
+        self._outputs[place] = output
+
+    def advance(self) -> None:
+        """Go on with the outputs of all rows to the next rows.
+
+        Raises `NonFinite` for outputs that are NaN or infinite.
+        """
+        outputs = [output for output in self._outputs if output is not None]
+        try:
+            self._wait_for(self._drawing.send(outputs))
+        except StopIteration as finished:
+            self._wait_for(())
+            self.pixels = finished.value
+
+    def _wait_for(self, rows: Sequence[Row]) -> None:
+        self.rows = tuple(rows)
+        self._outputs: list[Outputs | None] = [None] * len(self.rows)
+
+    def _draw(self) -> Evaluation[NDArray[np.float32]]:
+        plan = self.run.plan
+        latent: Latent | None = None
+        for leg in plan.legs:
+            latent = yield from self._denoise(leg, latent)
+        assert latent is not None
+        self.latent = latent
+        pixels = yield from plan.decode(latent)
+        if not all_finite(pixels):
+            raise NonFinite("vae_decoder")
+        return pixels
+
+    def _denoise(self, leg: Leg, latent: Latent | None) -> Evaluation[Latent]:
+        """One run of a sampler: it asks the denoiser, which asks the models."""
+        schedule = leg.schedule
+        sampler = sample(leg.enter(latent, self._noise), schedule, noise=self._noise.stream)
+        asked = next(sampler)
+        while True:
+            output = yield from leg.denoiser(asked)
+            if not all_finite(output):
+                raise NonFinite("unet", self._index)
+            estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
+            estimate.flags.writeable = False  # the sampler goes on with what the caller is shown
+            self._tell(asked.sigma, asked.timestep, estimate)
+            try:
+                asked = sampler.send((asked.latent, estimate))
+            except StopIteration as finished:
+                return finished.value * np.float32(schedule.final_scale)
+
+    def _tell(self, sigma: float, timestep: float, estimate: Latent) -> None:
+        total = self.run.plan.evaluations
+        step = Step(self._index, total, self.image, sigma, timestep, estimate, self.run.preview)
+        self._index += 1
+        self.run.tell(step)

@@ -1,0 +1,85 @@
+"""Pictures that come in: RGB arrays, their hashes, and how a VAE takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.checks import shown
+from latentrt.bundle.errors import FileError, InputError
+from latentrt.runtime.size import LARGEST, Size
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+"""RGB, uint8 [h, w, 3]."""
+
+
+def as_pixels(field: str, value: object) -> Pixels:
+    """A picture as a read-only RGB array of its own; raises `InputError` for what is none.
+
+    Of a Pillow image with transparency only the colours count.
+    """
+    expected = "a Pillow image, or a uint8 array [height, width, 3]"
+    if not isinstance(value, np.ndarray):
+        convert = getattr(value, "convert", None)
+        if convert is None:
+            raise InputError(field, expected, shown(value))
+        value = np.asarray(convert("RGB"))
+    array = cast("NDArray[Any]", value)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise InputError(field, expected, f"{array.dtype} of shape {array.shape}")
+    if max(array.shape) > LARGEST:
+        raise InputError(field, f"at most {LARGEST} pixels a side", f"shape {array.shape}")
+    pixels: Pixels = np.array(array, np.uint8, order="C")
+    pixels.flags.writeable = False
+    return pixels
+
+
+def read_pixels(path: Path) -> Pixels:
+    """A file's picture, turned as its EXIF says; raises `FileError` for a file that is none."""
+    from PIL import Image, ImageOps
+
+    if not path.exists():
+        raise FileError(path, "no such file")
+    try:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore")  # of damaged metadata
+            turned = ImageOps.exif_transpose(picture)
+            return as_pixels("image", turned)
+    except Image.DecompressionBombError as error:
+        raise FileError(path, f"is too large: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise FileError(path, f"is not a readable picture: {error}") from error
+
+
+def pixels_sha256(pixels: NDArray[Any]) -> str:
+    """SHA-256 of a picture: its shape, then its bytes."""
+    array = np.ascontiguousarray(pixels)
+    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
+
+
+def for_vae_encoder(pixels: Pixels, size: Size) -> NDArray[np.float32]:
+    """A picture of a size, float32 [3, h, w] in [-1, 1]; Lanczos resizes it where it has another.
+
+    Source: diffusers' `VaeImageProcessor.preprocess`.
+    """
+    if pixels.shape[:2] != (size.height, size.width):
+        pixels = np.asarray(_resized(pixels, size))
+    scaled = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255.0)
+    return np.float32(2.0) * scaled - np.float32(1.0)
+
+
+def _resized(pixels: Pixels, size: Size) -> Image.Image:
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
