@@ -3,8 +3,8 @@
     python benchmarks/scripts/gpu.py [--bundle PATH ...] [--sd15] [--environment FOLDER ...]
 
 Bundles of models/shapes in fp32 and fp16 are exported, or `--bundle` names others. Each command of
-`latentrt` is a process, in the Python of the first environment whose `doctor` lists the engine as
-usable: this one, then each `--environment`. A command that fails is kept with its last line, and
+`latentrt` is a process of its own. An engine runs in the first environment whose `doctor` lists it
+as usable: this one, then each `--environment`. A command that fails is kept with its last line, and
 the next one runs. Without a GPU, or with `--cpu`, the CPU's engines are measured instead, which
 shows that this script works. Exit status 0: everything passed.
 """

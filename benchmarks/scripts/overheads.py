@@ -1,4 +1,4 @@
-"""What the runtime costs by itself: importing it, and a sampler's own part of a step.
+"""What the runtime costs without engines: importing it, and a sampler's own part of a step.
 
     python benchmarks/scripts/overheads.py
 

@@ -117,7 +117,7 @@ def test_live_answers_for_an_edm_model_are_those_stored(made: Made) -> None:
 
 
 def test_peers_that_sample_by_ddim_are_refused_for_an_edm_model(made: Made) -> None:
-    with pytest.raises(InputError, match=r"^bundle: expected one that DDIM draws"):
+    with pytest.raises(InputError, match=r"^bundle: expected one that DDIM samples"):
         check(made("edm")[1], Path(), ["diffusers-fp32"])
 
 

@@ -67,11 +67,12 @@ def test_arrivals_wait_for_nobody_and_count_from_the_moment_they_come() -> None:
         with lock:
             return serve(request)
 
-    waits = open_loop(one_at_a_time, REQUEST, [0.0, 0.0, 0.0])
-    # All come at once and are served one after the other: 20, 40 and 60 ms.
-    assert [
-        wait >= least for wait, least in zip(sorted(waits), (0.02, 0.04, 0.06), strict=True)
-    ] == [True] * 3
+    waits = open_loop(one_at_a_time, REQUEST, [0.0, 0.0, 1.0])
+    # Two come at once and are served one after the other: 20 and 40 ms.
+    assert min(waits[:2]) >= 0.02
+    assert max(waits[:2]) >= 0.04
+    # The third comes a second later and finds the server idle.
+    assert 0.02 <= waits[2] < 1.0
 
 
 def test_throughput_and_arrivals_are_measured_alone_and_in_batches(bundle: Bundles) -> None:

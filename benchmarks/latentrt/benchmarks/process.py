@@ -97,7 +97,7 @@ class Process:
             raise EngineError(f"{self.name}: expected JSON, got {line.strip()!r}") from None
 
     def close(self, *, kill: bool = False) -> None:
-        """End the process; it is killed where asked, or if it does not end by itself."""
+        """End the process; it is killed where asked, or if it goes on without input."""
         with contextlib.suppress(OSError):
             cast("IO[str]", self._process.stdin).close()
         if kill:

@@ -1,8 +1,8 @@
 """Many requests: throughput by batch in a closed loop, and waiting times of Poisson arrivals.
 
 In a closed loop as many clients as a batch has images each send the next request when the previous
-one is finished. Arrivals are an open loop: they wait for nobody, so a server that falls behind is
-seen to. A wait counts from the moment a request arrives.
+one is finished. Arrivals are an open loop: no request waits for another to finish, so a server that
+falls behind shows. A wait counts from the moment a request arrives.
 """
 
 from __future__ import annotations

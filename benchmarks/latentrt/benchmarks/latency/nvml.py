@@ -99,7 +99,7 @@ def _handle(api: Any) -> Any:
 
 
 def _read(api: Any, handle: Any) -> dict[str, Any]:
-    """Every field by itself: a GPU, a driver or a container may refuse any of them."""
+    """Ask for each field alone: a GPU, a driver or a container may refuse any of them."""
     questions: dict[str, Callable[[], Any]] = {
         "name": lambda: _text(api.nvmlDeviceGetName(handle)),
         "driver": lambda: _text(api.nvmlSystemGetDriverVersion()),

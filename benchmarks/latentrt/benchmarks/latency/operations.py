@@ -1,8 +1,8 @@
 """Floating-point operations of one engine call, counted from its graph.
 
-Those of matrix products, convolutions and attention, a multiplication and an addition each counted
-as one: what vendors' peak numbers count, and all but a few per cent of a U-Net. Norms,
-activations and softmax are left out.
+Matrix products, convolutions and attention count, which are all but a few per cent of a U-Net. A
+multiplication and an addition are one operation each, as in vendors' peak numbers. Norms,
+activations and softmax do not count.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Errors:
         return f"{error:.1e}"
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object; null for what is not finite."""
+        """As a JSON object; null for an infinite number or NaN."""
         return {"relative": finite(self.relative), "psnr": _finite(self.psnr)}
 
     @staticmethod
@@ -115,7 +115,7 @@ class Report:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Numbers as JSON has them: None for what is not finite."""
+    """Numbers as JSON has them: None for an infinite one or NaN."""
     return {name: _finite(value) for name, value in values.items()}
 
 

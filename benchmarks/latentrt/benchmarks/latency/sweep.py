@@ -83,7 +83,7 @@ class Point:
         return None if self.samples is None else self.batch / self.samples.median
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object; null for what is not known."""
+        """As a JSON object; null for an unknown value."""
         return {
             **asdict(self),
             "samples": None if self.samples is None else self.samples.to_json(),

@@ -26,8 +26,8 @@ from latentrt.bundle.manifest import STABLE_DIFFUSION
 from latentrt.engines.memory import available_memory
 from latentrt.runtime.schedules.classes import EDM_CLASSES
 
-# The most that was seen at SD 1.5's size, of PyTorch compiled in fp32: the weights so many times,
-# and this beside them.
+# The most that was seen at SD 1.5's size, of PyTorch compiled in fp32: a multiple of the weights,
+# and these bytes beside them.
 _TIMES_WEIGHTS: Final = 2.6
 _BESIDE_WEIGHTS: Final = 0.7e9
 
@@ -90,8 +90,8 @@ def check(
 ) -> None:
     """Check everything before a measurement that takes minutes.
 
-    Raises `InputError` for a number that is too small, an unknown peer, a checkpoint that peers
-    cannot load, `BundleError`, and `Unavailable` where the reference is not installed.
+    Raises `InputError` for a number that is too small, an unknown peer, or a checkpoint that peers
+    cannot load. Raises `BundleError`, and `Unavailable` where the reference is not installed.
     """
     for name, count, least in (("rounds", rounds, 1), ("at_once", at_once, 2)):
         if count is not None and count < least:
