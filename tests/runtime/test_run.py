@@ -376,7 +376,7 @@ def test_an_option_of_a_wrong_kind_is_named(
         (lambda p: p.decode("latents"), "latents"),
         (lambda p: p.engine("vea", {}), "component"),
         (lambda p: p.engine("unet", None), "sizes"),
-        (lambda p: Pipeline(None, "auto", p.options, {}), "bundle"),  # pyright: ignore[reportArgumentType]
+        (lambda p: Pipeline(None), "bundle"),  # pyright: ignore[reportArgumentType]
         (lambda p: Pipeline(p.bundle, "auto", None, {}), "options"),  # pyright: ignore[reportArgumentType]
     ],
 )
