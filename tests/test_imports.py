@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from latentrt import runtime
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "onnx", "transformers", "diffusers", "openvino", "tensorrt", "onnxruntime")
 LOADED = """
 import sys
-import latentrt.runtime
+from latentrt.runtime import *
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -24,7 +26,13 @@ ROOMS = sorted(
 )
 
 
-def test_importing_the_runtime_loads_no_inference_or_export_library() -> None:
+def test_a_name_that_the_runtime_has_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'pipeline_of'"):
+        _ = runtime.pipeline_of  # pyright: ignore[reportAttributeAccessIssue]
+    assert dir(runtime) == sorted(runtime.__all__)
+
+
+def test_the_runtimes_names_load_no_inference_or_export_library() -> None:
     # In a process of its own: other tests have loaded these libraries into this one.
     done = subprocess.run(
         [sys.executable, "-c", LOADED], capture_output=True, text=True, check=False
