@@ -22,8 +22,9 @@ def ready(spec: Spec) -> Peer:
     from latentrt.runtime import Request, Sampling, Size
 
     engine = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["engine"]
+    options = {} if spec.threads is None else {"threads": spec.threads}
     pipeline = TimedPipeline.open(
-        spec.model, engine=engine, precision=spec.precision, threads=spec.threads
+        spec.model, engine=engine, precision=spec.precision, options=options
     )
     request = Request(
         spec.prompt,

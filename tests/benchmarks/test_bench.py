@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -129,7 +130,7 @@ def test_the_gpu_is_reported_where_an_engine_runs_on_it(
     state = GpuState(**nothing | {"name": "NVIDIA L4", "readings": 1})
     monkeypatch.setattr(GpuWatch, "state", property(lambda _: state))
     assert measure(workload(bundle), SHORT, silent).gpu is None
-    monkeypatch.setattr(bench, "DEVICE_KINDS", {"onnxruntime": "cuda"})
+    monkeypatch.setattr(bench, "backend", lambda name: SimpleNamespace(device="cuda"))
     assert measure(workload(bundle), SHORT, silent).gpu == state
 
 

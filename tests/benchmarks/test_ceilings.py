@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -27,8 +27,8 @@ from latentrt.benchmarks.latency.ceilings import (
 )
 from latentrt.bundle.errors import EngineError
 from latentrt.engines.cuda.device import Gpu, Missing
-from latentrt.engines.engine import Arrays, Blueprint, Options
-from latentrt.engines.registry import Backend, Chosen, backend
+from latentrt.engines.engine import Arrays, Blueprint
+from latentrt.engines.registry import Chosen, Compiler, backend
 
 
 @dataclass
@@ -76,8 +76,8 @@ class Fake:
     engines: list[Engine] = field(default_factory=list[Engine])
     products: list[int] = field(default_factory=list[int])
 
-    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
-        assert options.precision in ("bf16", "fp32", "fp16")
+    def compile(self, blueprint: Blueprint, options: Any) -> Engine:
+        assert blueprint.precision in ("bf16", "fp32", "fp16")
         graph = onnx.load(blueprint.graph).graph
         self.products.append(sum(node.op_type == "MatMul" for node in graph.node))
         self.engines.append(Engine(blueprint, self.clock, self.seconds[len(self.engines)]))
@@ -91,7 +91,8 @@ def fake(
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(module, "bandwidth", lambda **_: 7.0)
     made = Fake(clock, seconds)
-    chosen = Chosen(name, cast("Backend", made), Options(precision=precision))
+    compiler = cast("Compiler", made)
+    chosen = Chosen(replace(backend(name), find=lambda: compiler), precision)
     monkeypatch.setattr(module, "choose", lambda *_: chosen)
     return made, (name, precision)
 
@@ -147,7 +148,7 @@ def test_a_devices_bandwidth_is_its_own_or_not_known(
 def test_a_chain_ends_in_the_number_that_it_has_to_whatever_computes_it(
     chain: int, tmp_path: Path
 ) -> None:
-    engine = backend("onnxruntime").compile(products(tmp_path, "float32", 64, chain), Options())
+    engine = backend("onnxruntime").compile(products(tmp_path, "float32", 64, chain))
     (found,) = engine({"x": np.zeros((1, 1), np.float32)}).values()
     engine.close()
     # 64 x 64 elements of 1 / 64, in powers of two and so without rounding.

@@ -24,7 +24,6 @@ from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.benchmarks.peers.measure import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
-from latentrt.engines.engine import Options
 from latentrt.export import trace
 from latentrt.export.export import export
 from latentrt.runtime import Pipeline
@@ -102,7 +101,7 @@ def test_a_fault_of_the_unet_shows_in_every_step_alone(
     made: Made, tmp_path: Path, name: str
 ) -> None:
     spoiled = planted(made(name)[1], tmp_path / "spoiled", "unet", "conv_out.weight")
-    with Pipeline(spoiled, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+    with Pipeline(spoiled, "onnxruntime", guarded=False) as pipeline:
         comparison = compare(pipeline)
     assert not any(step.passed for step in comparison.alone)
 

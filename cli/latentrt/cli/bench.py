@@ -8,15 +8,11 @@ from typing import Annotated, Final
 import typer
 
 from latentrt.cli.options import (
-    ArenaOption,
     BundleArgument,
     ComponentOption,
+    EngineOptionsOption,
     JsonOption,
-    LevelOption,
     PrecisionOption,
-    StreamsOption,
-    StrippedOption,
-    ThreadsOption,
 )
 
 _BATCHES: Final = "1,2,4"
@@ -29,11 +25,7 @@ def bench(
     ] = "auto",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
-    threads: ThreadsOption = None,
-    streams: StreamsOption = None,
-    arena: ArenaOption = True,
-    level: LevelOption = 3,
-    stripped: StrippedOption = False,
+    option: EngineOptionsOption = None,
     prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red circle",
     size: Annotated[
         str | None,
@@ -85,7 +77,7 @@ def bench(
     from latentrt.benchmarks.latency.workload import Workload
     from latentrt.bundle.errors import InputError
     from latentrt.cli.benchmark import Files, Peers, report, sweep
-    from latentrt.cli.values import assignments, counts, size_of
+    from latentrt.cli.values import assignments, counts, engine_options, size_of
     from latentrt.runtime import Guidance, Request, Sampling
 
     sizes = tuple(size_of("size", one) for one in size.split(",")) if size else (None,)
@@ -101,11 +93,7 @@ def bench(
             "engine": grid.engines[0],
             "precision": precision,
             "components": assignments("component", component or ()),
-            "threads": threads,
-            "streams": streams,
-            "arena": arena,
-            "level": level,
-            "stripped": stripped,
+            "options": engine_options("option", option or ()),
         },
         Request(
             prompt,
@@ -118,9 +106,9 @@ def bench(
     files = Files(plot, html)
     files.check()
     if grid.is_sweep:
-        for option, value in (("against", against), ("compare", compare)):
+        for name, value in (("against", against), ("compare", compare)):
             if value:
-                raise InputError(option, "one engine, one size and one number of steps", "a sweep")
+                raise InputError(name, "one engine, one size and one number of steps", "a sweep")
         sweep(workload, grid, files, runs=runs, limit=limit, as_json=as_json)
         return
     plan = BenchPlan(

@@ -28,7 +28,7 @@ from latentrt.bundle.errors import InputError, LatentrtError
 from latentrt.cli.places import check_writable
 from latentrt.cli.progress import Bars
 from latentrt.cli.table import print_table
-from latentrt.engines.registry import DEVICE_KINDS
+from latentrt.engines.registry import backend
 from latentrt.runtime import Pipeline, Size
 
 
@@ -64,7 +64,7 @@ class Peers:
         """The device that peers run on, "cpu" or "cuda"; raises for what cannot be measured."""
         with Pipeline.open(workload.bundle, **workload.engine) as pipeline:
             engine = pipeline.engines["unet"]
-        device = DEVICE_KINDS[engine]
+        device = backend(engine).device
         if device not in REFERENCE:
             expected = "an engine of a CPU or an NVIDIA GPU, where there are peers (--against)"
             raise InputError("engine", expected, engine)

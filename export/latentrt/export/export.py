@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.bundle import record_files
+from latentrt.bundle.bundle import float32_graph, record_files
 from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.bundle.manifest import FILE_NAME, GOLDEN, ComponentRecord, Manifest
@@ -29,6 +29,7 @@ from latentrt.export import trace
 from latentrt.export.check import Checked, check
 from latentrt.export.components import BORDER, Component, components
 from latentrt.export.family import tokenizer_of
+from latentrt.export.float32 import to_float32
 from latentrt.export.islands import check_measurable, measured_islands, set_apart, whole_island
 from latentrt.export.libraries import quiet_libraries
 from latentrt.export.parts import Part
@@ -106,6 +107,7 @@ def export(
         goldens = _write_goldens(job) if golden else None
         storage = _measure_storage(job, goldens)
         islands = _set_islands_apart(job, goldens)
+        _write_float32_graphs(job)
         _write_manifest(job, storage, islands)
 
 
@@ -251,6 +253,16 @@ def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str
             islands[component.name] = names
         job.progress("islands", done, len(job.components))
     return islands
+
+
+def _write_float32_graphs(job: _Job) -> None:
+    """Beside each 16-bit graph, write one that computes in float32 on the same weights."""
+    if job.dtype == "float32":
+        return
+    for component in job.components:
+        graph = job.folder / f"{component.name}.onnx"
+        content = to_float32(graph.read_bytes())
+        (job.folder / float32_graph(graph.name)).write_bytes(content)
 
 
 def _write_manifest(

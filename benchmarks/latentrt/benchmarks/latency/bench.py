@@ -22,7 +22,7 @@ from latentrt.benchmarks.memory import Memory
 from latentrt.benchmarks.numerics.compare import compare
 from latentrt.benchmarks.samples import Samples
 from latentrt.bundle.errors import InputError
-from latentrt.engines.registry import DEVICE_KINDS
+from latentrt.engines.registry import backend
 from latentrt.runtime import Pipeline, Request, Result
 
 Progress = Callable[[str, int, int], None]
@@ -157,7 +157,7 @@ def _warm(
             times, result = pipeline.image(request)
             found.append(times)
     progress("warm", total, total)
-    on_gpu = any(DEVICE_KINDS[name] == "cuda" for name in pipeline.engines.values())
+    on_gpu = any(backend(name).device == "cuda" for name in pipeline.engines.values())
     return found, result, watch.state if on_gpu else None
 
 

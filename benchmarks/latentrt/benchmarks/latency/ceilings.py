@@ -21,8 +21,8 @@ from latentrt.benchmarks.process import answer, answer_of, answers, job
 from latentrt.bundle.errors import Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda.device import Missing, checked, cuda, gpu
-from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.registry import DEVICE_KINDS, Chosen, choose
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.registry import Chosen, backend, choose
 
 _MODULE: Final = "latentrt.benchmarks.latency.ceilings"
 _SIZES: Final = (1024, 2048, 4096, 8192)
@@ -67,8 +67,8 @@ def ceilings(
     `dtype` is that of the bundle's graphs. Raises `Unavailable` without onnx, and what compiling
     raises.
     """
-    chosen = choose(engine, Options(precision=precision), dtype)
-    on_cpu = DEVICE_KINDS[engine] == "cpu"
+    chosen = choose(engine, dtype, precision)
+    on_cpu = backend(engine).device == "cpu"
     chain = 1 if on_cpu else _CHAIN
     rates: list[float] = []
     for size in sizes:
@@ -82,7 +82,7 @@ def ceilings(
 
 
 def _bandwidth(engine: str, repeats: int) -> float | None:
-    kind = DEVICE_KINDS[engine]
+    kind = backend(engine).device
     if kind == "cpu":
         return bandwidth(repeats=repeats)
     if kind != "cuda" or isinstance(gpu(), Missing):
@@ -133,8 +133,10 @@ def _numpy_product(size: int, repeats: int) -> float:
 
 
 def _engine_product(chosen: Chosen, dtype: str, size: int, chain: int, repeats: int) -> float:
+    if chosen.precision == "fp32":
+        dtype = "float32"
     with tempfile.TemporaryDirectory(prefix="latentrt-") as folder:
-        engine = chosen.backend.compile(products(Path(folder), dtype, size, chain), chosen.options)
+        engine = chosen.compile(products(Path(folder), dtype, size, chain))
         try:
             spec = engine.inputs[0]
             given = {spec.name: np.full(spec.shape({}), float(chain == 1), spec.dtype)}

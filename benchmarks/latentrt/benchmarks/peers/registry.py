@@ -106,7 +106,7 @@ def computes(precision: str, device: str) -> bool:
 
     On a CPU without bf16 PyTorch is slower in it than in fp32, and OpenVINO silently takes fp32.
     """
-    return device != "cpu" or precision in backend("openvino").PRECISIONS["float32"]
+    return device != "cpu" or precision in backend("openvino").precisions["float32"]
 
 
 def missing(peer: Peer) -> Missing | None:

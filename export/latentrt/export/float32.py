@@ -7,19 +7,12 @@ float16 would be 2e-4 off, a hundred times what fp32 is held to.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import onnx
 
-from latentrt.bundle.errors import BuildFailed, Unavailable
-from latentrt.bundle.spec import TensorSpec
-from latentrt.engines.engine import Blueprint
-
-_REMEDY: Final = "pip install 'latentrt[build]'"
-_NARROW: Final = ("float16", "bfloat16")
 # The attributes by which operators of the standard name a dtype.
 _DTYPES: Final = frozenset(
     {
@@ -34,44 +27,30 @@ _DTYPES: Final = frozenset(
 )
 
 
-def widen(graph: bytes) -> bytes:
+def to_float32(graph: bytes) -> bytes:
     """The graph with every float16 and bfloat16 in it made float32.
 
     Behind each weight that is stored in 16 bits stands a Cast; the weight keeps its name and its
-    place in the file. Raises `Unavailable` without onnx, `BuildFailed` for bytes that are no graph.
+    place in the file. Raises `ValueError` for bytes that are no graph.
     """
-    try:
-        onnx: Any = importlib.import_module("onnx")
-    except ImportError as error:
-        raise Unavailable(f"fp32 of a 16-bit graph: onnx is not installed; {_REMEDY}") from error
     try:
         model: Any = onnx.load_model_from_string(graph)
     except Exception as error:  # protobuf's, which has no public name
-        raise BuildFailed(f"the graph cannot be read: {error}") from error
-    _widen_graph(onnx, model.graph, {})
+        raise ValueError(str(error)) from error
+    _widen_graph(model.graph, {})
     return model.SerializeToString()
 
 
-def widened(blueprint: Blueprint) -> Blueprint:
-    """The blueprint with float32 for the dtypes that `widen` changes; its graph is as it was."""
-    inputs, outputs = _widen_specs(blueprint.inputs), _widen_specs(blueprint.outputs)
-    return replace(blueprint, inputs=inputs, outputs=outputs, dtype="float32")
-
-
-def _widen_specs(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(replace(s, dtype="float32") if s.dtype in _NARROW else s for s in specs)
-
-
-def _widen_graph(onnx: Any, graph: Any, outer: Mapping[str, str]) -> None:
+def _widen_graph(graph: Any, outer: Mapping[str, str]) -> None:
     """Widen a graph in place; `outer` is what is now read for weights of the graphs around it."""
-    weights = _stored_narrow(onnx, graph)
+    weights = _stored_narrow(graph)
     wide = {name: f"{name}.widened" for name in weights}
-    casts = [_cast(onnx, *names) for names in wide.items()]
+    casts = [_cast(*names) for names in wide.items()]
     read = {**outer, **wide}
     for tensor in graph.initializer:
-        _widen_tensor(onnx, tensor)
+        _widen_tensor(tensor)
     for value in (*graph.input, *graph.output, *graph.value_info):
-        narrow = value.type.tensor_type.elem_type in _codes(onnx)
+        narrow = value.type.tensor_type.elem_type in _codes()
         if narrow and value.name not in weights:
             value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     for value in graph.output:
@@ -79,41 +58,39 @@ def _widen_graph(onnx: Any, graph: Any, outer: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [read.get(name, name) for name in node.input]
         for attribute in node.attribute:
-            _widen_attribute(onnx, attribute, read)
+            _widen_attribute(attribute, read)
     # Nodes are listed in an order in which they can be computed.
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _widen_attribute(onnx: Any, attribute: Any, read: Mapping[str, str]) -> None:
-    if attribute.name in _DTYPES and attribute.i in _codes(onnx):
+def _widen_attribute(attribute: Any, read: Mapping[str, str]) -> None:
+    if attribute.name in _DTYPES and attribute.i in _codes():
         attribute.i = onnx.TensorProto.FLOAT
     for tensor in (attribute.t, *attribute.tensors):
-        _widen_tensor(onnx, tensor)
+        _widen_tensor(tensor)
     # Writing to a graph that an attribute has not would give it one.
     for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-        _widen_graph(onnx, graph, read)
+        _widen_graph(graph, read)
 
 
-def _widen_tensor(onnx: Any, tensor: Any) -> None:
-    if tensor.data_type in _codes(onnx) and tensor.data_location != onnx.TensorProto.EXTERNAL:
+def _widen_tensor(tensor: Any) -> None:
+    if tensor.data_type in _codes() and tensor.data_location != onnx.TensorProto.EXTERNAL:
         array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
-def _stored_narrow(onnx: Any, graph: Any) -> list[str]:
+def _stored_narrow(graph: Any) -> list[str]:
     external = onnx.TensorProto.EXTERNAL
     return [
-        t.name
-        for t in graph.initializer
-        if t.data_type in _codes(onnx) and t.data_location == external
+        t.name for t in graph.initializer if t.data_type in _codes() and t.data_location == external
     ]
 
 
-def _cast(onnx: Any, source: str, target: str) -> Any:
+def _cast(source: str, target: str) -> Any:
     return onnx.helper.make_node("Cast", [source], [target], target, to=onnx.TensorProto.FLOAT)
 
 
-def _codes(onnx: Any) -> tuple[int, int]:
+def _codes() -> tuple[int, int]:
     return onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from tests.export.pytorch import (
 )
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import BuildFailed, Unavailable
+from latentrt.bundle.errors import BuildFailed, BundleError
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
-from latentrt.engines.graphs.float32 import widen
-from latentrt.engines.registry import choose
-from latentrt.engines.verification.verify import TOLERANCES, open_verified
+from latentrt.engines.engine import Arrays, Blueprint, Engine
+from latentrt.engines.registry import backend, choose
+from latentrt.engines.verification.tolerances import TOLERANCES
+from latentrt.engines.verification.verify import open_verified
+from latentrt.export.float32 import to_float32
 
 NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 
@@ -75,9 +77,9 @@ def test_fp32_of_a_float16_bundle_is_pytorchs_with_the_weights_rounded(
     half: Bundle, rounded: dict[str, Any], component: str
 ) -> None:
     sizes, inputs = example("xl", component)
-    chosen = choose("onnxruntime", Options(precision="auto", threads=1), half.manifest.dtype)
-    assert chosen.options.precision == "fp32"
-    engine = chosen.backend.compile(Blueprint.of(half, component, sizes), chosen.options)
+    chosen = choose("onnxruntime", half.manifest.dtype, options={"threads": 1})
+    assert chosen.precision == "fp32"
+    engine = chosen.compile(Blueprint.of(half, component, sizes))
     hold(engine, half, rounded, inputs)
 
 
@@ -85,7 +87,7 @@ def test_an_engine_of_a_float16_bundle_is_kept_like_any_other(
     half: Bundle, rounded: dict[str, Any], tmp_path: Path
 ) -> None:
     sizes, inputs = example("xl", "unet")
-    chosen = choose("onnxruntime", Options(precision="auto", threads=1), half.manifest.dtype)
+    chosen = choose("onnxruntime", half.manifest.dtype, options={"threads": 1})
     for known in (False, True):
         opened = open_verified(Cache(tmp_path), half, "unet", sizes, chosen)
         assert opened.hit == known
@@ -116,7 +118,7 @@ def test_nothing_but_stored_weights_stays_narrow_and_they_stay_where_they_are(
 ) -> None:
     content = half.graph(component).read_bytes()
     before = onnx.load_model_from_string(content).graph
-    after = onnx.load_model_from_string(widen(content)).graph
+    after = onnx.load_model_from_string(to_float32(content)).graph
     assert stored(after) == stored(before)
     assert {kind for kind, _ in stored(after).values()} == {TensorProto.FLOAT16}
     for graph in walk(after):
@@ -202,7 +204,7 @@ def test_what_is_inside_branches_and_loops_is_widened_too(tmp_path: Path, kind: 
         "session.model_external_initializers_file_folder_path", str(tmp_path)
     )
     session: Any = onnxruntime.InferenceSession(
-        widen(content), options, providers=["CPUExecutionProvider"]
+        to_float32(content), options, providers=["CPUExecutionProvider"]
     )
     x = np.array([1 + STEP, -2 - STEP], np.float32)
     for name, positive in (("then", True), ("else", False)):
@@ -210,25 +212,30 @@ def test_what_is_inside_branches_and_loops_is_widened_too(tmp_path: Path, kind: 
         assert np.array_equal(y, expected[name]), name  # each sum and product is exact
 
 
-def test_without_onnx_the_command_that_installs_it_is_named(
-    half: Bundle, monkeypatch: pytest.MonkeyPatch
+def test_a_16_bit_bundle_computes_in_fp32_where_onnx_is_not_installed(
+    half: Bundle, rounded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    blueprint = Blueprint.of(half, "vae_decoder", {"batch": 1, "height": 8, "width": 8})
-    chosen = choose("onnxruntime", Options(), half.manifest.dtype)
-    with pytest.raises(
-        Unavailable, match=r"onnx is not installed; pip install 'latentrt\[build\]'"
-    ):
-        chosen.backend.compile(blueprint, chosen.options)
+    sizes, inputs = example("xl", "vae_decoder")
+    for name in ("onnxruntime", "openvino"):
+        chosen = choose(name, half.manifest.dtype, "fp32")
+        hold(chosen.compile(Blueprint.of(half, "vae_decoder", sizes)), half, rounded, inputs)
+
+
+def test_a_16_bit_bundle_without_fp32_graphs_has_to_be_exported_again(half: Bundle) -> None:
+    names = {name for name in half.manifest.files if name.endswith(".fp32.onnx")}
+    assert len(names) == len(half.manifest.components)
+    files = {name: f for name, f in half.manifest.files.items() if name not in names}
+    old = Bundle(half.path, replace(half.manifest, files=files))
+    blueprint = Blueprint.of(old, "unet", example("xl", "unet")[0])
+    for name in ("onnxruntime", "openvino"):
+        with pytest.raises(BundleError, match=r"unet\.onnx: has no fp32 graph .* export the check"):
+            backend(name).compile(blueprint)
 
 
 def test_a_damaged_graph_is_named(half: Bundle, tmp_path: Path) -> None:
     broken = tmp_path / "unet.onnx"
     broken.write_bytes(half.graph("unet").read_bytes()[:1000])
-    sizes, _ = example("xl", "unet")
-    whole = Blueprint.of(half, "unet", sizes)
-    specs = whole.inputs, whole.outputs
-    blueprint = Blueprint("unet", broken, whole.weights, *specs, sizes, dtype="float16")
-    chosen = choose("onnxruntime", Options(), "float16")
-    with pytest.raises(BuildFailed, match=r"^unet: the graph cannot be read: "):
-        chosen.backend.compile(blueprint, chosen.options)
+    blueprint = Blueprint.of(half, "unet", example("xl", "unet")[0])
+    with pytest.raises(BuildFailed, match=r"^unet: "):
+        backend("onnxruntime").compile(replace(blueprint, graph_fp32=broken))
