@@ -20,7 +20,7 @@ REPORT = Report(
         "bundle": "b",
         "source": "somebody's",
         "dtype": "float32",
-        "engine": {"engine": "auto", "precision": "auto", "threads": None},
+        "engine": {"engine": "auto", "precision": "auto", "options": {"streams": 1}},
         "request": REQUEST.to_json(),
         "size": "64x64",
         "sampler": "ddim",

@@ -260,7 +260,7 @@ def test_peers_draw_the_reports_image_on_its_device(
     monkeypatch.setattr(beside, "measure", measured)
     monkeypatch.setattr(benchmark, "measure", lambda *_: REPORT)
     names = ("--against", "diffusers-bf16", "--rounds", 5, "--checkpoint", checkpoint("heads"))
-    done = run("bench", bundle("heads"), "--engine", "onnxruntime", "--threads", 3, *names)
+    done = run("bench", bundle("heads"), "--engine", "onnxruntime", "--option", "threads=3", *names)
     assert done.status == 0, done.err
     path, source, settings, given, more = asked
     assert (path, source) == (bundle("heads"), checkpoint("heads"))

@@ -117,7 +117,7 @@ def test_everything_else_that_decides_speed_is_named_where_it_changed(tmp_path: 
     earlier = Earlier.read(written(tmp_path))
     assert earlier.differences(REPORT) == ()
     workload = copy.deepcopy(dict(REPORT.workload))
-    workload["engine"] = {"engine": "auto", "precision": "bf16", "threads": 4}
+    workload["engine"] = {"engine": "auto", "precision": "bf16", "options": {"streams": 4}}
     workload["sampler"] = "euler"
     machine = replace(REPORT.machine, cores=4, packages={"openvino": "2026.5.0"})
     now = replace(
@@ -129,7 +129,7 @@ def test_everything_else_that_decides_speed_is_named_where_it_changed(tmp_path: 
     )
     assert earlier.differences(now) == (
         "engine of unet: tensorrt fp16, now tensorrt bf16",
-        "option threads: None, now 4",
+        "option streams: 1, now 4",
         "sampler: ddim, now euler",
         "cores: 2, now 4",
         "version of openvino: 2026.4.1, now 2026.5.0",

@@ -20,7 +20,7 @@ Bundles = Callable[[str], Path]
 DOCTOR: dict[str, Any] = {
     "nvidia_gpu": {"found": True, "name": "NVIDIA L4"},
     "engines": [
-        {"name": "tensorrt", "devices": [], "problem": "no driver", "precisions": []},
+        {"name": "tensorrt", "devices": ["GPU"], "problem": "no driver", "precisions": []},
         {"name": "onnxruntime", "devices": ["CPU"], "problem": "", "precisions": ["fp32"]},
     ],
 }

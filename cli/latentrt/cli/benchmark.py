@@ -81,7 +81,7 @@ class Peers:
             steps=request["sampling"]["steps"],
             prompt=request["prompt"],
             guidance_scale=request["guidance"]["scale"],
-            threads=workload.engine.get("threads"),
+            threads=workload.engine.get("options", {}).get("threads"),
             device=device,
         )
         return beside.measure(

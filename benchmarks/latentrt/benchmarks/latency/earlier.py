@@ -124,10 +124,9 @@ def _conditions(report: Any) -> dict[str, str]:
         f"engine of {part}": f"{engine} {report['precisions'][part]}"
         for part, engine in report["engines"].items()
     }
-    resolved = ("engine", "precision", "components")
     return {
         **engines,
-        **{f"option {n}": str(v) for n, v in work["engine"].items() if n not in resolved},
+        **{f"option {n}": str(v) for n, v in work["engine"].get("options", {}).items()},
         "weights": work["dtype"],
         "sampler": work["sampler"],
         "prompt": work["request"]["prompt"],
