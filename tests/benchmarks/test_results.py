@@ -14,6 +14,7 @@ RESULTS = "benchmarks/results"
 DOCS = ROOT / "docs"
 SCHEMAS = {
     "bench": "bench-*.json",
+    "compare": "compare-*.json",
     "peers": "peers-*.json",
 }
 FILES = [
