@@ -36,14 +36,14 @@ from latentrt.engines.engine import Blueprint, Options
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.openvino import backend as openvino
 from latentrt.export import trace
-from latentrt.export.components import Component
 from latentrt.export.export import export
-from latentrt.export.modules import Config
 from latentrt.runtime.rows import Calls, Evaluation, Model
+from latentrt.weights.component_specs import ComponentSpec
+from latentrt.weights.source import Config
 
 ROOT = Path(__file__).parents[1]
 Found = TypeVar("Found")
-Trace = Callable[[Component, Config, str], ir.Model]
+Trace = Callable[[ComponentSpec, Config, str], ir.Model]
 
 # Machines that are shared pause now and then; a slow example is no failure.
 settings.register_profile("shared", deadline=None)
@@ -360,7 +360,7 @@ def _tracing_once(folder: Path) -> Trace:
     # A trace takes seconds, and several configurations have the same VAE.
     trace_anew = trace.trace
 
-    def get(component: Component, config: Config, dtype: str) -> ir.Model:
+    def get(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
         decisive = {k: v for k, v in config.items() if k not in _INERT}
         key = json.dumps([component.name, decisive, dtype], sort_keys=True, default=str)
         path = folder / hashlib.sha256(key.encode()).hexdigest()

@@ -45,21 +45,22 @@ def _components(
     import torch
 
     from latentrt.bundle.tensors import TensorFile
-    from latentrt.export.components import components
-    from latentrt.export.family import family_of
-    from latentrt.export.parts import open_parts
+    from latentrt.export.modules import TRACED, described
     from latentrt.export.reference import loaded
-    from latentrt.export.source import open_source
+    from latentrt.export.synthetic import open_source
+    from latentrt.weights.component_specs import component_specs
+    from latentrt.weights.families import family_of
+    from latentrt.weights.parts import open_parts
 
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     # cuDNN takes TF32 for convolutions unless it is told: fp32 is to be fp32 here.
     torch.backends.cudnn.allow_tf32 = False
     source = open_source(checkpoint)
-    parts = open_parts(source, family_of(source))
+    parts = open_parts(source, family_of(source), described)
     found: dict[str, Any] = {}
-    for component in components(parts):
+    for component in component_specs(parts):
         weights = TensorFile(bundle.weights(component.name))
-        with loaded(component.make, parts[component.folder].config, weights) as module:
+        with loaded(TRACED[component.name], parts[component.folder].config, weights) as module:
             for part in module.modules():
                 for name, buffer in part.named_buffers(recurse=False):
                     if buffer.is_meta:  # in no checkpoint, and read by no forward of ours

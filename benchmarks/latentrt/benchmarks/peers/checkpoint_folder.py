@@ -15,6 +15,8 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.bundle.publish import publishing
 from latentrt.bundle.tensors import Layout, write_tensors
+from latentrt.weights.component_specs import CLASSES
+from latentrt.weights.families import family_of
 
 _RANDOM: Final = "random:"
 _WEIGHTS: Final = {"diffusers": "diffusion_pytorch_model.safetensors"}
@@ -58,7 +60,6 @@ def _name(source: Path | str) -> str:
 
 
 def _write(name: str, folder: Path) -> None:
-    from latentrt.export.family import family_of
     from latentrt.export.synthetic import SyntheticCheckpoint
 
     source = SyntheticCheckpoint.named(name)
@@ -98,10 +99,8 @@ def _write_part(source: Any, part: str, folder: Path) -> None:
 
 
 def _owner(part: str) -> list[str]:
-    from latentrt.export.modules import WHOLE
-
     library = "transformers" if part.startswith("text_encoder") else "diffusers"
-    return [library, WHOLE[part].class_name]
+    return [library, CLASSES[part]]
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
