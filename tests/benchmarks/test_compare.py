@@ -58,24 +58,15 @@ def test_a_wrong_projection_shows_in_the_prompts_and_in_every_step(
     assert comparison.first_bad_step == 0
 
 
-def test_zeros_in_place_of_the_empty_prompt_show_in_the_prompts(
+def test_a_wrong_negative_prompt_shows_in_prompts_and_the_run_but_in_no_step_alone(
     bundle: Callable[[str], Path],
 ) -> None:
+    # Each step alone is computed from the reference's own latents and text states.
     opened = Bundle.open(bundle("xl"))
     manifest = replace(opened.manifest, force_zeros_for_empty_prompt=False)
     with Pipeline(replace(opened, manifest=manifest), "onnxruntime", Options(), {}) as pipeline:
         comparison = compare(pipeline)
     assert {row.name for row in comparison.components if not row.passed} == {"prompts"}
-
-
-def test_a_fault_before_the_run_shows_in_its_steps_but_in_no_step_alone(
-    bundle: Callable[[str], Path],
-) -> None:
-    # Each step alone is made from the reference's own latents and prompts.
-    opened = Bundle.open(bundle("xl"))
-    manifest = replace(opened.manifest, force_zeros_for_empty_prompt=False)
-    with Pipeline(replace(opened, manifest=manifest), "onnxruntime", Options(), {}) as pipeline:
-        comparison = compare(pipeline)
     alone = max(step.difference.relative for step in comparison.alone)
     assert alone < 5e-6
     assert min(step.difference.relative for step in comparison.steps) > 10 * alone
@@ -92,7 +83,7 @@ def test_a_fault_of_the_unet_shows_in_every_step_alone(
     assert not comparison.passed
 
 
-def test_a_step_alone_goes_on_from_the_references_latents_and_the_run_from_its_own(
+def test_a_step_alone_starts_from_the_reference_and_the_run_from_its_own_latent(
     bundle: Callable[[str], Path],
 ) -> None:
     opened = Bundle.open(bundle("heads"))
@@ -107,7 +98,9 @@ def test_a_step_alone_goes_on_from_the_references_latents_and_the_run_from_its_o
     assert [not step.passed for step in comparison.steps] == [False, True, False, False]
 
 
-def test_a_step_alone_may_not_be_as_far_off_as_one_of_a_run(bundle: Callable[[str], Path]) -> None:
+def test_a_step_alone_has_a_tighter_tolerance_than_a_step_of_the_run(
+    bundle: Callable[[str], Path],
+) -> None:
     # 5e-5 lies between what a run in fp32 may add up to, 1e-4, and what one evaluation rounds.
     opened = Bundle.open(bundle("heads"))
     golden = dict(opened.golden())
@@ -132,7 +125,7 @@ def test_a_step_alone_may_not_be_as_far_off_as_one_of_a_run(bundle: Callable[[st
         ("vae_encoder", {"prompts", "alone", "run", "picture"}),
     ],
 )
-def test_a_low_precision_excuses_only_what_its_component_has_a_part_in(
+def test_a_low_precision_widens_only_tolerances_that_its_component_affects(
     bundle: Callable[[str], Path], loose: str, refused: set[str]
 ) -> None:
     opened = Bundle.open(bundle("heads"))
@@ -157,7 +150,7 @@ def test_a_low_precision_excuses_only_what_its_component_has_a_part_in(
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf])
 @pytest.mark.parametrize("first", [False, True])
-def test_one_picture_of_several_that_is_not_finite_makes_all_unlike(
+def test_one_picture_with_nan_or_infinity_fails_the_comparison(
     bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, pixel: float, first: bool
 ) -> None:
     # Only `<` and `>` say nothing of NaN, and infinity is clipped to white, which may be right.

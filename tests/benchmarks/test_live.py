@@ -1,4 +1,4 @@
-"""PyTorch's answers made now: they are diffusers' own, and engines are held against them."""
+"""What PyTorch computes now: it equals diffusers, and engines are compared with it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ REQUEST = ReferenceRequest("a small green star", seed=7, steps=3, size=Size(72, 
 
 
 def silent() -> None:
-    """Nobody is told how far it is."""
+    """Reports no progress."""
 
 
 # Its constructor says so when it forces a value.
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("trusted", ["checkpoint", "bundle"])
 @pytest.mark.parametrize("configuration", ["heads", "xl"])
-def test_the_run_is_that_of_diffusers_pipeline(
+def test_the_reference_run_equals_the_diffusers_pipeline(
     bundle: Callable[[str], Path],
     checkpoint: Callable[[str], Path],
     configuration: str,
@@ -67,7 +67,7 @@ def test_the_run_is_that_of_diffusers_pipeline(
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_engines_agree_with_answers_to_several_prompts_and_seeds(
+def test_engines_agree_with_pytorch_for_several_prompts_and_seeds(
     bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], engine: str
 ) -> None:
     opened = Bundle.open(bundle("heads"))
@@ -86,7 +86,7 @@ def test_engines_agree_with_answers_to_several_prompts_and_seeds(
     assert comparison.picture_psnr == min(run.psnr for run in comparison.runs) > 100
 
 
-def test_answers_to_the_goldens_own_question_are_the_goldens(
+def test_the_goldens_own_request_gives_the_goldens(
     bundle: Callable[[str], Path], checkpoint: Callable[[str], Path]
 ) -> None:
     opened = Bundle.open(bundle("xl"))
@@ -102,7 +102,7 @@ def test_answers_to_the_goldens_own_question_are_the_goldens(
             assert relative(found.tensors[name], expected) < SAME, name
 
 
-def test_a_fault_in_the_weights_shows_against_the_checkpoint_and_not_against_themselves(
+def test_a_wrong_weight_shows_against_the_checkpoint_and_not_against_itself(
     bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
     spoiled = planted(bundle("lists"), tmp_path / "spoiled", "unet", "conv_out.weight")
@@ -114,7 +114,7 @@ def test_a_fault_in_the_weights_shows_against_the_checkpoint_and_not_against_the
 
 
 @pytest.mark.parametrize("size", [Size(60, 64), Size(8, 64)])
-def test_a_size_that_cannot_be_made_or_judged_is_refused(
+def test_a_size_that_the_vae_or_ssim_cannot_take_is_refused(
     bundle: Callable[[str], Path], size: Size
 ) -> None:
     opened = Bundle.open(bundle("heads"))
@@ -123,6 +123,6 @@ def test_a_size_that_cannot_be_made_or_judged_is_refused(
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
-def test_a_number_of_steps_that_no_schedule_has_is_refused(steps: int) -> None:
+def test_steps_out_of_range_are_refused(steps: int) -> None:
     with pytest.raises(InputError, match="steps: expected an integer from 1 to 1000"):
         ReferenceRequest(steps=steps)

@@ -123,13 +123,13 @@ def test_a_web_ui_reads_what_a_file_was_made_with(
             made = replace(one(drawn, prompt=prompt, negative_prompt="a star"), model=name)
             (path,) = made.save(tmp_path / f"a{suffix}")
             found = read_by_web_ui(text_of(path))
-            assert found["ToyPipeline"] == name
+            assert found["Model"] == name
             assert found["Steps"] == "4"
             assert found["CFG scale"] == "3"
             assert found["Seed"] == "5"
             assert found["Size"] == "64x48"
             assert found["Sampler"] == "Euler"
-            assert found["ToyPipeline hash"] == "0123456789"
+            assert found["Model hash"] == "0123456789"
             assert found["Prompt"] == prompt
             assert found["Negative prompt"] == "a star"
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,21 @@ from PIL import Image
 
 from latentrt import runtime
 from latentrt.bundle import errors
-from latentrt.bundle.errors import Cancelled, Closed, FileError, InputError, NonFinite
+from latentrt.bundle.errors import (
+    Cancelled,
+    Closed,
+    FileError,
+    InputError,
+    NonFinite,
+    ShapeNotBuilt,
+)
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Pipeline, Request, Sampling, Size
 from latentrt.runtime.image import read_request
 from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.rows import Batch, Outputs, Row
 
 REQUEST = Request("a red circle", seed=5, sampling=Sampling("euler", steps=4))
 
@@ -376,3 +384,45 @@ def test_an_argument_of_a_wrong_kind_is_named(pipeline: Pipeline, call: Any, fie
     with pytest.raises(InputError) as caught:
         call(pipeline)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("images", "guidance", "rows"),
+    [(4, 5.0, [8]), (6, 5.0, [6, 6]), (5, 5.0, [6, 4]), (3, 1.0, [3])],
+    [(4, 5.0, [8]), (6, 5.0, [6, 6]), (5, 5.0, [6, 4]), (3, 1.0, [3])],
+)
+def test_images_of_one_request_share_calls_of_at_most_eight_rows(
+    bundle: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+    guidance: float,
+    rows: list[int],
+) -> None:
+    called: list[int] = []
+    evaluate = Batch.__call__
+
+    def watched(batch: Batch, taken: Sequence[Row]) -> list[Outputs]:
+        if taken[0].model.component == "unet":
+            called.append(len(taken))
+        return evaluate(batch, taken)
+
+    monkeypatch.setattr(Batch, "__call__", watched)
+    sampling = Sampling("euler", steps=2)
+    with Pipeline.open(bundle("heads"), engine="onnxruntime") as pipeline:
+        asked = Request("a", seed=1, num_images=images, sampling=sampling, guidance=guidance)
+        result = pipeline(asked)
+    assert called == [count for count in rows for _ in range(2)]
+    assert len(result.images) == images
+
+
+def test_images_are_drawn_one_by_one_where_no_larger_batch_is_built(
+    bundle: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"engine": "onnxruntime", "cache": tmp_path}
+    with Pipeline.open(bundle("heads"), **options) as pipeline:
+        one = pipeline(REQUEST)
+    with Pipeline.open(bundle("heads"), build="never", **options) as pipeline:
+        two = pipeline(REQUEST.with_values(num_images=2))
+        assert np.array_equal(two.latents[0], one.latents[0])
+        with pytest.raises(ShapeNotBuilt):
+            pipeline(REQUEST.with_values(size=Size(72, 64)))

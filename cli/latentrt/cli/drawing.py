@@ -41,7 +41,7 @@ def generate(
     image: Annotated[Path | None, typer.Option(help="Begin with this picture.")] = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="How much of --image is drawn anew, above 0 to 1. [default: 0.8]"),
+        typer.Option(help="Share of the steps taken from --image, above 0 to 1. [default: 0.8]"),
     ] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: no guidance.")] = 7.5,

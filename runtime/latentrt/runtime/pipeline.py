@@ -95,7 +95,7 @@ class Pipeline:
             verified=guarded and build == "missing",
         )
         self._models = {
-            name: Model(name, record.inputs, partial(self.engine, name))
+            name: Model(name, record.inputs, partial(self._engine_of, name))
             for name, record in bundle.manifest.components.items()
         }
         self._conditioner = Conditioner(bundle, self._models.__getitem__)
@@ -364,6 +364,9 @@ class Pipeline:
         while count > 1 and not self._limit.allows(request.size, rows=count * rows):
             count -= 1
         return count
+
+    def _engine_of(self, component: str, sizes: Mapping[str, int]) -> Engine:
+        return self.engine(component, sizes)
 
     def _resolved(self, request: Request) -> Request:
         manifest = self.bundle.manifest

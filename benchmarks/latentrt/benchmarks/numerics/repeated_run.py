@@ -12,6 +12,7 @@ from latentrt.runtime.denoiser import Condition, Denoiser, GuidedDenoiser
 from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.noise import TorchNoise
 from latentrt.runtime.pipeline import Pipeline
+from latentrt.runtime.plan import PictureNoise
 from latentrt.runtime.prediction import denoised
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Calls
@@ -26,6 +27,7 @@ Latents = NDArray[np.float32]
 class RepeatedRun:
     """The same prompt, size, starting noise and steps as a reference; everything else is ours.
 
+    The pipeline's own plan is driven: its schedule, its denoiser and its batches of rows.
     `conditions` are the U-Net's inputs beside latent and timestep, the negative prompt's first.
     """
 
@@ -77,8 +79,8 @@ class RepeatedRun:
     def _latents(self, denoiser: Denoiser, *, alone: bool) -> list[Latents]:
         schedule = self.schedule
         unit = np.float32(schedule.final_scale)  # of the model's own data
-        start = self._reference.tensors["run/latents"][0]
-        sampler = sample(start * np.float32(schedule.init_scale), schedule, noise=TorchNoise(0))
+        noise = PictureNoise(TorchNoise(0), given=self._reference.tensors["run/latents"][0])
+        sampler = sample(self._leg.enter(None, noise), schedule, noise=noise.stream)
         asked = next(sampler)
         found: list[Latents] = []
         while True:
