@@ -22,21 +22,9 @@ PICTURE := build/red-circle.png
 RESULTS := benchmarks/results
 PLOT := docs/bench.png
 
-# What `make bench` has measured is kept until the last of it is, and one that was broken off goes on
-# from there, unless what decides it has changed since. In order: the contest of sd15 takes the bundle
-# of engines.
-MEASURED := build/measured/$(subst /,_,$(subst ..,__,$(RESULTS)))
-FINDINGS := $(addprefix $(MEASURED)/,$(addsuffix .json,install runtime calls batching-shapes engines \
-	compare-shapes bench-shapes peers-shapes peers-sd15))
-SD15 := build/sd15
-# A finding is as old as its beginning: what is edited while it is measured comes after it.
-BEGIN = @mkdir -p $(@D) && touch $@.begun
-KEEP = @touch -r $@.begun $@.part && mv $@.part $@
-$(FINDINGS): $(wildcard */latentrt/*/*.py */latentrt/*/*/*.py benchmarks/peers/*.py \
-	benchmarks/peers/*.txt) tests/check_wheel.py pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow fuzz check bench tables peers gpu docs format clean
+.PHONY: help run test test-slow fuzz check bench peers gpu docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,67 +55,17 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m latentrt.benchmarks.tables README.md --check
 	$(BIN)/python tests/check_wheel.py
 
-bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure everything (hours; one broken off goes on) and fill in the README; RESULTS=DIR PLOT=FILE
-	$(MAKE) --no-print-directory -j1 $(FINDINGS)
+bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure speed and errors, beside other libraries too; RESULTS=DIR PLOT=FILE
 	mkdir -p $(RESULTS)
-	cp $(FINDINGS) $(RESULTS)
-	cp $(MEASURED)/bench-shapes.png $(PLOT)
-	$(MAKE) --no-print-directory tables
-	rm -r $(MEASURED)
-
-$(MEASURED)/install.json:
-	$(BEGIN)
-	$(BIN)/python tests/check_wheel.py $@.part
-	$(KEEP)
-
-$(MEASURED)/runtime.json:
-	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.runtime --json $@.part
-	$(KEEP)
-
-$(MEASURED)/calls.json:
-	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.calls $(BUNDLE) --json $@.part
-	$(KEEP)
-
-$(MEASURED)/batching-shapes.json:
-	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.latency.batching $(BUNDLE) --json $@.part
-	$(KEEP)
-
-$(MEASURED)/engines.json:
-	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.engines --bundle $(SD15) --json $@.part
-	$(KEEP)
-
-$(MEASURED)/compare-shapes.json:
-	$(BEGIN)
-	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > $@.part
-	$(KEEP)
-
-$(MEASURED)/bench-shapes.json:
-	$(BEGIN)
-	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 96 \
-		--plot $(@:.json=.png) --json > $@.part
-	$(KEEP)
-
-$(MEASURED)/peers-shapes.json:
-	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.peers.contest --bundle $(BUNDLE) --checkpoint models/shapes \
-		--size 128x128 --rounds 9 --alone 10 --json $@.part
-	$(KEEP)
-
-$(MEASURED)/peers-sd15.json:
-	$(BEGIN)
-	$(BIN)/python -m latentrt.benchmarks.peers.contest --bundle $(SD15) --size 512x512 --steps 4 \
-		--warmups 0 --rounds 3 --json $@.part
-	$(KEEP)
-
-tables: $(STAMP) ## Write the README's numbers from benchmarks/results
-	$(BIN)/python -m latentrt.benchmarks.tables README.md
+	$(BIN)/latentrt bench $(BUNDLE) --precision fp32 --guidance-scale 5 --arrivals 32 \
+		--plot $(PLOT) --json > build/bench.json
+	mv build/bench.json $(RESULTS)/bench-shapes.json
+	$(BIN)/latentrt compare $(BUNDLE) --engine all --json > build/compare.json
+	mv build/compare.json $(RESULTS)/compare-shapes.json
+	$(BIN)/python -m latentrt.benchmarks.peers --bundle $(BUNDLE) --checkpoint models/shapes \
+		--size 128x128 --json $(RESULTS)/peers-shapes.json
 
 peers: $(addprefix $(PEERS_DIR)/,$(addsuffix /.stamp,$(or $(ARGS),$(PEERS)))) ## Make the environments of the libraries measured against; ARGS=NAME for one
 
@@ -135,7 +73,7 @@ peers: $(addprefix $(PEERS_DIR)/,$(addsuffix /.stamp,$(or $(ARGS),$(PEERS)))) ##
 gpu: $(STAMP) ## Build, verify, bench and compare on an NVIDIA GPU; ARGS=--sd15 for more
 	@for place in $(GPU_ENVIRONMENTS); do $(MAKE) --no-print-directory $$place/.stamp || \
 		echo "$$place was not made" >&2; done
-	$(BIN)/python -m latentrt.benchmarks.gpu $(addprefix --environment ,$(GPU_ENVIRONMENTS)) $(ARGS)
+	$(BIN)/python benchmarks/scripts/gpu.py $(addprefix --environment ,$(GPU_ENVIRONMENTS)) $(ARGS)
 
 # mkdocs-material announces its successor at every start; the variable silences that alone.
 docs: $(DOCS_DIR)/.stamp ## Build the documentation site in build/docs; a warning is a failure
@@ -147,7 +85,7 @@ format: $(STAMP) ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what the other targets made, except the virtual environment
-	rm -rf $(BUNDLE) $(PICTURE) build/measured build/docs dist
+	rm -rf $(BUNDLE) $(PICTURE) build/docs dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . \( -path ./.venv -o -path ./$(PEERS_DIR) -o -path ./$(GPU_DIR) -o -path ./$(DOCS_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -35,8 +35,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from latentrt.bundle import spec
 from latentrt.bundle.bundle import Bundle
 from latentrt.cli.main import main
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.onnxruntime import cpu as onnxruntime
+from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
 from latentrt.engines.openvino import backend as openvino
 from latentrt.export import casts, modules, trace
 from latentrt.export.export import export
@@ -68,7 +69,7 @@ def bf16_offered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Where the processor has none it computes in fp32.
     """
-    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: True)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: True)
 
 
 @pytest.fixture
@@ -411,8 +412,8 @@ def text_models(opened: Bundle) -> Callable[[str], Model]:
                 outputs=record.outputs,
                 sizes={"batch": 1, "sequence": 77},
             )
-            engine = onnxruntime.compile(blueprint, Options(threads=1))
-            made[component] = Model(component, record.inputs, lambda _: engine)
+            engine = onnxruntime.compile(blueprint, OnnxRuntimeOptions(threads=1))
+            made[component] = Model(component, record.inputs, lambda _, engine=engine: engine)
         return made[component]
 
     return get

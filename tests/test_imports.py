@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from latentrt import runtime
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "onnx", "transformers", "diffusers", "openvino", "tensorrt", "onnxruntime")
-LOADED = """
-import importlib, pkgutil, sys
-room = importlib.import_module(sys.argv[1])
-if sys.argv[1] != "latentrt.runtime":
-    for module in pkgutil.iter_modules(room.__path__):
-        importlib.import_module(f"{sys.argv[1]}.{module.name}")
+LOADED = {
+    "runtime": "from latentrt.runtime import *",
+    **{
+        room: "\n".join(
+            f"import latentrt.{room}.{path.stem}"
+            for path in sorted((ROOT / room / "latentrt" / room).glob("[a-z]*.py"))
+        )
+        for room in ("bundle", "weights")
+    },
+}
+PRINT = """
+import sys
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -27,15 +35,17 @@ ROOMS = sorted(
 )
 
 
-# Of `runtime` it is the import that counts, of these rooms every module.
-@pytest.mark.parametrize("room", ["runtime", "weights", "bundle"])
-def test_importing_a_room_loads_no_inference_or_export_library(room: str) -> None:
+def test_a_name_that_the_runtime_has_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'pipeline_of'"):
+        _ = runtime.pipeline_of  # pyright: ignore[reportAttributeAccessIssue]
+    assert dir(runtime) == sorted(runtime.__all__)
+
+
+@pytest.mark.parametrize("room", LOADED)
+def test_a_rooms_names_load_no_inference_or_export_library(room: str) -> None:
     # In a process of its own: other tests have loaded these libraries into this one.
     done = subprocess.run(
-        [sys.executable, "-c", LOADED, f"latentrt.{room}"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", LOADED[room] + PRINT], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
@@ -54,5 +64,7 @@ def test_every_tool_is_told_of_the_same_rooms() -> None:
     assert sorted(hatch["dev-mode-dirs"]) == ROOMS
     assert sorted(hatch["targets"]["wheel"]["packages"]) == [f"{room}/latentrt" for room in ROOMS]
     assert sorted(PYPROJECT["importlinter"]["root_packages"]) == [f"latentrt.{r}" for r in ROOMS]
-    assert sorted(set(PYPROJECT["ruff"]["src"]) - {"models/shapes"}) == ROOMS
-    assert sorted(set(PYPROJECT["pyright"]["include"]) - {"tests"}) == ROOMS
+    # Beside them, scripts.
+    beside = {"tests", "models/shapes", "benchmarks/scripts"}
+    assert sorted(set(PYPROJECT["ruff"]["src"]) - beside) == ROOMS
+    assert sorted(set(PYPROJECT["pyright"]["include"]) - beside) == ROOMS

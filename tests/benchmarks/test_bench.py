@@ -1,4 +1,4 @@
-"""`latentrt bench` over a tiny bundle: that what it says is whole and fits, never how fast."""
+"""`latentrt bench` over a tiny bundle: that its report is whole and right, never how fast."""
 
 from __future__ import annotations
 
@@ -10,277 +10,210 @@ from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
-from tests.cli.conftest import run
+from referencing import Registry, Resource
+from tests.benchmarks.reported import REPORT
 from tests.cli.outcome import Run
 
 from latentrt.benchmarks import machine
-from latentrt.benchmarks.latency import bench, limits
-from latentrt.benchmarks.latency.bench import Plan, measure
+from latentrt.benchmarks.latency import bench, roofline
+from latentrt.benchmarks.latency.bench import BenchPlan, measure
 from latentrt.benchmarks.latency.ceilings import Ceilings, ceilings
 from latentrt.benchmarks.latency.nvml import GpuState, GpuWatch
-from latentrt.benchmarks.latency.stopwatch import Stopwatch
-from latentrt.benchmarks.latency.subject import Subject
-from latentrt.benchmarks.peers import turns
+from latentrt.benchmarks.latency.timed_pipeline import TimedPipeline
+from latentrt.benchmarks.latency.workload import Workload
+from latentrt.benchmarks.peers import measure as beside
+from latentrt.benchmarks.peers.results import PeerResult, Results
+from latentrt.benchmarks.samples import Ratio, Samples
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, BundleError, EngineError
-from latentrt.engines.engine import Options
+from latentrt.cli import benchmark
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling
-
-__all__ = ["run"]  # the fixture
 
 Bundles = Callable[[str], Path]
 
-ROOT = Path(__file__).parents[2]
-QUICK = ("--runs", 2, "--limit", 0, "--steps", 2, "--batch", "1,2", "--requests", 2)
-REQUEST = Request("a red circle", seed=1, sampling=Sampling(steps=3), guidance=Guidance(5.0))
+DOCS = Path(__file__).parents[2] / "docs"
+QUICK = ("--runs", 2, "--steps", 2, "--batch", "2", "--requests", 2)
+SHORT = BenchPlan(runs=1, cold=False, ceilings=False, batches=())
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total
+def validate(value: Any) -> None:
+    """Raise for JSON that is not of docs/bench.schema.json."""
+    schemas = {p.name: json.loads(p.read_text()) for p in DOCS.glob("*.schema.json")}
+    registry: Any = Registry()
+    for name, schema in schemas.items():
+        registry = registry.with_resource(name, Resource.from_contents(schema))
+    validator = jsonschema.Draft202012Validator(schemas["bench.schema.json"], registry=registry)
+    assert [f"{e.json_path}: {e.message[:200]}" for e in validator.iter_errors(value)] == []
 
 
-def subject(bundle: Bundles) -> Subject:
-    request = REQUEST.with_values(sampling=Sampling(steps=1))
-    return Subject(bundle("heads"), "onnxruntime", Options(precision="fp32"), {}, request)
+def silent(part: str, done: int, total: int) -> None:
+    del part, done, total
+
+
+def workload(bundle: Bundles) -> Workload:
+    request = Request("a red circle", seed=1, sampling=Sampling(steps=1), guidance=Guidance(5.0))
+    return Workload(bundle("heads"), {"engine": "onnxruntime"}, request)
 
 
 @pytest.fixture(autouse=True)
 def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ceiling takes seconds, of large matrices; nothing here is about its height."""
-    monkeypatch.setattr(limits, "ceilings_apart", partial(ceilings, sizes=(256,), repeats=2))
+    """Ceilings take seconds, of large matrices; nothing here is about their height."""
+    monkeypatch.setattr(roofline, "ceilings_apart", partial(ceilings, sizes=(128,), repeats=1))
 
 
-@pytest.fixture(scope="session")
-def schema() -> Any:
-    return json.loads((ROOT / "docs" / "bench.schema.json").read_text())
-
-
-def test_the_report_is_one_object_of_its_schema(
-    run: Run, bundle: Bundles, schema: Any, tmp_path: Path
+def test_a_report_is_whole_and_a_later_one_is_compared_with_it(
+    run: Run, bundle: Bundles, tmp_path: Path
 ) -> None:
-    old, page, picture = tmp_path / "old.json", tmp_path / "a.html", tmp_path / "a.png"
-    common = ("bench", bundle("heads"), "--engine", "onnxruntime", *QUICK)
-    first = run(*common, "--arrivals", 2, "--json")
+    old, page, plot = tmp_path / "old.json", tmp_path / "a.html", tmp_path / "a.png"
+    common = ("bench", bundle("heads"), "--engine", "onnxruntime", "--no-cold", *QUICK, "--json")
+    first = run(*common, "--arrivals", 2, "--html", page, "--plot", plot)
     assert first.status == 0, first.err
     old.write_text(first.out)
-    later = run(*common, "--no-cold", "--no-ceilings", "--json", "--compare", old,
-                "--html", page, "--plot", picture)  # fmt: skip
-    assert later.status == 0, later.err
-    reports: list[Any] = [json.loads(each.out) for each in (first, later)]
-    for report in reports:
-        jsonschema.validate(report, schema)
-    assert [(c["cache"], c["hit"]) for c in reports[0]["cold"]] == [
-        ("empty", False),
-        ("filled", True),
-    ]
-    assert [c["problem"] for c in reports[0]["cold"]] == ["", ""]
-    assert reports[0]["memory"]["peak"] > 1e7
-    assert set(reports[0]["limits"]) == {"text_encoder", "unet", "vae_decoder"}
-    assert list(reports[0]["ceilings"]) == ["onnxruntime fp32"]
-    assert [row["batch"] for row in reports[0]["served"]] == [None, 1, 2]
-    # Of the same seed and engine, but of calls of other sizes: rounding of fp32.
-    assert all(row["apart"] < 1e-4 for row in reports[0]["served"])
-    assert [len(row["seconds"]) for row in reports[0]["served"]] == [6, 6, 6]
-    assert {row["requests"] for row in reports[0]["served"]} == {2}
-    assert [len(each["points"][0]["waits"]) for each in reports[0]["arrivals"]] == [2, 2]
-    # Two pictures of two guided steps.
-    assert reports[0]["rows"]["unet call"]["count"] == 4
-    assert [len(run) for run in reports[0]["runs"]["step"]] == [2, 2]
-    assert not reports[0]["rows"]["picture"]["stable"]
-    assert 0 < reports[0]["own_share"] < 1
+    report: Any = json.loads(first.out)
+    validate(report)
+    assert report["memory"]["peak"] > 1e7
+    assert set(report["rooflines"]) == {"text_encoder", "unet", "vae_decoder"}
+    assert list(report["ceilings"]) == ["onnxruntime fp32"]
+    assert [row["name"] for row in report["throughput"]] == ["one at a time", "batch 2"]
+    assert {row["server"] for row in report["arrivals"]} == {"one at a time", "batches up to 2"}
+    # Two images of two guided steps.
+    assert [report["rows"][n]["n"] for n in ("image", "step", "unet call")] == [2, 4, 4]
+    assert 0 < report["runtime_share"] < 1
     # fp32 rounding, as the tolerances of components have it.
-    assert 0 < reports[0]["errors"]["unet"] < 1e-5
-    assert [note for note in reports[0]["notes"] if "of its limit" not in note] == []
-    compared = {each["row"] for each in reports[1]["verdicts"]}
-    # Two runs say nothing, whatever their interval; six repetitions of serving may.
-    assert {each["runs"] for each in reports[1]["verdicts"]} == {2, 6}
-    assert {each["word"] for each in reports[1]["verdicts"] if each["runs"] == 2} == {"unsure"}
-    # A shared machine may be another by itself.
-    differences = reports[1]["differences"]
-    assert [line for line in differences if not line.startswith("the machine's own")] == []
-    assert {"picture", "step", "own", "served, batch 2"} <= compared
-    with Image.open(picture) as opened:
+    assert 0 < report["errors"]["relative"]["unet"] < 1e-5
+    assert report["errors"]["psnr"] is None or report["errors"]["psnr"] > 55
+    assert [note for note in report["notes"] if "of its roofline" not in note] == []
+    with Image.open(plot) as opened:
         assert opened.format == "PNG"
     text = page.read_text()
-    # Nothing that a browser would fetch.
-    assert re.findall(r'(?:src|href)="(?!#)|url\((?!#)|@import', text) == []
-    assert "<svg" in text
+    assert re.findall(r'(?:src|href)="(?!data:)|url\((?!#)|@import', text) == []
     assert "unet call" in text
+    later = run(*common[:-1], "--no-ceilings", "--batch", 0, "--compare", old)
+    assert later.status == 0, later.err
+    assert "relative to old.json, ratio of medians" in later.out
+    lines = [line for line in later.out.splitlines() if line.startswith("unet call")]
+    # Once as a row with its error, of the order of 1e-7, once as a ratio.
+    assert re.search(r" 4  \d\.\de-0[67]$", lines[0])
+    assert re.search(r"(faster|slower|the same)", lines[1])
 
 
-def test_the_table_says_what_was_measured_and_what_is_unstable(run: Run, bundle: Bundles) -> None:
-    done = run("bench", bundle("heads"), "--engine", "openvino", *QUICK, "--no-cold")
-    assert done.status == 0, done.err
-    assert "openvino" in done.out.splitlines()[0]
-    lines = done.out.splitlines()
-    for row in ("picture", "text", "step", "decode", "own", "unet call", "batch 2", "ceiling"):
-        assert any(line.startswith(row) for line in lines), row
-    # Beside a call its error, in fp32 of the order of 1e-7; below, what was held in memory.
-    (call,) = (line for line in lines if line.startswith("unet call"))
-    assert re.search(r" \d\.\de-0[67] ", call)
-    assert any(re.fullmatch(r"at its peak +\d\.\d\d GB", line) for line in lines)
-    assert any(line.endswith("a batch is U-Net rows, 2 a picture") for line in lines)
-    assert "unstable" in done.out
-    assert "away from PyTorch fp32" in done.out
-
-
-def test_others_draw_in_turns_and_an_unknown_one_is_named_first(
-    run: Run,
-    bundle: Bundles,
-    checkpoint: Bundles,
-    schema: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)  # what it prepares lies under build/
-    monkeypatch.setattr(turns, "_TURN", 0.0)
-    common = ("bench", bundle("heads"), "--engine", "onnxruntime", "--no-cold", "--no-ceilings",
-              "--runs", 1, "--limit", 0, "--steps", 1, "--batch", 0, "--json")  # fmt: skip
-    done = run(*common, "--against", "somebody")
-    assert (done.status, done.out) == (2, "")
-    assert "peer: expected one of diffusers-fp32" in done.err
-    some = ("--against", "diffusers-fp32", "--rounds", 1, "--checkpoint", checkpoint("heads"))
-    done = run(*common, *some)
-    assert done.status == 0, done.err
-    report = json.loads(done.out)
-    jsonschema.validate(report, schema)
-    rows = {row["name"]: row for row in report["against"]["rows"]}
-    assert report["against"]["reference"] == "diffusers-fp32"
-    for engine in ("onnxruntime", "openvino"):
-        row = rows[f"latentrt-{engine}-fp32"]
-        # fp32 against fp32, 55 dB as everywhere; None: equal to the last bit of a colour.
-        assert row["problem"] == ""
-        assert row["psnr"] is None or row["psnr"] > 55
-
-    def failing(*_: object, **__: object) -> None:
-        raise EngineError("the reference of the contest failed")
-
-    monkeypatch.setattr("latentrt.cli.bench.against", failing)
-    done = run(*common, *some)
-    assert done.status == 0, done.err
-    report = json.loads(done.out)
-    jsonschema.validate(report, schema)
-    assert report["against"] is None
-    assert "no contest: the reference of the contest failed" in report["notes"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"{}", "is no report of `latentrt bench`"), (b"[", "is not JSON"), (None, "No such file")],
-)
-def test_an_earlier_report_that_is_none_is_named_before_anything_is_measured(
-    run: Run, bundle: Bundles, tmp_path: Path, content: bytes | None, message: str
-) -> None:
-    old = tmp_path / "old.json"
-    if content is not None:
-        old.write_bytes(content)
-    done = run("bench", bundle("heads"), "--compare", old)
-    assert (done.status, done.out) == (2, "")
-    assert str(old) in done.err
-    assert message in done.err
-
-
-def test_a_watched_pipeline_draws_the_same_picture_and_its_parts_add_up(bundle: Bundles) -> None:
-    options = Options(precision="fp32")
+def test_a_timed_pipeline_draws_the_same_image_and_its_parts_add_up(bundle: Bundles) -> None:
+    request = workload(bundle).request.with_values(sampling=Sampling(steps=3))
     with (
-        Stopwatch(Bundle.open(bundle("heads")), "onnxruntime", options, {}) as watched,
-        Pipeline.open(bundle("heads"), engine="onnxruntime", precision="fp32") as plain,
+        TimedPipeline.open(bundle("heads"), engine="onnxruntime") as timed,
+        Pipeline.open(bundle("heads"), engine="onnxruntime") as plain,
     ):
-        watched.picture(REQUEST)
-        stages, result = watched.picture(REQUEST)
-        assert np.array_equal(result.latents, plain(REQUEST).latents)
-    assert len(stages.steps) == 3
+        timed.image(request)
+        times, result = timed.image(request)
+        assert np.array_equal(result.latents, plain(request).latents)
+    assert len(times.steps) == 3
     # A guided run: one U-Net call of two rows a step; the text of two prompts; one decoding.
-    assert {n: len(s) for n, s in stages.calls.items()} == {
-        "text_encoder": 2,
-        "unet": 3,
-        "vae_decoder": 1,
-    }
-    inside = sum(map(sum, stages.calls.values()))
-    assert stages.own == pytest.approx(stages.total - inside)
-    assert stages.text + sum(stages.steps) + stages.decode <= stages.total
+    calls = {name: len(seconds) for name, seconds in times.calls.items()}
+    assert calls == {"text_encoder": 2, "unet": 3, "vae_decoder": 1}
+    assert timed.sizes["unet"]["batch"] == 2
+    inside = sum(map(sum, times.calls.values()))
+    assert times.runtime == pytest.approx(times.total - inside)
+    assert times.text + sum(times.steps) + times.decode <= times.total
 
 
-def test_a_gpu_that_no_engine_runs_on_is_not_in_the_report(
+def test_the_gpu_is_reported_where_an_engine_runs_on_it(
     bundle: Bundles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing: dict[str, Any] = {field.name: None for field in fields(GpuState)}
     state = GpuState(**nothing | {"name": "NVIDIA L4", "readings": 1})
     monkeypatch.setattr(GpuWatch, "state", property(lambda _: state))
-    plan = Plan(runs=1, limit=0, cold=False, ceilings=False, batches=())
-    assert measure(subject(bundle), plan, silent).gpu is None
-    monkeypatch.setattr(bench, "DEVICE_KINDS", {"onnxruntime": "cuda"})
-    assert measure(subject(bundle), plan, silent).gpu == state
+    assert measure(workload(bundle), SHORT, silent).gpu is None
+    monkeypatch.setattr(bench, "backend", lambda name: SimpleNamespace(device="cuda"))
+    assert measure(workload(bundle), SHORT, silent).gpu == state
 
 
-def test_without_goldens_the_report_says_that_errors_are_not_known(
+def test_without_reference_outputs_errors_are_unknown_and_a_note_says_so(
     bundle: Bundles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = Plan(runs=1, limit=0.0, cold=False, ceilings=False, batches=())
     real = Bundle.open(bundle("heads"))
     files = {n: f for n, f in real.manifest.files.items() if n != "golden.safetensors"}
     bare = Bundle(real.path, replace(real.manifest, files=files))
     monkeypatch.setattr(Bundle, "open", lambda *_, **__: bare)
-    report = measure(subject(bundle), plan, silent)
-    assert (report.errors, report.picture_psnr) == ({}, None)
-    assert report.notes == ("no goldens in this bundle: how far off the engines are is not known",)
-    assert (report.cold, report.limits, report.served, report.arrivals) == ((), {}, (), ())
+    report = measure(workload(bundle), SHORT, silent)
+    assert (report.errors.relative, report.errors.psnr) == ({}, None)
+    assert report.notes == ("errors: unknown, the bundle has no reference outputs of PyTorch",)
 
 
-def test_what_goes_wrong_after_the_warm_pictures_is_a_note(
+def test_a_failure_after_the_warm_images_is_a_note_and_an_interrupt_ends_the_report(
     bundle: Bundles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(error: Exception) -> Callable[..., Any]:
+    def fails(error: BaseException) -> Callable[..., Any]:
         def fail(*_: object, **__: object) -> None:
             raise error
 
         return fail
 
-    monkeypatch.setattr(bench, "serve", fails(EngineError("no room for eight rows")))
-    monkeypatch.setattr(bench, "curves", fails(EngineError("the device is gone")))
-    monkeypatch.setattr(limits, "ceilings_apart", fails(BuildFailed("products: refused")))
+    monkeypatch.setattr(bench, "throughput", fails(EngineError("no room for eight rows")))
+    monkeypatch.setattr(bench, "arrivals", fails(EngineError("the device is gone")))
+    monkeypatch.setattr(roofline, "ceilings_apart", fails(BuildFailed("products: refused")))
     monkeypatch.setattr(
-        bench, "compare", fails(BundleError("x", "has goldens that are not finite"))
+        bench, "compare", fails(BundleError("x", "has outputs that are not finite"))
     )
-    plan = Plan(runs=1, limit=0.0, cold=False, batches=(8,), requests=1, arrivals=1)
-    report = measure(subject(bundle), plan, silent)
-    assert len(report.rows["picture"].pictures) == 1
+    plan = BenchPlan(runs=1, cold=False, batches=(8,), requests=1, arrivals=1)
+    report = measure(workload(bundle), plan, silent)
+    assert len(report.rows["image"].seconds) == 1
     assert report.notes == (
-        "no ceiling of onnxruntime fp32: products: refused",
-        "served together: no room for eight rows",
-        "arriving at random: the device is gone",
-        "how far off the engines are is not known: x: has goldens that are not finite",
+        "ceilings of onnxruntime fp32: products: refused",
+        "throughput: no room for eight rows",
+        "arrivals: the device is gone",
+        "errors: x: has outputs that are not finite",
     )
-    assert (report.served, report.arrivals, report.ceilings, report.limits) == ((), (), {}, {})
+    assert not report.interrupted
+    monkeypatch.setattr(bench, "throughput", fails(KeyboardInterrupt()))
+    report = measure(workload(bundle), plan, silent)
+    assert report.interrupted
+    assert report.notes[-1] == "throughput: interrupted; later parts were skipped"
 
 
-def test_what_there_is_no_time_for_is_left_out_and_said(bundle: Bundles) -> None:
-    heard: list[str] = []
-    plan = Plan(runs=1, limit=0.0, cold=False, ceilings=False, batches=(1, 2))
-    report = measure(subject(bundle), plan, lambda stage, *_: heard.append(stage))
-    assert report.served == ()
-    (note,) = report.notes
-    assert note.startswith("served together: no batch of 1, 2, to stay within --limit 0")
-    assert set(heard) == {"warm"}
+def test_an_interrupted_report_is_printed_and_the_status_says_so(
+    run: Run, bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "measure", lambda *_: replace(REPORT, interrupted=True))
+    done = run("bench", bundle("heads"), "--json")
+    assert done.status == 130
+    value = json.loads(done.out)
+    validate(value)
+    assert value["interrupted"]
+
+
+def test_a_call_above_its_roofline_is_a_note(
+    bundle: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roofline, "ceilings_apart", lambda *_: Ceilings(1.0, None))
+    plan = BenchPlan(runs=1, cold=False, batches=())
+    report = measure(workload(bundle), plan, silent)
+    assert all(each.share > 1 for each in report.rooflines.values())
+    calls = ["text_encoder call", "unet call", "vae_decoder call"]
+    assert [note.split(":")[0] for note in report.notes] == calls
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "message"),
+    ("options", "message"),
     [
-        ("--runs", 0, "runs: expected at least 1, got 0"),
-        ("--requests", 0, "requests: expected at least 1, got 0"),
-        ("--arrivals", -1, "arrivals: expected at least 0, got -1"),
-        ("--limit", -1, "limit: expected at least 0 seconds, got -1"),
-        ("--limit", "nan", "limit: expected at least 0 seconds, got nan"),
-        ("--batch", "1,0", "batch: expected numbers of at least 1, or 0 alone, got 1,0"),
-        ("--plot", "full", "plot: expected a file, got the folder full"),
-        ("--html", "file/page.html", "html: expected a place that can be written"),
+        (("--runs", 0), "runs: expected at least 1, got 0"),
+        (("--requests", 0), "requests: expected at least 1, got 0"),
+        (("--arrivals", -1), "arrivals: expected at least 0, got -1"),
+        (("--limit", "nan"), "limit: expected at least 0 seconds, got nan"),
+        (("--batch", "1,0"), "batch: expected numbers of at least 1, or 0 alone, got 1,0"),
+        (("--steps", "10,0"), "steps: expected numbers of at least 1, got 0"),
+        (("--plot", "full"), "plot: expected a file, got the folder full"),
+        (("--html", "file/page.html"), "html: expected a place that can be written"),
+        (("--against", "somebody"), "peer: expected one of diffusers-fp32"),
+        (("--against", "all"), "checkpoint: expected the diffusers folder"),
+        (("--steps", "1,2", "--against", "all"), "against: expected one engine, one size"),
+        (("--size", "64x64,8x8", "--compare", "x"), "compare: expected one engine, one size"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_measured(
@@ -288,30 +221,55 @@ def test_what_cannot_be_is_said_before_anything_is_measured(
     bundle: Bundles,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    option: str,
-    value: object,
+    options: tuple[object, ...],
     message: str,
 ) -> None:
     path = bundle("heads").resolve()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "file").touch()
-    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
-    done = run("bench", path, option, value)
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
+    done = run("bench", path, *options)
     assert (done.status, done.out) == (2, "")
     assert message in done.err
 
 
-@pytest.mark.parametrize("option", ["--plot", "--html"])
 def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
-    run: Run, bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+    run: Run, bundle: Bundles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("measured"))
-    done = run("bench", bundle("heads"), option, tmp_path / "a.file")
-    assert (done.status, done.out) == (1, "")
-    assert "matplotlib is not installed; pip install 'latentrt[bench]'" in done.err
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(benchmark, "measure", lambda *_: pytest.fail("measured"))
+    for option in ("--plot", "--html"):
+        done = run("bench", bundle("heads"), option, tmp_path / "a.file")
+        assert (done.status, done.out) == (1, "")
+        assert "pip install 'latentrt[bench]'" in done.err
+
+
+def test_peers_draw_the_reports_image_on_its_device(
+    run: Run, bundle: Bundles, checkpoint: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def measured(*given: Any, **more: Any) -> Results:
+        asked.extend((*given, more))
+        one = Samples.of([1.0])
+        row = PeerResult("diffusers-fp32", "fp32", samples=one, ratio=Ratio.of(one, one))
+        machine = REPORT.machine.to_json()
+        return Results(row.name, (row,), ((row.name,),), 1, given[2].to_json(), "heads", machine)
+
+    monkeypatch.setattr(beside, "measure", measured)
+    monkeypatch.setattr(benchmark, "measure", lambda *_: REPORT)
+    names = ("--against", "diffusers-bf16", "--rounds", 5, "--checkpoint", checkpoint("heads"))
+    done = run("bench", bundle("heads"), "--engine", "onnxruntime", "--option", "threads=3", *names)
+    assert done.status == 0, done.err
+    path, source, settings, given, more = asked
+    assert (path, source) == (bundle("heads"), checkpoint("heads"))
+    assert (given, more) == (("diffusers-bf16",), {"rounds": 5})
+    assert (str(settings.size), settings.steps, settings.threads) == ("64x64", 2, 3)
+    assert (settings.sampler, settings.guidance_scale, settings.device) == ("ddim", 7.5, "cpu")
+    assert "beside other libraries" in done.out
+    done = run("bench", bundle("heads"), "--engine", "onnxruntime", *names, "--json")
+    validate(json.loads(done.out))
 
 
 def test_a_machine_has_the_packages_and_flags_that_decide_its_speed(
@@ -332,40 +290,3 @@ def test_a_machine_has_the_packages_and_flags_that_decide_its_speed(
     # ARM's word for them.
     monkeypatch.setattr(machine, "_cpu_info", lambda: {"Features": "fp asimd i8mm sve2 bf16"})
     assert machine.Machine.here().flags == ("asimd", "bf16", "i8mm", "sve2")
-
-
-def test_an_interrupt_after_the_warm_pictures_ends_the_report_with_what_there_is(
-    run: Run, bundle: Bundles, schema: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(bench, "serve", interrupt)
-    monkeypatch.setattr(bench, "curves", lambda *_, **__: pytest.fail("measured"))
-    done = run("bench", bundle("heads"), "--engine", "onnxruntime", *QUICK, "--no-cold",
-               "--no-ceilings", "--arrivals", 2, "--json")  # fmt: skip
-    assert done.status == 130
-    report = json.loads(done.out)
-    jsonschema.validate(report, schema)
-    assert report["interrupted"]
-    assert report["rows"]["picture"]["pictures"] == 2
-    assert (report["served"], report["errors"]) == ([], {})
-    assert [note for note in report["notes"] if note.startswith("served together: interrupted")]
-
-
-def test_a_call_that_was_faster_than_its_limit_is_a_note(
-    bundle: Bundles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    low, high = Ceilings(1.0, 1e30), Ceilings(2.0, None)
-    moments = iter([low, high])
-    monkeypatch.setattr(limits, "ceilings_apart", lambda *_: next(moments))
-    plan = Plan(runs=1, limit=0.0, cold=False, batches=())
-    report = measure(subject(bundle), plan, silent)
-    # One before the pictures, one after them, and the greater of each.
-    assert report.ceilings == {"onnxruntime fp32": Ceilings(2.0, 1e30)}
-    assert all(limit.share > 1 for limit in report.limits.values())
-    assert [note.split(":")[0] for note in report.notes] == [
-        "text_encoder call",
-        "unet call",
-        "vae_decoder call",
-    ]

@@ -17,7 +17,6 @@ from latentrt.benchmarks.numerics.compare import compare
 from latentrt.benchmarks.numerics.reference import Reference
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import RUN_PROMPT
-from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline
 
 
@@ -52,7 +51,7 @@ def test_a_wrong_projection_shows_in_the_prompts_and_in_every_step(
     content[at : at + original.numel() * 4] = original.flip(0).contiguous().numpy().tobytes()
     opened = Bundle.open(folder)
     path.write_bytes(content)
-    with Pipeline(opened, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+    with Pipeline(opened, "onnxruntime", guarded=False) as pipeline:
         comparison = compare(pipeline)
     assert {row.name for row in comparison.components if not row.passed} == {"prompts"}
     assert comparison.first_bad_step == 0
@@ -64,7 +63,7 @@ def test_a_wrong_negative_prompt_shows_in_prompts_and_the_run_but_in_no_step_alo
     # Each step alone is computed from the reference's own latents and text states.
     opened = Bundle.open(bundle("xl"))
     manifest = replace(opened.manifest, force_zeros_for_empty_prompt=False)
-    with Pipeline(replace(opened, manifest=manifest), "onnxruntime", Options(), {}) as pipeline:
+    with Pipeline(replace(opened, manifest=manifest), "onnxruntime") as pipeline:
         comparison = compare(pipeline)
     assert {row.name for row in comparison.components if not row.passed} == {"prompts"}
     alone = max(step.difference.relative for step in comparison.alone)
@@ -76,7 +75,7 @@ def test_a_fault_of_the_unet_shows_in_every_step_alone(
     bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     spoiled = planted(bundle("lists"), tmp_path / "spoiled", "unet", "conv_out.weight")
-    with Pipeline(spoiled, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+    with Pipeline(spoiled, "onnxruntime", guarded=False) as pipeline:
         comparison = compare(pipeline)
     # 1 % of the model's output, in the share that a step has of it.
     assert min(step.difference.relative for step in comparison.alone) > 1e-3
@@ -91,7 +90,7 @@ def test_a_step_alone_starts_from_the_reference_and_the_run_from_its_own_latent(
     golden = dict(opened.golden())
     golden[moved] = golden[moved] * np.float32(1.1)
     reference = Reference(RUN_PROMPT, "stored", golden)
-    with Pipeline(opened, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+    with Pipeline(opened, "onnxruntime", guarded=False) as pipeline:
         comparison = compare(pipeline, [reference])
     off = [step.difference.relative > 1e-3 for step in comparison.alone]
     assert off == [False, True, True, False]
@@ -106,7 +105,7 @@ def test_a_step_alone_has_a_tighter_tolerance_than_a_step_of_the_run(
     golden = dict(opened.golden())
     golden["run/steps/3/latents"] = golden["run/steps/3/latents"] * np.float32(1 + 5e-5)
     reference = Reference(RUN_PROMPT, "stored", golden)
-    with Pipeline(opened, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+    with Pipeline(opened, "onnxruntime", guarded=False) as pipeline:
         comparison = compare(pipeline, [reference])
     assert [step.passed for step in comparison.alone] == [True, True, True, False]
     assert all(step.passed for step in comparison.steps)
@@ -136,7 +135,7 @@ def test_a_low_precision_widens_only_tolerances_that_its_component_affects(
     golden["run/images"] = golden["run/images"] + np.float32(0.01)
     reference = Reference(RUN_PROMPT, "stored", golden)
     own = {loose: "openvino:bf16"}
-    with Pipeline(opened, "onnxruntime", Options(), own, guarded=False) as pipeline:
+    with Pipeline(opened, "onnxruntime", components=own, guarded=False) as pipeline:
         comparison = compare(pipeline, [reference])
     passed = {
         "prompts": comparison.components[-1].passed,
@@ -162,7 +161,7 @@ def test_one_picture_with_nan_or_infinity_fails_the_comparison(
     given = iter(decoded)
     monkeypatch.setattr(Pipeline, "decode", lambda *_: next(given))
     references = [Reference(RUN_PROMPT, "stored", golden)] * 2
-    with Pipeline(opened, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+    with Pipeline(opened, "onnxruntime", guarded=False) as pipeline:
         comparison = compare(pipeline, references)
     good, bad = (comparison.runs[first], comparison.runs[not first])
     assert (good.psnr, good.ssim) == (np.inf, 1.0)

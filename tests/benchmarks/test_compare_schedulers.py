@@ -21,10 +21,9 @@ from latentrt.benchmarks.numerics.compare import compare
 from latentrt.benchmarks.numerics.reference import ReferenceRequest
 from latentrt.benchmarks.numerics.tolerances import cancelling_tolerance
 from latentrt.benchmarks.numerics.torch_model import TorchModel
-from latentrt.benchmarks.peers.contest import check
+from latentrt.benchmarks.peers.measure import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
-from latentrt.engines.engine import Options
 from latentrt.export import trace
 from latentrt.export.export import export
 from latentrt.runtime import Pipeline
@@ -102,7 +101,7 @@ def test_a_fault_of_the_unet_shows_in_every_step_alone(
     made: Made, tmp_path: Path, name: str
 ) -> None:
     spoiled = planted(made(name)[1], tmp_path / "spoiled", "unet", "conv_out.weight")
-    with Pipeline(spoiled, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+    with Pipeline(spoiled, "onnxruntime", guarded=False) as pipeline:
         comparison = compare(pipeline)
     assert not any(step.passed for step in comparison.alone)
 
@@ -118,8 +117,8 @@ def test_live_answers_for_an_edm_model_are_those_stored(made: Made) -> None:
 
 
 def test_peers_that_sample_by_ddim_are_refused_for_an_edm_model(made: Made) -> None:
-    with pytest.raises(InputError, match=r"^bundle: expected one that DDIM draws"):
-        check(made("edm")[1], None, ["diffusers-fp32"])
+    with pytest.raises(InputError, match=r"^bundle: expected one that DDIM samples"):
+        check(made("edm")[1], Path(), ["diffusers-fp32"])
 
 
 # The tolerance of a step that cancels.

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.benchmarks.planted import FAULT, planted
@@ -20,7 +21,7 @@ from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.registry import choose
 
@@ -47,7 +48,7 @@ def table(
     checkpoint: Path | None = None,
     **options: int,
 ) -> LayerTable:
-    chosen = choose(engine, Options(precision=precision, threads=1), opened.manifest.dtype)
+    chosen = choose(engine, opened.manifest.dtype, precision, {"threads": 1})
     original = TorchModel.of(opened, None if checkpoint is None else str(checkpoint))
     return layer_table(opened, component, chosen, original, Reference.stored(opened), **options)
 
@@ -138,7 +139,7 @@ def test_layers_in_groups_keep_within_their_room_and_have_the_same_errors(
     own = {spec.name for spec in opened.manifest.components["unet"].outputs}
     groups: list[dict[str, int]] = []
 
-    def compile(blueprint: Blueprint, options: Options) -> Engine:
+    def compile(blueprint: Blueprint, options: Any) -> Engine:
         watched = [spec for spec in blueprint.outputs if spec.name not in own]
         groups.append({s.name: 4 * math.prod(s.shape(blueprint.sizes)) for s in watched})
         return actual(blueprint, options)

@@ -18,7 +18,6 @@ from latentrt.benchmarks.numerics.reference import Reference, ReferenceRequest
 from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
-from latentrt.engines.engine import Options
 from latentrt.runtime import Pipeline, Size
 
 REQUEST = ReferenceRequest("a small green star", seed=7, steps=3, size=Size(72, 64))
@@ -75,7 +74,7 @@ def test_engines_agree_with_pytorch_for_several_prompts_and_seeds(
     asked = [(prompt, seed) for prompt in ("a star", "a red ring") for seed in (0, 1)]
     requests = [ReferenceRequest(prompt, seed=seed, steps=2) for prompt, seed in asked]
     answers = [original.evaluate(opened, request, silent) for request in requests]
-    with Pipeline(opened, engine, Options(), {}, guarded=False) as pipeline:
+    with Pipeline(opened, engine, guarded=False) as pipeline:
         comparison = compare(pipeline, answers)
     assert comparison.passed, comparison
     drawn = [(run.prompt, run.noise) for run in comparison.runs]
@@ -109,7 +108,7 @@ def test_a_wrong_weight_shows_against_the_checkpoint_and_not_against_itself(
     for given, passed in ((None, True), (str(checkpoint("lists")), False)):
         original = TorchModel.of(spoiled, given)
         found = original.evaluate(spoiled, ReferenceRequest(steps=2), silent)
-        with Pipeline(spoiled, "onnxruntime", Options(), {}, guarded=False) as pipeline:
+        with Pipeline(spoiled, "onnxruntime", guarded=False) as pipeline:
             assert compare(pipeline, [found]).passed is passed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_a_gpu_is_read_while_it_works_and_says_why_it_was_throttled(
     assert state.memory_own is None
     assert state.throttle == ("HwThermalSlowdown", "SwPowerCap")
     assert state.readings > len(READINGS)
-    json.dumps(state.to_json())
+    json.dumps(asdict(state))
 
 
 # NVML counts every GPU of the machine; CUDA may see few of them, and the fastest first.

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,8 +17,7 @@ from tests.cli.outcome import Run
 
 from latentrt.bundle.errors import ShapeNotBuilt
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.verification import verify
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES, Tolerance
 from latentrt.runtime import Guidance, Pipeline, Request, Sampling, Size
 
 REQUEST = Request("a red circle", seed=1, sampling=Sampling(steps=1))
@@ -120,7 +120,7 @@ def test_engines_that_are_refused_are_rows_among_the_others_and_the_status_is_3(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     strict = replace(TOLERANCES["fp32"], unet=1e-12)
-    monkeypatch.setattr(verify, "TOLERANCES", {**TOLERANCES, "fp32": strict})
+    monkeypatch.setitem(cast("dict[str, Tolerance]", TOLERANCES), "fp32", strict)
     words = ["build", bundle("heads"), "--engine", "openvino", *(["--json"] if as_json else [])]
     status, out, _ = run(*words)
     assert status == 3

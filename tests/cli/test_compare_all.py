@@ -6,24 +6,25 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from tests.cli.compared import told
 from tests.cli.outcome import Run
 from tests.processor import needs_bf16
 
-from latentrt.benchmarks.numerics import layers, tolerances
+from latentrt.benchmarks.numerics import layers, survey, tolerances
 from latentrt.benchmarks.numerics.layer_table import LayerTable
 from latentrt.benchmarks.numerics.reference import Reference
 from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, LatentrtError, NonFinite, Unavailable
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines import registry
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
-from latentrt.engines.openvino import backend as openvino
 from latentrt.engines.openvino.backend import OpenVino
-from latentrt.engines.registry import Chosen, Status
+from latentrt.engines.options import NoOptions
+from latentrt.engines.registry import BACKENDS, Chosen, Status
 from latentrt.engines.tensorrt import backend as tensorrt
 
 
@@ -58,22 +59,20 @@ def test_a_precision_that_no_engine_here_has_is_an_error(
 def test_of_all_engines_one_without_a_given_option_is_skipped_and_named(
     run: Run, bundle: Callable[[str], Path]
 ) -> None:
-    options = ("--engine", "all", "--precision", "fp32", "--streams", 2)
+    options = ("--engine", "all", "--precision", "fp32", "--option", "streams=2")
     done = run("compare", bundle("heads"), *options)
     assert done.status == 0, done.err
-    assert "onnxruntime fp32: skipped: streams: expected nothing" in done.out
+    assert "onnxruntime fp32: skipped: engine onnxruntime has no option 'streams'" in done.out
     lines = [line.split() for line in done.out.splitlines()]
     assert [line[-1] for line in lines if line[:2] == ["openvino", "fp32"]] == ["ok"]
 
 
-def refusing(
-    precision: str, error: LatentrtError
-) -> Callable[[OpenVino, Blueprint, Options], Engine]:
+def refusing(precision: str, error: LatentrtError) -> Callable[[OpenVino, Blueprint, Any], Engine]:
     """OpenVINO, but for one precision that raises."""
     actual = OpenVino.compile
 
-    def compile(backend: OpenVino, blueprint: Blueprint, options: Options) -> Engine:
-        if options.precision == precision:
+    def compile(backend: OpenVino, blueprint: Blueprint, options: Any) -> Engine:
+        if blueprint.precision == precision:
             raise error
         return actual(backend, blueprint, options)
 
@@ -151,7 +150,7 @@ def test_of_all_engines_unverified_ones_are_skipped_and_named(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def works() -> Status:
-        return Status("tensorrt", "11.0", ("a GPU",), unverified=True)
+        return Status("11.0", ("a GPU",))
 
     def compiled(*given: object) -> NoReturn:
         pytest.fail("an engine that nobody asked for was compiled")
@@ -163,8 +162,8 @@ def test_of_all_engines_unverified_ones_are_skipped_and_named(
     assert done.status == 0, done.err
     assert "tensorrt fp32: skipped: unverified: it never ran on its hardware" in done.out
     # Where there is nothing else, too.
-    monkeypatch.setattr(openvino, "CPU", replace(openvino.CPU, known={}))
-    monkeypatch.setattr(onnxruntime, "PRECISIONS", {})
+    nothing = {name: replace(BACKENDS[name], known={}) for name in ("openvino", "onnxruntime")}
+    monkeypatch.setattr(survey, "BACKENDS", {**BACKENDS, **nothing})
     alone = run("compare", bundle("heads"), *options)
     assert (alone.status, alone.out) == (1, "")
     assert "nothing was compared: tensorrt fp32: unverified" in alone.err
@@ -173,8 +172,8 @@ def test_of_all_engines_unverified_ones_are_skipped_and_named(
 def test_of_all_engines_one_that_needs_something_not_installed_is_skipped(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lack(blueprint: Blueprint, options: Options) -> NoReturn:
-        raise Unavailable(f"{options.precision} of {blueprint.component}: onnx is not installed")
+    def lack(blueprint: Blueprint, options: Any) -> NoReturn:
+        raise Unavailable(f"{blueprint.precision} of {blueprint.component}: onnx is not installed")
 
     monkeypatch.setattr(onnxruntime, "compile", lack)
     done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32", "--json")
@@ -193,15 +192,16 @@ def test_without_any_usable_engine_the_reasons_are_given_before_pytorch_computes
     def asked(*given: object) -> NoReturn:
         pytest.fail("PyTorch computed though no engine is left to compare")
 
-    monkeypatch.setattr(openvino, "CPU", replace(openvino.CPU, OPTIONS=frozenset[str]()))
+    lean = replace(BACKENDS["openvino"], options=NoOptions)
+    monkeypatch.setattr(registry, "BACKENDS", {**BACKENDS, "openvino": lean})
     monkeypatch.setattr(TorchModel, "evaluate", asked)
     path = tmp_path / "page.html"
     done = run("compare", bundle("heads"), "--engine", "all", "--precision", "fp32",
-               "--streams", 2, "--live", "--html", path)  # fmt: skip
+               "--option", "streams=2", "--live", "--html", path)  # fmt: skip
     assert (done.status, done.out, path.exists()) == (1, "", False)
     (line,) = [each for each in done.err.splitlines() if each.startswith("latentrt: ")]
-    assert "nothing was compared: openvino fp32: streams: expected nothing" in line
-    assert "onnxruntime fp32: streams: expected nothing" in line
+    assert "nothing was compared: openvino fp32: engine openvino has no option 'streams'" in line
+    assert "onnxruntime fp32: engine onnxruntime has no option 'streams'" in line
 
 
 @pytest.mark.usefixtures("bf16_offered")

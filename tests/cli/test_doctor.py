@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,27 +11,31 @@ import pytest
 from latentrt.cli import doctor
 from latentrt.cli.main import main
 from latentrt.engines.cuda.device import Gpu, Missing
-from latentrt.engines.registry import Status
+from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
+from latentrt.engines.options import NoOptions
+from latentrt.engines.registry import Backend, Status
 
-STATUSES = (
-    Status("quick", None, problem="quick is not installed", remedy="pip install quick"),
-    Status("odd", "2.0", problem="no NPU was found", remedy="buy one", unverified=True),
-    Status("plain", "1.0", ("CPU",)),
-    Status("new", "3.0", ("GPU",), unverified=True),
-)
+STATUSES = {
+    "quick": Status(None, problem="quick is not installed", remedy="pip install quick"),
+    "odd": Status("2.0", problem="no NPU was found", remedy="buy one"),
+    "plain": Status("1.0", ("CPU",)),
+    "new": Status("3.0", ("GPU",)),
+}
+PRECISIONS = {"float32": ("bf16", "fp32"), "float16": ("fp16",)}
 
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """These engines and no others."""
-    by_name: Mapping[str, Status] = {status.name: status for status in STATUSES}
 
-    def backend(name: str) -> Any:
-        precisions = {"float32": ("bf16", "fp32"), "float16": ("fp16",)}
-        return SimpleNamespace(status=lambda: by_name[name], PRECISIONS=precisions)
+    def backend(name: str, status: Status) -> Backend:
+        compiler: Any = SimpleNamespace(status=lambda: status)
+        reason = "nobody has run it" if name in ("odd", "new") else ""
+        options = OnnxRuntimeOptions if name == "plain" else NoOptions
+        return Backend(name, "cpu", PRECISIONS, options, name, lambda: compiler, unverified=reason)
 
-    monkeypatch.setattr(doctor, "BACKENDS", dict.fromkeys(by_name, ""))
-    monkeypatch.setattr(doctor, "backend", backend)
+    made = {name: backend(name, status) for name, status in STATUSES.items()}
+    monkeypatch.setattr(doctor, "BACKENDS", made)
 
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -46,11 +49,23 @@ def test_every_engine_has_a_line_with_what_is_missing_and_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = told(monkeypatch, capsys)
+    lines = lines[: lines.index("options, as --option NAME=VALUE:")]
     rows = {line.split()[0]: " ".join(line.split()) for line in lines if line.strip()}
     assert rows["quick"] == "quick - quick is not installed pip install quick"
     assert rows["odd"] == "odd 2.0 no NPU was found buy one"
     assert rows["plain"] == "plain 1.0 CPU fp32, fp16, bf16 works"
     assert rows["new"] == "new 3.0 GPU fp32, fp16, bf16 unverified"
+
+
+@pytest.mark.usefixtures("engines")
+def test_every_option_of_an_engine_has_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = told(monkeypatch, capsys)
+    at = lines.index("options, as --option NAME=VALUE:")
+    assert lines[at + 1].startswith("  plain threads: CPU threads of one call")
+    assert lines[at + 2].startswith("  plain arena: ")
+    assert not lines[at + 3].startswith("  ")
 
 
 @pytest.mark.usefixtures("engines")

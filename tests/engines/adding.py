@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from latentrt.bundle.errors import VerificationFailed
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.cache.entry import CacheEntry
-from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
+from latentrt.engines.engine import Arrays, Blueprint, Engine
 from latentrt.engines.function import FunctionEngine
-from latentrt.engines.registry import Progress, Status
+from latentrt.engines.options import option
+from latentrt.engines.registry import Backend, Chosen, Compiler, Progress, Status
 
 IDENTITY = {"version": "1.0.0", "device": "a CPU", "instruction sets": "avx", "driver": "7"}
 VECTOR = TensorSpec("vector", ("batch",))
@@ -42,12 +44,27 @@ BLUEPRINT = Blueprint(
 GOOD: Mapping[str, Any] = {"relative": 1e-7}
 
 
+@dataclass(frozen=True, slots=True)
+class AddingOptions:
+    """What may differ between two engines."""
+
+    threads: int | None = option(None, "threads")
+    arena: bool = option(True, "arena")
+    stripped: bool = option(False, "stripped")
+
+
+def choice(
+    compiler: Compiler, name: str = "adding", precision: str = "fp32", **options: Any
+) -> Chosen:
+    """A compiler as a backend of that name."""
+    known = {"float32": ("fp32", "bf16"), "float16": ("fp16", "fp32")}
+    timed = getattr(compiler, "timed", False)
+    backend = Backend(name, "cpu", known, AddingOptions, name, lambda: compiler, timed=timed)
+    return Chosen(backend, precision, AddingOptions(**options))
+
+
 class Adding:
     """A backend whose entries are text files; it adds what they say."""
-
-    PRECISIONS: Mapping[str, tuple[str, ...]] = {"float32": ("fp32", "bf16")}
-    OPTIONS: frozenset[str] = frozenset({"threads", "arena"})
-    TIMED: bool = False
 
     def __init__(self, **identity: str) -> None:
         self.built = 0
@@ -55,19 +72,19 @@ class Adding:
         self._identity = {**IDENTITY, **identity}
 
     def status(self) -> Status:
-        return Status("adding", "1")
+        return Status("1")
 
-    def identity(self, options: Options) -> dict[str, str]:
+    def identity(self, options: Any) -> dict[str, str]:
         return self._identity
 
-    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
+    def compile(self, blueprint: Blueprint, options: Any) -> Engine:
         self.compiled += 1
         return self._adding(blueprint, 1)
 
     def build(
         self,
         blueprint: Blueprint,
-        options: Options,
+        options: Any,
         folder: Path,
         *,
         progress: Progress | None = None,
@@ -77,7 +94,7 @@ class Adding:
         (folder / "deep" / "addend").write_text("1")
         (folder / "padding").write_text("0" * 1000)
 
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+    def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
         return self._adding(blueprint, float((folder / "deep" / "addend").read_text()))
 
     def _adding(self, blueprint: Blueprint, addend: float) -> Engine:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.adding import BLUEPRINT, GOOD, ROOT, Adding, Guarding, read_from, sha256, stored
+from tests.engines.adding import (
+    BLUEPRINT,
+    GOOD,
+    ROOT,
+    Adding,
+    Guarding,
+    choice,
+    read_from,
+    sha256,
+    stored,
+)
 
 from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, VerificationFailed
 from latentrt.engines.cache import key as key_module
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.cache.key import engine_key
-from latentrt.engines.engine import Blueprint, Engine, Options
-from latentrt.engines.registry import Chosen
+from latentrt.engines.engine import Blueprint, Engine
 
 
 @pytest.fixture
@@ -26,9 +36,9 @@ def guard() -> Guarding:
 
 def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> None:
     backend = Adding()
-    first = cache.open(Chosen("adding", backend, Options()), BLUEPRINT)
-    second = cache.open(Chosen("adding", backend, Options()), BLUEPRINT)
-    again = Cache(cache.path).open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    first = cache.open(choice(backend), BLUEPRINT)
+    second = cache.open(choice(backend), BLUEPRINT)
+    again = Cache(cache.path).open(choice(Adding()), BLUEPRINT)
     assert [opened.hit for opened in (first, second, again)] == [False, True, True]
     assert backend.built == 1
     for opened in (first, second, again):
@@ -38,13 +48,14 @@ def test_the_second_time_is_a_hit_and_gives_the_same_engine(cache: Cache) -> Non
 
 # Field of the key as a miss names it, and what changes it.
 CHANGES: dict[str, Any] = {
-    "schema 8 -> 9": "schema",
+    "schema 9 -> 10": "schema",
     "graph 111111111111 -> 333333333333": {"digests": ("3" * 64, sha256(ROOT / "LICENSE"))},
     "weights {old} -> {new}": read_from(ROOT / "CHANGELOG.md"),
     "sizes batch=2 -> batch=3": {"sizes": {"batch": 3}},
-    "precision fp32 -> bf16": Options(precision="bf16"),
-    "threads None -> 1": Options(threads=1),
-    "arena True -> False": Options(arena=False),
+    "precision fp32 -> bf16": partial(choice, precision="bf16"),
+    "threads None -> 1": partial(choice, threads=1),
+    "arena True -> False": partial(choice, arena=False),
+    "stripped False -> True": partial(choice, stripped=True),
     "adding version 1.0.0 -> 1.0.1": Adding(version="1.0.1"),
     "adding device a CPU -> another CPU": Adding(device="another CPU"),
     "adding instruction sets avx -> avx2": Adding(**{"instruction sets": "avx2"}),
@@ -57,39 +68,36 @@ CHANGES: dict[str, Any] = {
 def test_a_change_of_any_field_is_a_miss_that_names_it(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
-    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    cache.open(choice(Adding()), BLUEPRINT)
     # Farther away, and of another component: neither is the nearest.
-    cache.open(Chosen("adding", Adding(driver="1", device="2"), Options()), BLUEPRINT)
-    cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, component="vae_decoder"))
+    cache.open(choice(Adding(driver="1", device="2")), BLUEPRINT)
+    cache.open(choice(Adding()), replace(BLUEPRINT, component="vae_decoder"))
     change = CHANGES[message]
     backend: Any = change if isinstance(change, Adding) else Adding()
-    options = change if isinstance(change, Options) else Options()
+    chosen = change(backend) if isinstance(change, partial) else choice(backend)
     blueprint = replace(BLUEPRINT, **change) if isinstance(change, dict) else BLUEPRINT
     old, new = (sha256(b.weights)[:12] for b in (BLUEPRINT, blueprint))
     message = message.format(old=old, new=new)
     if change == "schema":
-        monkeypatch.setattr(key_module, "SCHEMA", "9")
+        monkeypatch.setattr(key_module, "SCHEMA", "10")
     with pytest.raises(ShapeNotBuilt) as raised:
-        cache.open(Chosen("adding", backend, options), blueprint, build="never")
+        cache.open(chosen, blueprint, build="never")
     assert str(raised.value) == f"unet: not built: {message}"
-    opened = cache.open(Chosen("adding", backend, options), blueprint)
+    opened = cache.open(chosen, blueprint)
     assert (opened.hit, opened.reason) == (False, message)
-    assert cache.open(Chosen("adding", backend, options), blueprint, build="never").hit
+    assert cache.open(chosen, blueprint, build="never").hit
 
 
 def test_another_engine_or_component_is_a_miss(cache: Cache) -> None:
-    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
-    assert (
-        "engine adding -> other"
-        in cache.open(Chosen("other", Adding(), Options()), BLUEPRINT).reason
-    )
+    cache.open(choice(Adding()), BLUEPRINT)
+    assert "engine adding -> other" in cache.open(choice(Adding(), "other"), BLUEPRINT).reason
     decoder = replace(BLUEPRINT, component="vae_decoder")
     with pytest.raises(ShapeNotBuilt, match="vae_decoder: not built: nothing is stored"):
-        cache.open(Chosen("adding", Adding(), Options()), decoder, build="never")
+        cache.open(choice(Adding()), decoder, build="never")
 
 
 def test_every_field_of_the_key_is_among_the_changes() -> None:
-    key = engine_key(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    key = engine_key(choice(Adding()), BLUEPRINT)
     assert len(key) >= 10
     named = [field for field in key if any(c.startswith(f"{field} ") for c in CHANGES)]
     assert sorted({*key} - {*named}) == ["component", "engine"]  # in the test above
@@ -97,27 +105,27 @@ def test_every_field_of_the_key_is_among_the_changes() -> None:
 
 def test_a_blueprint_without_digests_is_refused(cache: Cache) -> None:
     with pytest.raises(InputError, match="digests"):
-        cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, digests=None))
+        cache.open(choice(Adding()), replace(BLUEPRINT, digests=None))
 
 
 def test_an_engine_that_fails_its_check_is_not_stored(cache: Cache, guard: Guarding) -> None:
     guard.good = False
     with pytest.raises(VerificationFailed, match=r"0\.5"):
-        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=guard)
+        cache.open(choice(Adding()), BLUEPRINT, guard=guard)
     assert cache.entries() == []
     assert list((cache.path / "engines").iterdir()) == []
 
 
 def test_the_record_of_the_check_is_kept_and_not_made_again(cache: Cache, guard: Guarding) -> None:
     for _ in range(2):
-        opened = cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=guard)
+        opened = cache.open(choice(Adding()), BLUEPRINT, guard=guard)
         assert opened.verification == GOOD
     assert guard.asked == 1
     assert stored(cache).verification == GOOD
 
 
 def test_a_record_that_holds_no_more_is_made_again_and_kept(cache: Cache, guard: Guarding) -> None:
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     cache.open(chosen, BLUEPRINT, guard=guard)
     guard.today = {"relative": 2e-7}
     for _ in range(2):
@@ -134,7 +142,7 @@ def test_an_engine_whose_record_is_not_good_enough_today_is_refused_and_built_ag
     cache: Cache, guard: Guarding
 ) -> None:
     backend = Adding()
-    chosen = Chosen("adding", backend, Options())
+    chosen = choice(backend)
     cache.open(chosen, BLUEPRINT, guard=guard)
     guard.refused = "it is 0.5 off"
     with pytest.raises(ShapeNotBuilt, match=r"the stored engine is refused: it is 0\.5 off"):
@@ -146,12 +154,12 @@ def test_an_engine_whose_record_is_not_good_enough_today_is_refused_and_built_ag
 
 def test_an_engine_that_is_there_and_does_not_load_says_why(cache: Cache) -> None:
     class Broken(Adding):
-        def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
             raise BuildFailed("unet: no such driver")
 
-    cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    cache.open(choice(Adding()), BLUEPRINT)
     with pytest.raises(BuildFailed, match="no such driver"):
-        cache.open(Chosen("adding", Broken(), Options()), BLUEPRINT)
+        cache.open(choice(Broken()), BLUEPRINT)
 
 
 def test_a_cache_elsewhere_needs_nothing_of_the_users_own(
@@ -160,7 +168,7 @@ def test_a_cache_elsewhere_needs_nothing_of_the_users_own(
     (tmp_path / "file").touch()  # where no folder can be made
     monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "file"))
     cache = Cache(tmp_path / "elsewhere")
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     assert not cache.open(chosen, BLUEPRINT).hit
     other = replace(BLUEPRINT, sizes={"batch": 3})
     assert cache.store(chosen, other, pending="no such GPU")[0] is False
@@ -169,14 +177,12 @@ def test_a_cache_elsewhere_needs_nothing_of_the_users_own(
 
 def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
     for batch in (1, 2, 3):
-        cache.open(
-            Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch})
-        )
+        cache.open(choice(Adding()), replace(BLUEPRINT, sizes={"batch": batch}))
     for n, entry in enumerate(cache.entries()):
         os.utime(entry.path / "record", (1000 + n, 1000 + n))
     first = cache.entries()[0].key["sizes"]
     batch = int(first.removeprefix("batch="))
-    cache.open(Chosen("adding", Adding(), Options()), replace(BLUEPRINT, sizes={"batch": batch}))
+    cache.open(choice(Adding()), replace(BLUEPRINT, sizes={"batch": batch}))
     before = cache.entries()
     assert before[-1].key["sizes"] == first  # used last now
     assert cache.limit(sum(a.size for a in before)) == []

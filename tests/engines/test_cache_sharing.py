@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.engines.adding import BLUEPRINT, ROOT, Adding, stored
+from tests.engines.adding import BLUEPRINT, ROOT, Adding, choice, stored
 
 from latentrt.bundle.errors import BuildFailed, ShapeNotBuilt
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Blueprint, Engine, Options
-from latentrt.engines.registry import Chosen
+from latentrt.engines.engine import Blueprint, Engine
 
 
 class Removing(Adding):
@@ -26,7 +26,7 @@ class Removing(Adding):
         self.cache = cache
         self.error = error
 
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+    def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
         for entry in self.cache.entries():
             self.cache.remove(entry)
             if self.error is not None:
@@ -39,7 +39,7 @@ def test_an_engine_that_is_removed_while_it_is_loaded_is_built_again(
     cache: Cache, error: Exception | None
 ) -> None:
     backend = Removing(cache, error)
-    chosen = Chosen("adding", backend, Options())
+    chosen = choice(backend)
     cache.open(chosen, BLUEPRINT)
     opened = cache.open(chosen, BLUEPRINT)
     assert (opened.hit, backend.built) == (False, 2)
@@ -51,10 +51,8 @@ PROCESS = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.engines.adding import BLUEPRINT, Adding
-from latentrt.engines.registry import Chosen
+from tests.engines.adding import BLUEPRINT, Adding, choice
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Options
 
 class Slow(Adding):
     def build(self, blueprint, options, folder, *, progress=None):
@@ -65,7 +63,7 @@ cache = Cache(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 backend = Slow()
-opened = cache.open(Chosen("adding", backend, Options()), BLUEPRINT)
+opened = cache.open(choice(backend), BLUEPRINT)
 print(backend.built, opened.hit)
 """
 
@@ -91,10 +89,8 @@ KILLED = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.engines.adding import BLUEPRINT, Adding
-from latentrt.engines.registry import Chosen
+from tests.engines.adding import BLUEPRINT, Adding, choice
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Options
 import filelock
 
 place, kills = Path(sys.argv[2]), int(sys.argv[3])
@@ -110,7 +106,7 @@ def start():
     child = os.fork()
     if child == 0:
         try:
-            Cache(place).open(Chosen("adding", Writing(), Options()), BLUEPRINT)
+            Cache(place).open(choice(Writing()), BLUEPRINT)
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
@@ -141,7 +137,7 @@ for kill in range(kills):
     hidden = len(list((place / "engines").glob(".*")))
     problems = state()
     if problems:  # whole: it loads, each file's hash checked
-        Cache(place).open(Chosen("adding", Writing(), Options()), BLUEPRINT, build="never")
+        Cache(place).open(choice(Writing()), BLUEPRINT, build="never")
     print(json.dumps([status, hidden, problems]), flush=True)
 wipe()
 assert os.waitpid(start(), 0)[1] == 0
@@ -169,12 +165,12 @@ def test_sweeping_leaves_builds_under_way_alone(cache: Cache) -> None:
     seen: list[bool] = []
 
     class Sweeping(Adding):
-        def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+        def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
             cache.sweep()
             seen.append(folder.is_dir())
             return super().load(blueprint, options, folder)
 
-    cache.open(Chosen("adding", Sweeping(), Options()), BLUEPRINT)
+    cache.open(choice(Sweeping()), BLUEPRINT)
     assert seen == [True]
     left = stored(cache).path
     left.rename(left.with_name(f".{left.name}.partial-1"))

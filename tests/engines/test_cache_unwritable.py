@@ -9,16 +9,17 @@ import subprocess
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tests.engines.adding import BLUEPRINT, GOOD, Adding, Guarding, stored
+from tests.engines.adding import BLUEPRINT, GOOD, Adding, Guarding, choice, stored
 
 from latentrt.bundle.errors import BundleError, InputError, ShapeNotBuilt, Unwritable
 from latentrt.engines.cache import cache as module
 from latentrt.engines.cache.cache import Cache, Opened
-from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.registry import Chosen, Progress
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.registry import Progress
 
 LARGER = replace(BLUEPRINT, sizes={"batch": 3})
 NAMED = r"cache: expected a folder that can be written \(\$LATENTRT_CACHE\), got .*"
@@ -30,7 +31,7 @@ class Writing(Adding):
     def build(
         self,
         blueprint: Blueprint,
-        options: Options,
+        options: Any,
         folder: Path,
         *,
         progress: Progress | None = None,
@@ -97,7 +98,7 @@ def test_where_there_can_be_no_cache_engines_are_made_and_that_is_said_once(
     (tmp_path / "file").touch()
     cache, backend, guard = Cache(tmp_path / "file" / "cache"), Adding(), Guarding()
     for blueprint, rows in ((BLUEPRINT, 2), (LARGER, 3), (BLUEPRINT, 2)):
-        opened = cache.open(Chosen("adding", backend, Options()), blueprint, guard=guard)
+        opened = cache.open(choice(backend), blueprint, guard=guard)
         assert adds_one(opened, rows)
         assert (opened.hit, opened.verification) == (False, GOOD)
         assert opened.unkept is not None
@@ -110,7 +111,7 @@ def test_where_there_can_be_no_cache_engines_are_made_and_that_is_said_once(
 
 def test_a_kept_engine_says_nothing(cache: Cache, warnings: list[str]) -> None:
     for _ in range(2):
-        assert cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT).unkept is None
+        assert cache.open(choice(Adding()), BLUEPRINT).unkept is None
     assert warnings == []
 
 
@@ -118,7 +119,7 @@ def test_where_there_can_be_no_cache_never_building_says_so(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     cache = Cache(tmp_path / "file" / "cache")
     with pytest.raises(ShapeNotBuilt, match=f"unet: not built: {NAMED}"):
-        cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, build="never")
+        cache.open(choice(Adding()), BLUEPRINT, build="never")
     assert cache.entries() == []
 
 
@@ -127,7 +128,7 @@ def test_weights_that_have_changed_are_refused_without_a_cache_too(tmp_path: Pat
     (tmp_path / "weights").write_text("changed")
     blueprint = replace(BLUEPRINT, weights=tmp_path / "weights")
     with pytest.raises(BundleError, match="has changed since export"):
-        Cache(tmp_path / "file").open(Chosen("adding", Adding(), Options()), blueprint)
+        Cache(tmp_path / "file").open(choice(Adding()), blueprint)
 
 
 def test_a_cache_that_is_only_read_gives_what_it_has_and_makes_what_it_has_not(
@@ -135,12 +136,12 @@ def test_a_cache_that_is_only_read_gives_what_it_has_and_makes_what_it_has_not(
 ) -> None:
     mounted("size=1m")
     cache = Cache(tmp_path / "cache")
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     cache.open(chosen, BLUEPRINT, guard=Guarding())
     mounted("remount,ro")
     cache = Cache(tmp_path / "cache")
     backend = Adding()
-    chosen = Chosen("adding", backend, Options())
+    chosen = choice(backend)
     assert cache.open(chosen, BLUEPRINT, guard=Guarding(), build="never").hit
     assert warnings == []
     opened = cache.open(chosen, LARGER, guard=Guarding())
@@ -159,7 +160,7 @@ def test_a_cache_that_is_only_read_gives_what_it_has_and_makes_what_it_has_not(
 def test_an_empty_cache_that_is_only_read_is_none(tmp_path: Path, mounted: Mount) -> None:
     mounted("ro")
     cache = Cache(tmp_path / "cache")
-    opened = cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+    opened = cache.open(choice(Adding()), BLUEPRINT)
     assert adds_one(opened)
     assert opened.unkept is not None
     assert cache.entries() == []
@@ -170,7 +171,7 @@ def test_a_cache_on_a_full_disk_keeps_nothing_and_leaves_nothing(
 ) -> None:
     mounted("size=128k")
     cache, backend, guard = Cache(tmp_path / "cache"), Writing(), Guarding()
-    opened = cache.open(Chosen("adding", backend, Options()), BLUEPRINT, guard=guard)
+    opened = cache.open(choice(backend), BLUEPRINT, guard=guard)
     assert adds_one(opened)
     assert opened.unkept is not None
     assert (backend.built, backend.compiled, guard.asked) == (1, 1, 1)
@@ -179,7 +180,7 @@ def test_a_cache_on_a_full_disk_keeps_nothing_and_leaves_nothing(
     assert "No space left on device" in warning
     assert "$LATENTRT_CACHE" in warning
     with pytest.raises(Unwritable, match=f"{NAMED}No space left on device"):
-        cache.store(Chosen("adding", backend, Options()), LARGER, pending="no such GPU")
+        cache.store(choice(backend), LARGER, pending="no such GPU")
 
 
 def test_an_engine_is_made_where_not_one_byte_can_be_written(
@@ -187,7 +188,7 @@ def test_an_engine_is_made_where_not_one_byte_can_be_written(
 ) -> None:
     cache = Cache(tmp_path / "cache")
     with no_byte_written():
-        opened = cache.open(Chosen("adding", Adding(), Options()), BLUEPRINT, guard=Guarding())
+        opened = cache.open(choice(Adding()), BLUEPRINT, guard=Guarding())
     assert adds_one(opened)
     assert opened.unkept is not None
     assert "File too large" in warnings[0]
@@ -201,7 +202,7 @@ def test_an_engine_is_not_made_twice_if_only_its_record_cannot_be_written(
 
     monkeypatch.setattr(module, "write_record", full)
     backend, guard = Adding(), Guarding()
-    opened = cache.open(Chosen("adding", backend, Options()), BLUEPRINT, guard=guard)
+    opened = cache.open(choice(backend), BLUEPRINT, guard=guard)
     assert adds_one(opened)
     assert (backend.built, backend.compiled, guard.asked) == (1, 0, 1)
     assert cache.entries() == []
@@ -215,7 +216,7 @@ def test_a_cache_where_another_user_may_not_write_is_none(tmp_path: Path) -> Non
         status = 1
         with contextlib.suppress(BaseException):
             os.setuid(12345)
-            opened = Cache("/.cache").open(Chosen("adding", Adding(), Options()), BLUEPRINT)
+            opened = Cache("/.cache").open(choice(Adding()), BLUEPRINT)
             status = int(not (adds_one(opened) and opened.unkept is not None))
         os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -22,9 +22,11 @@ from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs.constant_folding import fold
-from latentrt.engines.onnxruntime.session import SessionModel, session, settings
-from latentrt.engines.verification.verify import TOLERANCES, golden_sizes
+from latentrt.engines.graphs.constant_folding import fold_constants
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
+from latentrt.engines.onnxruntime.session import session, settings
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 Folders = Callable[[str], Path]
 
@@ -39,12 +41,12 @@ each_graph = pytest.mark.parametrize(
 
 
 def folded(blueprint: Blueprint) -> bytes:
-    return fold(blueprint.graph.read_bytes(), blueprint)
+    return fold_constants(blueprint.graph.read_bytes(), blueprint)
 
 
 def run(blueprint: Blueprint, graph: bytes, inputs: dict[str, Any]) -> dict[str, NDArray[Any]]:
     chosen = settings(onnxruntime, blueprint)
-    made = session(onnxruntime, SessionModel(blueprint, graph), chosen, ["CPUExecutionProvider"])
+    made = session(onnxruntime, OnnxGraph(blueprint, graph), chosen, ["CPUExecutionProvider"])
     names = [s.name for s in blueprint.outputs]
     return dict(zip(names, made.run(names, inputs), strict=True))
 
@@ -142,7 +144,7 @@ def test_a_group_norm_is_pytorchs(tmp_path: Path, dtype: Any, tolerance: float) 
     specs = (TensorSpec("x", dims, name),), (TensorSpec("y", dims, name),)
     weights = tmp_path / "weights" / "none"
     blueprint = Blueprint("unet", tmp_path, weights, *specs, {"batch": 2}, dtype=name)
-    found = run(blueprint, fold(model.SerializeToString(), blueprint), {"x": x})
+    found = run(blueprint, fold_constants(model.SerializeToString(), blueprint), {"x": x})
     tensors = (torch.from_numpy(a).float() for a in (scale, bias))
     wide = torch.from_numpy(x).float()
     expected = torch.nn.functional.group_norm(wide, 2, *tensors, eps=300.0)
@@ -165,7 +167,7 @@ def test_a_graph_that_does_not_fold_names_the_component(bundle: Folders) -> None
     blueprint = blueprint_of(bundle("heads"), "heads", "unet")
     content = blueprint.graph.read_bytes()
     with pytest.raises(BuildFailed, match=r"^unet: the graph cannot be folded: "):
-        fold(content[:1000], blueprint)
+        fold_constants(content[:1000], blueprint)
     other = blueprint_of(bundle("heads"), "heads", "vae_decoder")
     with pytest.raises(BuildFailed, match=r"^vae_decoder: the graph cannot be folded: "):
-        fold(content, other)
+        fold_constants(content, other)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, Closed, InputError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines import registry as backends
-from latentrt.engines.engine import Blueprint, Engine, Options
-from latentrt.engines.registry import UNVERIFIED, Backend, backend, choose
+from latentrt.engines.engine import Blueprint, Engine
+from latentrt.engines.options import described, parsed
+from latentrt.engines.registry import Backend, Compiler, backend, choose
 
 BACKENDS = ("onnxruntime", "openvino")
 # The project's promise for fp32 (relative, an evaluation); 1e-6 to 3e-6 is what is measured.
@@ -42,9 +45,13 @@ SIZES = {
 }
 
 
-def build(
-    path: Path, component: str, sizes: dict[str, int], name: str, options: Options | None = None
-) -> Engine:
+LEAN: dict[str, dict[str, Any]] = {
+    "openvino": {"threads": 1},
+    "onnxruntime": {"threads": 1, "arena": False},
+}
+
+
+def build(path: Path, component: str, sizes: dict[str, int], name: str, **options: Any) -> Engine:
     bundle = Bundle.open(path)
     record = bundle.manifest.components[component]
     blueprint = Blueprint(
@@ -55,7 +62,7 @@ def build(
         outputs=record.outputs,
         sizes=sizes,
     )
-    return backend(name).compile(blueprint, options or Options())
+    return backend(name).compile(blueprint, backend(name).options(**options))
 
 
 def random_inputs(engine: Engine, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -188,7 +195,7 @@ def test_a_closed_engine_says_so(bundle: Callable[[str], Path], name: str) -> No
 def test_threads_and_arena_change_no_result(bundle: Callable[[str], Path], name: str) -> None:
     sizes = SIZES["unet"][0]
     engine = build(bundle("heads"), "unet", sizes, name)
-    lean = build(bundle("heads"), "unet", sizes, name, Options(threads=1, arena=False))
+    lean = build(bundle("heads"), "unet", sizes, name, **LEAN[name])
     inputs = random_inputs(engine)
     found = Difference.between(lean(inputs)["model_output"], engine(inputs)["model_output"])
     # Other thread counts split sums in other places.
@@ -206,58 +213,92 @@ def test_a_graph_that_cannot_be_compiled_is_named(
     weights = opened.weights("unet")
     blueprint = Blueprint("unet", broken, weights, record.inputs, record.outputs, SIZES["unet"][0])
     with pytest.raises(BuildFailed, match=r"^unet: "):
-        backend(name).compile(blueprint, Options())
+        backend(name).compile(blueprint)
 
 
 def test_unknown_backends_and_precisions_are_named() -> None:
     with pytest.raises(InputError, match=r"engine: expected one of auto, onnxruntime, .*openvino"):
-        choose("cuda", Options(), "float32")
+        choose("cuda", "float32")
     with pytest.raises(InputError, match=r"precision: expected one of fp32 for onnxruntime"):
-        choose("onnxruntime", Options(precision="bf16"), "float32")
+        choose("onnxruntime", "float32", "bf16")
     with pytest.raises(InputError, match="fp8"):
-        choose("auto", Options(precision="fp8"), "float32")
-    with pytest.raises(InputError, match="threads"):
-        Options(threads=0)
+        choose("auto", "float32", "fp8")
 
 
-def test_an_option_that_a_backend_has_not_is_refused_and_not_ignored() -> None:
-    with pytest.raises(InputError, match=r"level: expected nothing: onnxruntime has no such"):
-        choose("onnxruntime", Options(level=5), "float32")
-    # Arenas are ONNX Runtime's, and the first that has what is asked is taken.
-    assert choose("auto", Options(arena=False), "float32").name == "onnxruntime"
+@pytest.mark.parametrize(
+    ("name", "option", "known"),
+    [
+        ("onnxruntime", "streams", "threads, arena"),
+        ("openvino", "arena", "threads, streams"),
+        ("auto", "level", "threads, streams; engine onnxruntime has no option 'level'; it has"),
+    ],
+)
+def test_an_option_that_an_engine_has_not_is_an_error_that_lists_those_it_has(
+    name: str, option: str, known: str
+) -> None:
+    engine = "openvino" if name == "auto" else name
+    problem = f"engine {engine} has no option '{option}'; it has {known}"
+    with pytest.raises(InputError, match=re.escape(problem)):
+        choose(name, "float32", options={option: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("onnxruntime", "threads", 0),
+        ("onnxruntime", "threads", "four"),
+        ("onnxruntime", "arena", 1),
+        ("openvino", "streams", 2.5),
+        ("tensorrt", "level", 6),
+        ("tensorrt", "stripped", "maybe"),
+        ("tensorrt", "target", 89),
+    ],
+)
+def test_a_wrong_value_of_an_option_names_the_option(name: str, option: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"^{option}: expected .*, got {value!r}$"):
+        parsed(name, backend(name).options, {option: value})
+
+
+def test_every_option_of_every_backend_has_one_line_that_says_what_it_does() -> None:
+    for name, each in backends.BACKENDS.items():
+        for option, line in described(each.options).items():
+            assert line.endswith("."), (name, option)
+            assert len(line) <= 90, (name, option)
+
+
+def test_auto_takes_the_first_backend_that_has_the_options() -> None:
+    assert choose("auto", "float32", options={"arena": False}).name == "onnxruntime"
 
 
 @pytest.mark.usefixtures("bf16_offered")
 def test_auto_takes_openvino_before_onnxruntime_and_each_computes_in_its_own_precision() -> None:
-    assert choose("auto", Options(precision="auto"), "float32").name == "openvino"
-    assert choose("auto", Options(precision="bf16"), "float32").name == "openvino"
+    assert choose("auto", "float32").name == "openvino"
+    assert choose("auto", "float32", "bf16").name == "openvino"
     for name in BACKENDS:
-        assert choose(name, Options(precision="auto"), "float32").options == Options()
+        assert choose(name, "float32").precision == "fp32"
 
 
 def test_auto_asks_no_unverified_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def note(name: str) -> Backend:
-        asked.append(name)
-        return backend(name)
+    def noting(each: Backend) -> Backend:
+        def find() -> Compiler:
+            asked.append(each.name)
+            return each.find()
 
-    monkeypatch.setattr(backends, "backend", note)
+        return replace(each, find=find)
+
+    noted = {name: noting(each) for name, each in backends.BACKENDS.items()}
+    monkeypatch.setattr(backends, "BACKENDS", noted)
     # Arenas are ONNX Runtime's alone, so that every one before it is looked at.
-    assert choose("auto", Options(arena=False), "float32").name == "onnxruntime"
+    assert choose("auto", "float32", options={"arena": False}).name == "onnxruntime"
     assert asked == ["openvino", "onnxruntime"]
 
 
 def test_of_every_backend_the_device_is_known_and_those_here_are_of_a_cpu() -> None:
-    kinds = backends.DEVICE_KINDS
-    assert set(kinds) == set(backends.BACKENDS)
+    kinds = {name: each.device for name, each in backends.BACKENDS.items()}
     found = {name for name in kinds if backend(name).status().devices == ("CPU",)}
     assert found == {name for name, kind in kinds.items() if kind == "cpu"}
-
-
-@pytest.mark.parametrize("name", sorted(backends.BACKENDS))
-def test_a_backend_that_nobody_has_run_says_so(name: str) -> None:
-    assert backend(name).status().unverified == (name in UNVERIFIED)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -269,4 +310,4 @@ def test_a_missing_package_is_a_status_and_not_a_crash(
     assert not status.usable
     assert status.remedy == f"pip install 'latentrt[{name}]'"
     with pytest.raises(Unavailable, match=rf"pip install 'latentrt\[{name}\]'"):
-        choose(name, Options(), "float32")
+        choose(name, "float32")

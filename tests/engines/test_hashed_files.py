@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.engines.adding import BLUEPRINT, Adding, read_from
+from tests.engines.adding import BLUEPRINT, Adding, choice, read_from
 
 from latentrt.bundle.errors import BundleError
 from latentrt.engines.cache import hashed_files as hashed_files
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Options
-from latentrt.engines.registry import Chosen
 
 
 @pytest.fixture
@@ -51,7 +49,7 @@ def test_weights_that_were_changed_in_place_are_refused_with_both_hashes(
     cache: Cache, weights: Path, stores: bool
 ) -> None:
     blueprint = replace(BLUEPRINT, **read_from(weights))
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     cache.open(chosen, blueprint)
     rewrite(weights, b"as_exported", 1000)
     # sha256sum of either.
@@ -68,7 +66,7 @@ def test_no_engine_is_built_from_weights_that_were_changed(cache: Cache, weights
     backend = Adding()
     weights.write_bytes(b"as_exported")
     with pytest.raises(BundleError, match="has changed since export"):
-        cache.open(Chosen("adding", backend, Options()), blueprint)
+        cache.open(choice(backend), blueprint)
     assert backend.built == 0
 
 
@@ -76,7 +74,7 @@ def test_weights_are_hashed_again_only_where_their_size_or_time_or_place_is_new(
     cache: Cache, weights: Path, hashed: list[Path]
 ) -> None:
     blueprint = replace(BLUEPRINT, **read_from(weights))
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     for batch in (2, 2, 3):
         cache.open(chosen, replace(blueprint, sizes={"batch": batch}))
     assert hashed == [weights]
@@ -95,10 +93,10 @@ def test_what_another_wrote_about_weights_is_not_believed(
     cache: Cache, weights: Path, hashed: list[Path]
 ) -> None:
     blueprint = replace(BLUEPRINT, **read_from(weights))
-    cache.open(Chosen("adding", Adding(), Options()), blueprint)
+    cache.open(choice(Adding()), blueprint)
     (note,) = (cache.path / "known").iterdir()
     note.write_bytes(note.read_bytes().replace(b'"', b" ", 1))
-    cache.open(Chosen("adding", Adding(), Options()), blueprint)
+    cache.open(choice(Adding()), blueprint)
     assert hashed == [weights] * 2
 
 
@@ -106,4 +104,4 @@ def test_weights_that_cannot_be_read_are_named(cache: Cache, weights: Path) -> N
     blueprint = replace(BLUEPRINT, **read_from(weights))
     weights.unlink()
     with pytest.raises(BundleError, match=r"weights: cannot be read: No such file"):
-        cache.open(Chosen("adding", Adding(), Options()), blueprint)
+        cache.open(choice(Adding()), blueprint)

@@ -116,12 +116,12 @@ OPENED = """
 import sys, time
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.registry import backend
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 
 bundle = Bundle.open(sys.argv[1])
 sizes = {"batch": 1, "height": 8, "width": 8}
 for name in ("openvino", "onnxruntime"):
-    backend(name).compile(Blueprint.of(bundle, "vae_decoder", sizes), Options())
+    backend(name).compile(Blueprint.of(bundle, "vae_decoder", sizes))
 time.sleep(10)  # ONNX Runtime looks up its first name 9 s after its import
 """
 

@@ -23,11 +23,13 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, Closed, EngineError, InputError
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda.memory import Bytes
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime import session as onnxruntime_session
 from latentrt.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from latentrt.engines.onnxruntime.io_binding import OnnxRuntimeGpuEngine
-from latentrt.engines.onnxruntime.session import SessionModel, session, session_on, settings
+from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
+from latentrt.engines.onnxruntime.session import session, session_on, settings
 from latentrt.engines.registry import backend
 
 SIZES = {"batch": 2, "height": 6, "width": 10, "sequence": 11}
@@ -36,14 +38,14 @@ AZURE = "AzureExecutionProvider"
 
 
 @pytest.fixture(scope="module")
-def model(bundle: Callable[[str], Path]) -> SessionModel:
-    return SessionModel.of(Blueprint.of(Bundle.open(bundle("heads")), "unet", SIZES), "fp32")
+def model(bundle: Callable[[str], Path]) -> OnnxGraph:
+    return OnnxGraph.of(Blueprint.of(Bundle.open(bundle("heads")), "unet", SIZES))
 
 
 # Where nodes run.
 
 
-def test_nodes_that_fall_back_to_the_cpu_are_named(model: SessionModel) -> None:
+def test_nodes_that_fall_back_to_the_cpu_are_named(model: OnnxGraph) -> None:
     message = (
         r"^unet: (\d+) of \1 nodes would not run on AzureExecutionProvider: '\w+' \(\w+, "
         r"CPUExecutionProvider\), '\w+' \(\w+, CPUExecutionProvider\), .*, \.\.\.$"
@@ -53,7 +55,7 @@ def test_nodes_that_fall_back_to_the_cpu_are_named(model: SessionModel) -> None:
 
 
 def test_nodes_that_fall_back_are_seen_though_onnx_runtime_lets_them(
-    model: SessionModel, monkeypatch: pytest.MonkeyPatch
+    model: OnnxGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime_session, "_NO_FALLBACK", "session.latentrt_knows_no_such_key")
     with pytest.raises(BuildFailed, match="nodes would not run on AzureExecutionProvider"):
@@ -61,14 +63,14 @@ def test_nodes_that_fall_back_are_seen_though_onnx_runtime_lets_them(
 
 
 def test_onnx_runtime_lets_none_fall_back_though_they_are_not_seen(
-    model: SessionModel, monkeypatch: pytest.MonkeyPatch
+    model: OnnxGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime_session, "_check_provider", lambda *_: None)
     with pytest.raises(BuildFailed, match="assigned to the default CPU EP"):
         session_on(onnxruntime, model, settings(onnxruntime, model.blueprint), [AZURE], AZURE)
 
 
-def test_a_provider_that_is_not_loaded_is_named(model: SessionModel) -> None:
+def test_a_provider_that_is_not_loaded_is_named(model: OnnxGraph) -> None:
     chosen = settings(onnxruntime, model.blueprint)
     other = "MIGraphXExecutionProvider"  # which no NVIDIA package has either
     with (
@@ -90,7 +92,7 @@ def test_a_graph_without_a_node_elsewhere_passes(tmp_path: Path) -> None:
     content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
     specs = (TensorSpec("x", ("batch", 4)),), (TensorSpec("y", (2,), "int64"),)
     blueprint = Blueprint("unet", tmp_path, tmp_path / "weights" / "none", *specs, {"batch": 3})
-    known = SessionModel(blueprint, content.SerializeToString())
+    known = OnnxGraph(blueprint, content.SerializeToString())
     made = session_on(onnxruntime, known, settings(onnxruntime, blueprint), [AZURE], AZURE)
     assert made.run(None, {"x": np.zeros((3, 4), np.float32)})[0].tolist() == [3, 4]
 
@@ -98,8 +100,8 @@ def test_a_graph_without_a_node_elsewhere_passes(tmp_path: Path) -> None:
 # Threads.
 
 
-def test_no_thread_goes_on_turning_after_a_call(model: SessionModel) -> None:
-    engine = backend("onnxruntime").compile(model.blueprint, Options(threads=4))
+def test_no_thread_goes_on_turning_after_a_call(model: OnnxGraph) -> None:
+    engine = backend("onnxruntime").compile(model.blueprint, OnnxRuntimeOptions(threads=4))
     inputs = {s.name: np.zeros(s.shape({}), np.float32) for s in engine.inputs}
     spent: list[float] = []
     for _ in range(10):
@@ -207,18 +209,18 @@ def host() -> Host:
 
 
 @pytest.fixture
-def watched(model: SessionModel) -> Watched:
+def watched(model: OnnxGraph) -> Watched:
     chosen = settings(onnxruntime, model.blueprint)
     return Watched(session(onnxruntime, model, chosen, ["CPUExecutionProvider"]))
 
 
 @pytest.fixture
-def engine(model: SessionModel, watched: Watched, host: Host) -> OnnxRuntimeGpuEngine:
+def engine(model: OnnxGraph, watched: Watched, host: Host) -> OnnxRuntimeGpuEngine:
     return OnnxRuntimeGpuEngine(model.blueprint, onnxruntime, watched, host, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def plain(model: SessionModel) -> Engine:
+def plain(model: OnnxGraph) -> Engine:
     made = session(
         onnxruntime, model, settings(onnxruntime, model.blueprint), ["CPUExecutionProvider"]
     )
@@ -341,7 +343,7 @@ def test_a_wrong_call_names_the_input(engine: Engine) -> None:
 
 
 def test_a_call_that_onnx_runtime_refuses_is_an_engine_error_and_the_next_one_works(
-    model: SessionModel, plain: Engine, watched: Watched
+    model: OnnxGraph, plain: Engine, watched: Watched
 ) -> None:
     made = OnnxRuntimeEngine(model.blueprint, watched)
     inputs = arrays(made, 0)

@@ -28,10 +28,11 @@ from latentrt.bundle.golden import Difference
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.cuda import libraries as cuda_libraries
 from latentrt.engines.cuda.device import Gpu, Missing
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.onnxruntime import gpu as onnxruntime_gpu
 from latentrt.engines.onnxruntime import tensorrt as onnxruntime_tensorrt
 from latentrt.engines.onnxruntime.gpu import GpuProvider
+from latentrt.engines.onnxruntime.options import OnnxRuntimeTensorRtOptions
 from latentrt.engines.registry import BACKENDS, Chosen, backend, choose
 
 CUDA = "onnxruntime-cuda"
@@ -45,7 +46,7 @@ each_provider = pytest.mark.parametrize("name", [CUDA, TENSORRT, RTX])
 
 
 def provider(name: str) -> GpuProvider:
-    found = backend(name)
+    found = backend(name).compiler
     assert isinstance(found, GpuProvider)
     return found
 
@@ -107,9 +108,9 @@ def test_without_onnx_runtime_the_command_that_installs_it_is_named(
     extra = "onnxruntime-gpu" if name == CUDA else name
     assert status.remedy == f"pip install 'latentrt[{extra}]'"
     with pytest.raises(Unavailable, match=rf"engine {name}: ONNX Runtime is not installed; pip"):
-        choose(name, Options(), "float32")
+        choose(name, "float32")
     with pytest.raises(Unavailable, match=rf"engine {name}: ONNX Runtime is not installed; pip"):
-        backend(name).identity(Options())
+        backend(name).compiler.identity(None)
 
 
 @pytest.mark.usefixtures("package")
@@ -153,19 +154,18 @@ def test_the_plugin_says_what_is_missing_and_which_gpus_it_is_for(
         monkeypatch.setattr(onnxruntime_gpu, "gpu", lambda device=device: device)
         status = backend(RTX).status()
         assert status.usable == fits
-        assert status.unverified
         if not fits:
             assert status.problem == "the TensorRT for RTX plugin is not for NVIDIA X (sm90)"
             with pytest.raises(Unavailable, match=r"is not for NVIDIA X \(sm90\); pip install"):
-                backend(RTX).identity(Options())
+                backend(RTX).compiler.identity(None)
 
 
 @pytest.mark.usefixtures("l4")
 def test_auto_does_not_take_what_nobody_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, PLUGIN)
     assert backend(RTX).status().usable
-    assert choose(RTX, Options(), "float32").name == RTX
-    assert choose("auto", Options(), "float32").name not in (CUDA, TENSORRT, RTX)
+    assert choose(RTX, "float32").name == RTX
+    assert choose("auto", "float32").name not in (CUDA, TENSORRT, RTX)
 
 
 def test_asking_for_the_status_loads_nothing() -> None:
@@ -189,12 +189,12 @@ def test_a_plugin_that_does_not_load_says_what_onnx_runtime_says(
     plugin = SimpleNamespace(get_library_path=lambda: str(library))
     monkeypatch.setitem(sys.modules, PLUGIN, plugin)  # registered with the real onnxruntime
     with pytest.raises(BuildFailed, match=r"does not load NvTensorRT.*: .*plugin\.so.*"):
-        onnxruntime_tensorrt.rtx_attach(onnxruntime, onnxruntime.SessionOptions(), Options())
+        onnxruntime_tensorrt.rtx_attach(onnxruntime, onnxruntime.SessionOptions(), "fp32", None)
 
 
 def test_a_precision_that_a_provider_has_not_is_refused() -> None:
     with pytest.raises(InputError, match=r"precision: expected one of fp32 for onnxruntime-cuda"):
-        choose(CUDA, Options(precision="bf16"), "bfloat16")
+        choose(CUDA, "bfloat16", "bf16")
     assert list(BACKENDS)[:4] == ["tensorrt", RTX, TENSORRT, CUDA]
 
 
@@ -312,10 +312,10 @@ def test_an_engine_of_a_stand_in_is_bound_and_asked_for_as_it_should(
     monkeypatch.setitem(sys.modules, PLUGIN, plugin)
     chosen = replace(provider(name), installed=lambda: {"version": "1.31.1"})
     blueprint = Blueprint.of(Bundle.open(bundle("heads")), "unet", SIZES)
-    plain = backend("onnxruntime").compile(blueprint, Options())
+    plain = backend("onnxruntime").compile(blueprint)
     inputs = arrays(plain, 0)
     for _ in range(2):  # a plugin is registered once
-        engine = chosen.load(blueprint, Options(level=5), Path())
+        engine = chosen.load(blueprint, OnnxRuntimeTensorRtOptions(level=5), Path())
         found = engine(inputs)["model_output"]
         # A graph that was folded adds up in another order.
         assert Difference.between(found, plain(inputs)["model_output"]).relative < 1e-6
@@ -325,7 +325,7 @@ def test_an_engine_of_a_stand_in_is_bound_and_asked_for_as_it_should(
     # The CUDA provider has none of these.
     assert all((b"GroupNormalization" in g) == (name != CUDA) for g in stand_in.graphs)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert chosen.identity(Options()) == {
+    assert chosen.identity(None) == {
         "version": "1.31.1",
         **wheels,
         "NVIDIA_TF32_OVERRIDE": "0",
@@ -342,7 +342,9 @@ def test_tensorrt_may_compute_in_the_graphs_precision_and_no_other(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     stand_in = Claims("")
-    ((_, options),) = onnxruntime_tensorrt.attach(stand_in, None, Options(precision=precision))
+    ((_, options),) = onnxruntime_tensorrt.attach(
+        stand_in, None, precision, OnnxRuntimeTensorRtOptions()
+    )
     assert isinstance(options, dict)
     assert options["trt_fp16_enable"] + options["trt_bf16_enable"] == flags
 
@@ -366,8 +368,9 @@ def test_what_may_change_the_result_is_a_miss_that_names_it(
     change: str,
     named: str,
 ) -> None:
-    backend = replace(provider(TENSORRT), installed=lambda: {"version": "1.31.1"})
-    chosen, cache = Chosen(TENSORRT, backend, Options()), Cache(tmp_path / "cache")
+    compiler = replace(provider(TENSORRT), installed=lambda: {"version": "1.31.1"})
+    chosen = Chosen(replace(backend(TENSORRT), find=lambda: compiler))
+    cache = Cache(tmp_path / "cache")
     blueprint = Blueprint.of(Bundle.open(bundle("heads")), "unet", SIZES)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     monkeypatch.setattr(onnxruntime_gpu, "gpu", lambda: replace(L4, driver="580.65.06"))
@@ -405,7 +408,7 @@ def test_of_two_threads_that_load_the_plugin_at_once_one_registers_it(
         begin.wait(timeout=60)
         try:
             options = stand_in.SessionOptions()
-            onnxruntime_tensorrt.rtx_attach(stand_in, options, Options())
+            onnxruntime_tensorrt.rtx_attach(stand_in, options, "fp32", None)
         except BaseException as error:
             failed.append(error)
 

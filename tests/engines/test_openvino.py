@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,14 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import Closed, EngineError, InputError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines.cache.key import engine_key
-from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.openvino.backend import CPU, GPU, NPU, OpenVino, OpenVinoEngine
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.openvino.backend import CPU, GPU, NPU, OpenVino
+from latentrt.engines.openvino.infer_request import InferRequest
+from latentrt.engines.openvino.options import OpenVinoOptions
+from latentrt.engines.options import NoOptions
 from latentrt.engines.registry import Chosen, backend, choose
-from latentrt.engines.verification.verify import TOLERANCES, golden_sizes
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 # models/shapes' goldens.
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
@@ -106,8 +111,8 @@ def test_a_device_that_is_there_is_named_and_called_unverified(
 ) -> None:
     elsewhere.ids = ids
     status = device.status()
-    assert (status.devices, status.usable, status.unverified) == (names, True, True)
-    assert choose("auto", Options(), "float32").name == "openvino"
+    assert (status.devices, status.usable) == (names, True)
+    assert choose("auto", "float32").name == "openvino"
 
 
 @pytest.mark.parametrize("device", [GPU, NPU], ids=["gpu", "npu"])
@@ -120,9 +125,9 @@ def test_a_device_that_is_not_there_is_a_problem_with_a_remedy(
     assert status.problem == f"OpenVINO sees no {device.device} here"
     assert f"install the driver of Intel's {device.device}" in status.remedy
     with pytest.raises(Unavailable, match=rf"engine {device.name}: OpenVINO sees no .*driver"):
-        choose(device.name, Options(precision="auto"), "float32")
+        choose(device.name, "float32")
     with pytest.raises(Unavailable, match="sees no"):
-        device.identity(Options())
+        device.identity(NoOptions())
 
 
 def test_what_a_plugin_lacks_is_told_without_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +152,14 @@ def test_every_device_says_so_when_openvino_is_not_installed(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     status = device.status()
-    assert (status.version, status.unverified) == (None, device is not CPU)
+    assert status.version is None
     assert status.remedy == "pip install 'latentrt[openvino]'"
     with pytest.raises(Unavailable, match=rf"engine {device.name}: not installed"):
-        device.identity(Options())
+        device.identity(NoOptions())
 
 
 def test_a_cache_key_has_the_device_and_its_driver(elsewhere: Elsewhere, unet: Blueprint) -> None:
-    chosen = Chosen("openvino-gpu", GPU, Options())
+    chosen = Chosen(backend("openvino-gpu"))
     key = engine_key(chosen, unet)
     assert key["openvino-gpu device"] == "Intel Arc B580"
     elsewhere.properties = {**elsewhere.properties, "GPU GPU_DRIVER_VERSION": "25.2"}
@@ -176,7 +181,7 @@ def test_a_device_is_asked_by_name_for_fixed_shapes_in_a_named_precision(
     precision: str,
     hint: str,
 ) -> None:
-    options = Options(precision=precision)
+    unet, options = unet.at(precision), NoOptions()
     device.build(unet, options, tmp_path)
     engine = device.load(unet, options, tmp_path)
     settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
@@ -195,8 +200,8 @@ def test_a_device_is_asked_by_name_for_fixed_shapes_in_a_named_precision(
 def test_the_cpu_computes_in_fp32_by_itself_whatever_the_weights_are_stored_as(
     dtype: str, first: str
 ) -> None:
-    assert choose("openvino", Options(precision="auto"), dtype).options.precision == first
-    assert choose("openvino", Options(precision="bf16"), dtype).options.precision == "bf16"
+    assert choose("openvino", dtype).precision == first
+    assert choose("openvino", dtype, "bf16").precision == "bf16"
 
 
 @pytest.mark.parametrize(
@@ -216,19 +221,21 @@ def test_bf16_is_offered_where_openvino_takes_nothing_else_for_it(
             return getattr(openvino.Type, taken)
 
     monkeypatch.setattr(openvino, "Core", Processor)
-    assert dict.fromkeys(("float32", "float16", "bfloat16"), offered) == CPU.PRECISIONS
+    assert (
+        dict.fromkeys(("float32", "float16", "bfloat16"), offered) == backend("openvino").precisions
+    )
     if "bf16" in offered:
         return
     message = "expected one of fp32 for openvino and float32 weights on this machine, got 'bf16'"
     for name in ("openvino", "auto"):
         with pytest.raises(InputError, match=message):
-            choose(name, Options(precision="bf16"), "float32")
+            choose(name, "float32", "bf16")
 
 
 def test_a_model_computes_in_the_precision_that_was_offered(unet: Blueprint) -> None:
-    offered = CPU.PRECISIONS["float32"]
+    offered = backend("openvino").precisions["float32"]
     taken = [
-        property_of(CPU.compile(unet, Options(precision=one)), HINT).get_type_name()
+        property_of(CPU.compile(unet.at(one), OpenVinoOptions(threads=1)), HINT).get_type_name()
         for one in offered
     ]
     assert taken == [{"fp32": "f32", "bf16": "bf16"}[one] for one in offered]
@@ -245,8 +252,8 @@ def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
     for component, record in opened.manifest.components.items():
         blueprint = Blueprint.of(opened, component, golden_sizes(opened, component) or {})
         errors: dict[str, float] = {}
-        for precision in CPU.PRECISIONS[opened.manifest.dtype]:
-            options = Options(precision=precision)
+        for precision in backend("openvino").precisions[opened.manifest.dtype]:
+            blueprint, options = blueprint.at(precision), OpenVinoOptions()
             folder = tmp_path / component / precision
             folder.mkdir(parents=True)
             if stored:
@@ -272,7 +279,7 @@ def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
 
 
 def property_of(engine: Any, name: str) -> Any:
-    return engine._pool._make.model.get_property(name)
+    return engine._pool._make.args[0].get_property(name)
 
 
 class Working:
@@ -319,18 +326,19 @@ class Watched:
         return [request for made in self.made if (request := made()) is not None]
 
 
-def watched(engine: OpenVinoEngine) -> Watched:
+def watched(engine: Any) -> Watched:
     """The engine's model from here on."""
-    maker: Any = engine._pool._make
-    maker.model = Watched(maker.model)
-    return maker.model
+    model, *specs = engine._pool._make.args
+    made = Watched(model)
+    engine._pool._make = partial(InferRequest, made, *specs)
+    return made
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
 def test_two_streams_work_on_two_calls_at_once(
     shapes: Bundle, unet: Blueprint, tmp_path: Path, stored: bool
 ) -> None:
-    options = Options(streams=2, threads=1)
+    options = OpenVinoOptions(streams=2, threads=1)
     if stored:
         CPU.build(unet, options, tmp_path)
     engine = CPU.load(unet, options, tmp_path) if stored else CPU.compile(unet, options)
@@ -350,34 +358,33 @@ def test_two_streams_work_on_two_calls_at_once(
 
 @pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
 def test_two_streams_have_a_thread_each(unet: Blueprint, tmp_path: Path, stored: bool) -> None:
-    options = Options(streams=2, threads=1)
+    options = OpenVinoOptions(streams=2, threads=1)
     if stored:
         CPU.build(unet, options, tmp_path)
     engine = CPU.load(unet, options, tmp_path) if stored else CPU.compile(unet, options)
     assert property_of(engine, "NUM_STREAMS") == 2
     assert property_of(engine, "OPTIMAL_NUMBER_OF_INFER_REQUESTS") == 2
     assert property_of(engine, "INFERENCE_NUM_THREADS") == 2
-    alone = CPU.compile(unet, Options(threads=1))
+    alone = CPU.compile(unet, OpenVinoOptions(threads=1))
     assert property_of(alone, "NUM_STREAMS") == 1
     assert property_of(alone, "INFERENCE_NUM_THREADS") == 1
 
 
 def test_streams_change_no_result(shapes: Bundle, unet: Blueprint) -> None:
     inputs, expected = golden(shapes)
-    engine = CPU.compile(unet, Options(streams=2, threads=1))
+    engine = CPU.compile(unet, OpenVinoOptions(streams=2, threads=1))
     # fp32's promise for an evaluation of the U-Net.
     assert Difference.between(engine(inputs)["model_output"], expected).relative < 1e-5
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 def test_a_call_that_ends_after_the_engine_was_closed_leaves_no_request(
-    shapes: Bundle, unet: Blueprint, threads: int
+    shapes: Bundle, unet: Blueprint
 ) -> None:
-    engine = CPU.compile(unet, Options(threads=threads))
+    engine = CPU.compile(unet, OpenVinoOptions(threads=1))
     model = watched(engine)
     inputs, expected = golden(shapes)
     engine(inputs)
-    assert len(model.requests) == threads  # for all rows, or for each half
+    assert len(model.requests) == 1
     model.begin = engine.close
     off = Difference.between(engine(inputs)["model_output"], expected)
     assert off.relative < 1e-5
@@ -392,7 +399,7 @@ def test_a_call_that_openvino_refuses_is_an_engine_error_and_the_next_one_works(
     def fail() -> None:
         raise RuntimeError("out of memory")  # what the package raises for everything
 
-    engine = CPU.compile(unet, Options())
+    engine = CPU.compile(unet, OpenVinoOptions(threads=1))
     model = watched(engine)
     inputs, expected = golden(shapes)
     model.begin = fail
@@ -404,14 +411,14 @@ def test_a_call_that_openvino_refuses_is_an_engine_error_and_the_next_one_works(
 
 @pytest.mark.parametrize("field", ["threads", "streams"])
 def test_threads_and_streams_are_in_the_cache_key(unet: Blueprint, field: str) -> None:
-    chosen = Chosen("openvino", backend("openvino"), Options())
+    chosen = Chosen(backend("openvino"))
     key = engine_key(chosen, unet)
-    other = engine_key(replace(chosen, options=replace(Options(), **{field: 2})), unet)
+    other = engine_key(replace(chosen, options=OpenVinoOptions(**{field: 2})), unet)
     assert {name for name in key if key[name] != other[name]} == {field}
 
 
 def test_a_call_keeps_no_hold_of_its_inputs(shapes: Bundle, unet: Blueprint) -> None:
-    engine = CPU.compile(unet, Options())
+    engine = CPU.compile(unet, OpenVinoOptions(threads=1))
     inputs, _ = golden(shapes)
     held = [weakref.ref(array) for array in inputs.values()]
     engine(inputs)
@@ -424,7 +431,7 @@ def test_a_call_keeps_no_hold_of_its_inputs(shapes: Bundle, unet: Blueprint) -> 
 def test_bf16_tells_neighbouring_timesteps_apart(shapes: Bundle, unet: Blueprint) -> None:
     # bfloat16 has 8 bits: as angles, 997 and 998 would be one number.
     inputs, expected = golden(shapes)
-    engine = CPU.compile(unet, Options(precision="bf16", threads=1))
+    engine = CPU.compile(unet.at("bf16"), OpenVinoOptions(threads=1))
     off = Difference.between(engine(inputs)["model_output"], expected)
     # 2.7e-3 was measured; 5.5e-3 with angles in bfloat16.
     assert off.relative < 4e-3

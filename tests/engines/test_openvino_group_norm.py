@@ -18,9 +18,10 @@ from openvino import opset13 as op
 from tests.processor import PRECISIONS, needs_bf16
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.openvino.backend import CPU
 from latentrt.engines.openvino.group_norm import write_out_group_norms
+from latentrt.engines.openvino.options import OpenVinoOptions
 
 EPSILON = 1e-6
 LARGE = (2, 8, 64, 64)
@@ -156,8 +157,8 @@ def test_a_stored_decoder_is_the_compiled_one(
     shapes = Bundle.open(bundle("shapes"))
     decoder = Blueprint.of(shapes, "vae_decoder", {"batch": 1, "height": 16, "width": 16})
     # Norms at 16x16 and 32x32 are small; at 64x64 and 128x128 there are nine.
-    assert write_out_group_norms(CPU.model(decoder, precision)) == 0
-    options = Options(precision=precision)
+    assert write_out_group_norms(CPU.model(decoder.at(precision))) == 0
+    decoder, options = decoder.at(precision), OpenVinoOptions()
     CPU.build(decoder, options, tmp_path)
     latent = {"latents": np.random.default_rng(0).standard_normal((1, 4, 16, 16), np.float32)}
     (compiled,) = CPU.compile(decoder, options)(latent).values()
@@ -170,7 +171,7 @@ def test_no_large_norm_of_a_decoder_is_left(bundle: Callable[[str], Path]) -> No
     decoder = Blueprint.of(shapes, "vae_decoder", {"batch": 1, "height": 16, "width": 16})
     left = [
         dims[2] * dims[3]
-        for node in CPU.model(decoder, "fp32").get_ordered_ops()
+        for node in CPU.model(decoder).get_ordered_ops()
         if node.get_type_name() == "GroupNormalization"
         and len(dims := list(node.get_output_shape(0))) == 4
     ]

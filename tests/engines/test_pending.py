@@ -6,12 +6,11 @@ import os
 from typing import Any
 
 import pytest
-from tests.engines.adding import BLUEPRINT, GOOD, Adding, Guarding
+from tests.engines.adding import BLUEPRINT, GOOD, Adding, Guarding, choice
 
 from latentrt.bundle.errors import VerificationFailed
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Options
-from latentrt.engines.registry import Chosen, backend
+from latentrt.engines.registry import backend
 
 PENDING = {"pending": "no such GPU"}
 
@@ -19,13 +18,11 @@ PENDING = {"pending": "no such GPU"}
 class Refitted(Adding):
     """A backend that puts weights into what it loads."""
 
-    OPTIONS: frozenset[str] = frozenset({"stripped"})
-
 
 class Timed(Adding):
     """A backend that makes the engine anew at every load."""
 
-    TIMED: bool = True
+    timed = True
 
 
 class Killed(BaseException):
@@ -41,7 +38,7 @@ def test_an_engine_stored_unverified_is_verified_when_it_is_first_loaded(
     cache: Cache, guard: Guarding
 ) -> None:
     backend = Adding()
-    chosen = Chosen("adding", backend, Options())
+    chosen = choice(backend)
     first = cache.store(chosen, BLUEPRINT, pending="no such GPU")
     assert first == (False, "nothing is stored for unet", PENDING)
     assert cache.store(chosen, BLUEPRINT, pending="no such GPU") == (True, "", PENDING)
@@ -59,7 +56,7 @@ def test_an_engine_stored_unverified_is_verified_when_it_is_first_loaded(
 def test_an_engine_stored_unverified_that_fails_is_never_given_out(
     cache: Cache, guard: Guarding
 ) -> None:
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     cache.store(chosen, BLUEPRINT, pending="no such GPU")
     guard.good = False
     for asked in (1, 2):
@@ -71,7 +68,7 @@ def test_an_engine_stored_unverified_that_fails_is_never_given_out(
 def test_whoever_reads_while_a_record_is_replaced_sees_the_old_one_or_the_new(
     cache: Cache, guard: Guarding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     cache.store(chosen, BLUEPRINT, pending="no such GPU")
     seen: list[Any] = []
 
@@ -96,7 +93,7 @@ def test_whoever_reads_while_a_record_is_replaced_sees_the_old_one_or_the_new(
 def test_whoever_is_killed_while_a_record_is_replaced_leaves_the_old_one(
     cache: Cache, guard: Guarding, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    chosen = Chosen("adding", Adding(), Options())
+    chosen = choice(Adding())
     cache.store(chosen, BLUEPRINT, pending="no such GPU")
 
     def killed(*_: object) -> None:
@@ -114,14 +111,14 @@ def test_whoever_is_killed_while_a_record_is_replaced_leaves_the_old_one(
 def test_weights_that_are_put_in_at_every_load_are_verified_at_every_load(
     cache: Cache, guard: Guarding
 ) -> None:
-    chosen = Chosen("refitted", Refitted(), Options(stripped=True))
+    chosen = choice(Refitted(), "refitted", stripped=True)
     for loads in (1, 2, 3):
         cache.open(chosen, BLUEPRINT, guard=guard)
         assert guard.asked == loads
     guard.good = False
     with pytest.raises(VerificationFailed):
         cache.open(chosen, BLUEPRINT, guard=guard)
-    whole = Chosen("refitted", Refitted(), Options())
+    whole = choice(Refitted(), "refitted")
     guard.good = True
     cache.open(whole, BLUEPRINT, guard=guard)
     cache.open(whole, BLUEPRINT, guard=guard)
@@ -131,7 +128,7 @@ def test_weights_that_are_put_in_at_every_load_are_verified_at_every_load(
 def test_an_engine_that_is_made_anew_by_timing_is_verified_at_every_load(
     cache: Cache, guard: Guarding
 ) -> None:
-    chosen = Chosen("timed", Timed(), Options())
+    chosen = choice(Timed(), "timed")
     for loads in (1, 2, 3):
         cache.open(chosen, BLUEPRINT, guard=guard)
         assert guard.asked == loads
@@ -152,4 +149,4 @@ def test_an_engine_that_is_made_anew_by_timing_is_verified_at_every_load(
     ],
 )
 def test_the_backends_that_store_no_engine_and_time_kernels_say_so(name: str, timed: bool) -> None:
-    assert timed == backend(name).TIMED
+    assert timed == backend(name).timed

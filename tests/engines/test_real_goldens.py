@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.processor import needs_bf16
 
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 pytestmark = pytest.mark.slow
 
@@ -40,14 +40,14 @@ import sys
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import Difference
 from latentrt.engines.registry import choose
-from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.verification.verify import golden_sizes
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.verification.judging import golden_sizes
 
 folder, component, name, precision = sys.argv[1:]
 bundle = Bundle.open(folder)
-chosen = choose(name, Options(precision=precision), bundle.manifest.dtype)
+chosen = choose(name, bundle.manifest.dtype, precision)
 blueprint = Blueprint.of(bundle, component, golden_sizes(bundle, component))
-engine = chosen.backend.compile(blueprint, chosen.options)
+engine = chosen.compile(blueprint)
 golden = bundle.golden()
 outputs = engine(
     {s.name: golden[f"{component}/inputs/{s.name}"].astype(s.dtype) for s in engine.inputs}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -22,18 +20,17 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.cuda.device import Gpu, Missing
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.tensorrt import backend as tensorrt
 from latentrt.engines.tensorrt import library as tensorrt_library
 from latentrt.engines.tensorrt.callbacks import log, monitor
 from latentrt.engines.tensorrt.library import TensorRtLibrary
-from latentrt.engines.tensorrt.network import as_computed
+from latentrt.engines.tensorrt.options import TensorRtOptions
 from latentrt.export.export import export
 
 ROOT = Path(__file__).parents[2]
 Bundles = Callable[[str], Path]
 
-HALF = Options(precision="fp16")
 SIZES = {
     "text_encoder": {"batch": 1, "sequence": 77},
     "text_encoder_2": {"batch": 1, "sequence": 77},
@@ -107,11 +104,12 @@ def one_node(folder: Path, operator: str) -> Blueprint:
 def plan_of(
     blueprint: Blueprint,
     folder: Path,
-    options: Options = HALF,
+    precision: str = "fp32",
     target: str = "sm89",
     **more: Any,
 ) -> bytes:
-    tensorrt.build(blueprint, replace(options, target=target), folder, **more)
+    options = TensorRtOptions(target=target)
+    tensorrt.build(blueprint.at(precision), options, folder, **more)
     return (folder / tensorrt.PLAN).read_bytes()
 
 
@@ -121,7 +119,7 @@ def test_every_component_builds_for_a_named_gpu_with_all_attention_fused(
     half: Bundle, component: str, target: str, tmp_path: Path
 ) -> None:
     blueprint = Blueprint.of(half, component, SIZES[component])
-    plan = plan_of(blueprint, tmp_path, target=target)
+    plan = plan_of(blueprint, tmp_path, "fp16", target)
     assert len(plan) > weight_bytes(blueprint)  # which are in it
     assert attentions(blueprint) > 0
     assert plan.count(FUSED) == 3 * attentions(blueprint)
@@ -133,7 +131,7 @@ def test_every_component_builds_at_sizes_of_all_kinds(
     half: Bundle, component: str, tmp_path: Path
 ) -> None:
     blueprint = Blueprint.of(half, component, OTHER_SIZES[component])
-    assert len(plan_of(blueprint, tmp_path)) > blueprint.weights.stat().st_size
+    assert len(plan_of(blueprint, tmp_path, "fp16")) > blueprint.weights.stat().st_size
 
 
 @pytest.mark.parametrize("component", ["text_encoder", "unet"])
@@ -141,7 +139,7 @@ def test_fp32_graphs_build_though_no_fused_attention_is_for_them(
     bundle: Bundles, component: str, tmp_path: Path
 ) -> None:
     blueprint = Blueprint.of(Bundle.open(bundle("heads")), component, SIZES[component])
-    assert FUSED not in plan_of(blueprint, tmp_path, Options())
+    assert FUSED not in plan_of(blueprint, tmp_path)
 
 
 @pytest.mark.slow
@@ -150,7 +148,7 @@ def test_every_graph_of_sdxl_builds_in_fp32(
     bundle: Bundles, component: str, tmp_path: Path
 ) -> None:
     blueprint = Blueprint.of(Bundle.open(bundle("xl")), component, SIZES[component])
-    assert FUSED not in plan_of(blueprint, tmp_path, Options())
+    assert FUSED not in plan_of(blueprint, tmp_path)
 
 
 @pytest.mark.slow
@@ -160,7 +158,7 @@ def test_every_bfloat16_graph_builds_in_its_own_precision_and_in_fp32(
     bundle: Bundles, component: str, precision: str, tmp_path: Path
 ) -> None:
     blueprint = Blueprint.of(Bundle.open(bundle("xl-bf16")), component, SIZES[component])
-    plan = plan_of(blueprint, tmp_path, Options(precision=precision))
+    plan = plan_of(blueprint, tmp_path, precision)
     assert len(plan) > weight_bytes(blueprint)
 
 
@@ -169,12 +167,12 @@ def test_fp32_on_stored_halves_is_built_of_weights_twice_as_wide(
     half: Bundle, component: str, tmp_path: Path
 ) -> None:
     blueprint = Blueprint.of(half, component, SIZES[component])
-    plan = plan_of(blueprint, tmp_path, Options())
+    plan = plan_of(blueprint, tmp_path)
     assert len(plan) > 2 * weight_bytes(blueprint)
     assert FUSED not in plan
     for precision, dtype in (("fp32", "float32"), ("fp16", "float16")):
-        specs = as_computed(blueprint, precision)
-        assert {s.dtype for s in (*specs.inputs, *specs.outputs)} == {dtype}
+        at = blueprint.at(precision)
+        assert {s.dtype for s in (*at.fixed_inputs, *at.fixed_outputs)} == {dtype}
 
 
 def test_the_weights_of_another_bundle_are_the_ones_built_in(half: Bundle, tmp_path: Path) -> None:
@@ -192,7 +190,7 @@ def test_the_weights_of_another_bundle_are_the_ones_built_in(half: Bundle, tmp_p
     )
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    assert plan_of(moved, tmp_path / "a") == plan_of(blueprint, tmp_path / "b")
+    assert plan_of(moved, tmp_path / "a", "fp16") == plan_of(blueprint, tmp_path / "b", "fp16")
 
 
 @pytest.mark.slow
@@ -200,7 +198,7 @@ def test_the_unet_of_sd15_builds_in_float16(tmp_path: Path) -> None:
     export("random:sd15", tmp_path / "bundle", dtype="fp16", golden=False)
     sizes = {"batch": 2, "height": 64, "width": 64, "sequence": 77}
     blueprint = Blueprint.of(Bundle.open(tmp_path / "bundle"), "unet", sizes)
-    plan = plan_of(blueprint, tmp_path)
+    plan = plan_of(blueprint, tmp_path, "fp16")
     assert len(plan) > blueprint.weights.stat().st_size
     assert attentions(blueprint) == 32
     assert plan.count(FUSED) == 3 * 32
@@ -210,15 +208,15 @@ def test_the_unet_of_sd15_builds_in_float16(tmp_path: Path) -> None:
 def test_a_target_that_the_library_has_not_is_named(tmp_path: Path, target: str) -> None:
     message = rf"target: expected one of sm75, sm80, .*sm89, .*, got '{target}'"
     with pytest.raises(InputError, match=message):
-        tensorrt.build(one_node(tmp_path, "Relu"), Options(target=target), tmp_path)
+        tensorrt.build(one_node(tmp_path, "Relu"), TensorRtOptions(target=target), tmp_path)
     with pytest.raises(InputError, match=message):
-        tensorrt.identity(Options(target=target))
+        tensorrt.identity(TensorRtOptions(target=target))
 
 
 def test_a_graph_that_does_not_parse_names_the_node(tmp_path: Path) -> None:
     message = r"^unet: TensorRT does not parse node 'the_node' \(Det\): UNSUPPORTED_NODE"
     with pytest.raises(BuildFailed, match=message):
-        plan_of(one_node(tmp_path, "Det"), tmp_path, Options())
+        plan_of(one_node(tmp_path, "Det"), tmp_path)
     assert not (tmp_path / tensorrt.PLAN).exists()
 
 
@@ -228,38 +226,22 @@ def test_a_damaged_graph_and_missing_weights_are_build_failures(
     blueprint = one_node(tmp_path, "Relu")
     blueprint.graph.write_bytes(half.graph("unet").read_bytes()[:1000])
     with pytest.raises(BuildFailed, match=r"^unet: .* parse the graph: .*Failed to parse the"):
-        plan_of(blueprint, tmp_path, Options())
+        plan_of(blueprint, tmp_path)
     blueprint.graph.write_bytes(half.graph("unet").read_bytes())
     # The first that the graph has.
     with pytest.raises(BuildFailed, match=r"^unet: .*initializer: conv_in\.weight"):
-        plan_of(blueprint, tmp_path, Options())
+        plan_of(blueprint, tmp_path)
 
 
 def test_sizes_that_do_not_fit_the_graph_are_build_failures(half: Bundle, tmp_path: Path) -> None:
     blueprint = Blueprint.of(half, "text_encoder", {"batch": 1, "sequence": 78})
     with pytest.raises(BuildFailed, match=r"^text_encoder: TensorRT "):
-        plan_of(blueprint, tmp_path)
-
-
-def test_a_precision_that_a_graph_cannot_be_computed_in_is_named(
-    half: Bundle, tmp_path: Path
-) -> None:
-    blueprint = Blueprint.of(half, "unet", SIZES["unet"])
-    message = "precision: expected fp16 or fp32 for unet's graph, got 'bf16'"
-    with pytest.raises(InputError, match=message):
-        plan_of(blueprint, tmp_path, Options(precision="bf16"))
-    with pytest.raises(InputError, match=r"precision: expected fp32 for .*, got 'fp16'"):
-        plan_of(one_node(tmp_path, "Relu"), tmp_path)
-
-
-def test_a_level_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="level: expected an integer from 0 to 5, got 6"):
-        Options(level=6)
+        plan_of(blueprint, tmp_path, "fp16")
 
 
 def test_progress_tells_every_phase_to_its_end(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), progress=lambda *a: told.append(a))
+    plan_of(one_node(tmp_path, "Relu"), tmp_path, progress=lambda *a: told.append(a))
     phases = list(dict.fromkeys(phase for phase, _, _ in told))
     assert "Building engine" in phases
     for phase in phases:
@@ -274,7 +256,7 @@ def test_an_exception_of_progress_stops_the_build(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), progress=stop)
+        plan_of(one_node(tmp_path, "Relu"), tmp_path, progress=stop)
     watch = monitor(tensorrt_library.library_for("sm89").api, stop)
     watch.phase_start("phase", None, 2)
     assert not watch.step_complete("phase", 0)
@@ -285,10 +267,10 @@ def test_what_a_plan_depends_on_is_in_its_identity(
     monkeypatch: pytest.MonkeyPatch, data_centre: ModuleType
 ) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    named = tensorrt.identity(Options(target="sm89"))
+    named = tensorrt.identity(TensorRtOptions(target="sm89"))
     assert named["library"] == "tensorrt-rtx"
     assert named["target"] == "sm89"
-    assert tensorrt.identity(Options(target="sm120")) != named
+    assert tensorrt.identity(TensorRtOptions(target="sm120")) != named
     device = Gpu("NVIDIA H100", "sm90", "13.0", "580.95.05")
     monkeypatch.setattr(tensorrt, "gpu", lambda: device)
     facts = {
@@ -300,9 +282,9 @@ def test_what_a_plan_depends_on_is_in_its_identity(
         "cuda": "13.0",
         "driver": "580.95.05",
     }
-    assert tensorrt.identity(Options()) == facts
+    assert tensorrt.identity(TensorRtOptions()) == facts
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert tensorrt.identity(Options()) == {**facts, "NVIDIA_TF32_OVERRIDE": "0"}
+    assert tensorrt.identity(TensorRtOptions()) == {**facts, "NVIDIA_TF32_OVERRIDE": "0"}
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -310,13 +292,12 @@ def test_without_a_gpu_only_a_named_target_is_built_for(tmp_path: Path) -> None:
     blueprint = one_node(tmp_path, "Relu")
     status = tensorrt.status()
     assert not status.usable
-    assert status.unverified
     assert status.problem.startswith("no NVIDIA driver was found; it builds for sm75, sm80")
     assert status.remedy == "install it"
     for call in (tensorrt.build, tensorrt.load):
         with pytest.raises(Unavailable, match=r"^engine tensorrt: no NVIDIA driver was found; "):
-            call(blueprint, Options(), tmp_path)
-    assert plan_of(blueprint, tmp_path, Options())
+            call(blueprint, TensorRtOptions(), tmp_path)
+    assert plan_of(blueprint, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +318,7 @@ def test_the_part_of_the_library_that_is_missing_is_named(
     assert problem in status.problem
     assert status.remedy.startswith("pip install 'latentrt[tensorrt-rtx]'")
     with pytest.raises(Unavailable, match=problem):
-        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options())
+        plan_of(one_node(tmp_path, "Relu"), tmp_path)
 
 
 def test_libraries_and_bindings_of_two_versions_are_not_loaded_together(
@@ -376,14 +357,6 @@ def test_a_folder_that_is_named_as_the_data_centre_package_is_not_taken_for_it(
     assert status.problem.startswith("tensorrt cannot be imported (module 'tensorrt' has no")
 
 
-def test_every_extra_whose_engines_widen_graphs_brings_onnx() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras: dict[str, list[str]] = project["optional-dependencies"]
-    for name in ("tensorrt", "tensorrt-rtx", "onnxruntime-gpu", "onnxruntime-tensorrt-rtx"):
-        assert "onnx>=1.23" in extras[name]
-    assert "latentrt[onnxruntime-gpu]" in extras["onnxruntime-tensorrt"]
-
-
 def test_the_data_centre_package_comes_first_but_builds_for_no_other_gpu(
     data_centre: ModuleType,
 ) -> None:
@@ -401,7 +374,7 @@ def test_tensorrt_for_rtx_says_when_it_is_not_for_the_gpu(
     assert status.problem == "TensorRT for RTX has no kernels for NVIDIA H100 (sm90)"
     assert status.remedy == "pip install 'latentrt[tensorrt]'"
     with pytest.raises(Unavailable, match=r"no kernels for NVIDIA H100 \(sm90\)"):
-        tensorrt.build(one_node(tmp_path, "Relu"), Options(), tmp_path)
+        tensorrt.build(one_node(tmp_path, "Relu"), TensorRtOptions(), tmp_path)
 
 
 # TensorRT for RTX stands in for the data-centre package here, and says that its own cache is empty.
@@ -416,11 +389,11 @@ def test_the_data_centre_package_keeps_its_timings_of_each_gpu_and_version(
         library = TensorRtLibrary("tensorrt", version, rtx.api)
         monkeypatch.setattr(tensorrt, "library_for", lambda _, library=library: library)
         monkeypatch.setattr(tensorrt, "gpu", lambda target=target: Gpu("a GPU", target, "13.0"))
-        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options())
+        plan_of(one_node(tmp_path, "Relu"), tmp_path)
     kept = [p for p in (tmp_path / "cache" / "timings").iterdir() if p.stat().st_size]
     names = ["tensorrt-11-sm90.cache", "tensorrt-12-sm100.cache", "tensorrt-12-sm90.cache"]
     assert sorted(p.name for p in kept) == names
-    plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(), timings=tmp_path / "mine")
+    plan_of(one_node(tmp_path, "Relu"), tmp_path, timings=tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["tensorrt-12-sm100.cache"]
 
 
@@ -430,7 +403,6 @@ import json, signal, sys, threading, time
 from pathlib import Path
 from tests.engines.test_tensorrt import one_node, plan_of
 from latentrt.engines.tensorrt import backend as tensorrt
-from latentrt.engines.engine import Options
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 folder, told, made = Path(sys.argv[1]), [], []
@@ -451,7 +423,7 @@ def interrupt(*_):
 
 tensorrt.monitor = kept
 try:
-    plan_of(one_node(folder, "Relu"), folder, Options(), progress=interrupt)
+    plan_of(one_node(folder, "Relu"), folder, progress=interrupt)
     raised = ""
 except KeyboardInterrupt as error:
     raised = type(error).__name__
@@ -472,7 +444,7 @@ def test_an_interrupt_stops_the_build_and_meets_no_callback(tmp_path: Path) -> N
 def test_a_plan_without_weights_takes_a_gpu_to_build(tmp_path: Path) -> None:
     message = "a plan without weights is built on a GPU only; no NVIDIA driver was found; install"
     with pytest.raises(Unavailable, match=message):
-        plan_of(one_node(tmp_path, "Relu"), tmp_path, Options(stripped=True))
+        tensorrt.build(one_node(tmp_path, "Relu"), TensorRtOptions(stripped=True), tmp_path)
 
 
 def test_a_plan_without_weights_is_built_to_take_back_the_same() -> None:
@@ -481,7 +453,7 @@ def test_a_plan_without_weights_is_built_to_take_back_the_same() -> None:
     builder = library.api.Builder(heard)
     flags = library.api.BuilderFlag
     for stripped in (False, True):
-        options = Options(stripped=stripped)
+        options = TensorRtOptions(stripped=stripped)
         config: Any = tensorrt._config(library, builder, None, options)  # pyright: ignore[reportPrivateUsage]
         assert config.get_flag(flags.STRIP_PLAN) is stripped
         assert config.get_flag(flags.REFIT_IDENTICAL) is stripped

@@ -15,11 +15,12 @@ from tests.engines.test_tensorrt import one_node
 from tests.engines.test_tensorrt_engine import Context, Gpu, Plan, arrays, blueprint, expected
 
 from latentrt.engines.cuda import device as cuda_device
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.tensorrt import backend as tensorrt
 from latentrt.engines.tensorrt import library as tensorrt_library
 from latentrt.engines.tensorrt.engine import TensorRtEngine
 from latentrt.engines.tensorrt.kernels import Kernels
+from latentrt.engines.tensorrt.options import TensorRtOptions
 
 L4 = cuda_device.Gpu("NVIDIA L4", "sm89", "13.0")
 KERNEL = b"a kernel of this GPU"
@@ -130,7 +131,7 @@ def test_a_plan_for_this_gpu_is_built_with_its_kernels_and_one_for_a_target_with
 ) -> None:
     made: list[Made] = []
 
-    def load(blueprint: Blueprint, options: Options, folder: Path) -> Made:
+    def load(blueprint: Blueprint, options: Any, folder: Path) -> Made:
         assert (folder / tensorrt.PLAN).stat().st_size > 1000
         made.append(Made(blueprint))
         return made[-1]
@@ -140,7 +141,7 @@ def test_a_plan_for_this_gpu_is_built_with_its_kernels_and_one_for_a_target_with
     monkeypatch.setattr(tensorrt, "library_for", lambda _: rtx)
     monkeypatch.setattr(tensorrt, "load", load)
     node = one_node(tmp_path, "Relu")
-    for name, options in (("here", Options()), ("there", Options(target="sm89"))):
+    for name, options in (("here", TensorRtOptions()), ("there", TensorRtOptions(target="sm89"))):
         (tmp_path / name).mkdir()
         tensorrt.build(node, options, tmp_path / name)
     assert (tmp_path / "here" / tensorrt.KERNELS).read_bytes() == KERNEL
@@ -167,6 +168,6 @@ def test_a_plan_is_loaded_with_the_kernels_beside_it(
     (tmp_path / tensorrt.PLAN).write_bytes(b"plan")
     if stored:
         (tmp_path / tensorrt.KERNELS).write_bytes(stored)
-    engine = tensorrt.load(blueprint(), Options(), tmp_path)
+    engine = tensorrt.load(blueprint(), TensorRtOptions(), tmp_path)
     engine(arrays(0))
     assert gpu.counts["compiled"] == (0 if stored else 1)

@@ -13,11 +13,11 @@ import pytest
 
 from latentrt.bundle.errors import BuildFailed
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.tensorrt.network import NetworkSource
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.tensorrt.refit import refit
 
 BLUEPRINT = Blueprint("unet", Path("b/unet.onnx"), Path("b/weights/unet"), (), (), {})
-SOURCE = NetworkSource(BLUEPRINT, b"graph")
+SOURCE = OnnxGraph(BLUEPRINT, b"graph")
 
 
 class TensorRtLibrary:

@@ -6,8 +6,9 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import ShapeNotBuilt, VerificationFailed
 from latentrt.bundle.manifest import GOLDEN, FileRecord
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Engine, Options
+from latentrt.engines.engine import Engine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.registry import Chosen, Status, backend
-from latentrt.engines.verification import verify
-from latentrt.engines.verification.verify import TOLERANCES, open_verified
+from latentrt.engines.verification import judging, verify
+from latentrt.engines.verification.tolerances import TOLERANCES, Tolerance
+
+open_verified = partial(verify.open_verified, verify="full")
 
 
 @pytest.fixture
@@ -30,14 +33,14 @@ def shapes(bundle: Callable[[str], Path]) -> Bundle:
 
 
 def right(precision: str = "fp32") -> Chosen:
-    return Chosen("openvino", backend("openvino"), Options(precision=precision))
+    return Chosen(backend("openvino"), precision)
 
 
 @pytest.fixture
 def no_oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Says that ONNX Runtime is not installed, or is."""
     real = onnxruntime.status
-    missing = Status("onnxruntime", None, problem="not installed")
+    missing = Status(None, problem="not installed")
 
     def say(is_missing: bool) -> None:
         monkeypatch.setattr(onnxruntime, "status", (lambda: missing) if is_missing else real)
@@ -49,20 +52,20 @@ def no_oracle(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The references that engines were held against, one after the other."""
     references: list[str] = []
-    real = verify.judge
+    real = judging.judge
 
     def watched(engine: Engine, *arguments: Any) -> Any:
         references.append(arguments[-1])
         return real(engine, *arguments)
 
-    monkeypatch.setattr(verify, "judge", watched)
+    monkeypatch.setattr(judging, "judge", watched)
     return references
 
 
 def allow(patch: pytest.MonkeyPatch, unet: float) -> None:
     """Have another tolerance for U-Nets in fp32."""
     other = replace(TOLERANCES["fp32"], unet=unet)
-    patch.setattr(verify, "TOLERANCES", {**TOLERANCES, "fp32": other})
+    patch.setitem(cast("dict[str, Tolerance]", TOLERANCES), "fp32", other)
 
 
 def with_other_goldens(bundle: Bundle, folder: Path) -> Bundle:
@@ -83,7 +86,7 @@ def test_an_engine_that_nothing_was_there_to_refuse_is_refused_once_there_are_go
 ) -> None:
     bare = without_goldens(shapes, tmp_path / "bare")
     faulty = Faulty("openvino", spoil(shapes, tmp_path, "dropped bias"))
-    chosen = Chosen("openvino", faulty, Options())
+    chosen = faulty.chosen("openvino")
     no_oracle(True)
     assert open_verified(cache, bare, "unet", UNET, chosen).verification["reference"] == "nothing"
     with pytest.raises(VerificationFailed, match=r"from the goldens .* is allowed"):

@@ -1,10 +1,11 @@
-"""The guard: what engines are held against, and that planted faults are refused."""
+"""`verify="full"`: what engines are compared with, and that planted faults are refused."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from latentrt.bundle.errors import VerificationFailed
 from latentrt.bundle.manifest import GOLDEN
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.cache.cache import Cache
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.function import FunctionEngine
 from latentrt.engines.onnxruntime import cpu as onnxruntime
-from latentrt.engines.registry import Backend, Chosen, Progress, Status, backend
-from latentrt.engines.verification.verify import TOLERANCES, golden_sizes, open_verified
+from latentrt.engines.registry import Chosen, Compiler, Progress, Status, backend
+from latentrt.engines.verification import verify
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES
+
+open_verified = partial(verify.open_verified, verify="full")
 
 UNET = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 OTHER = {**UNET, "height": 8}
@@ -33,33 +38,34 @@ class Faulty:
     """A backend that compiles from other weights than the bundle's."""
 
     def __init__(self, name: str, weights: Path) -> None:
-        self._real: Backend = backend(name)
+        self._real: Compiler = backend(name).compiler
         self._weights = weights
-        self.PRECISIONS: Mapping[str, tuple[str, ...]] = self._real.PRECISIONS
-        self.OPTIONS: frozenset[str] = self._real.OPTIONS
-        self.TIMED: bool = self._real.TIMED
 
     def status(self) -> Status:
         return self._real.status()
 
-    def identity(self, options: Options) -> dict[str, str]:
+    def identity(self, options: Any) -> dict[str, str]:
         return self._real.identity(options)
 
-    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
+    def compile(self, blueprint: Blueprint, options: Any) -> Engine:
         return self._real.compile(self._spoiled(blueprint), options)
 
     def build(
         self,
         blueprint: Blueprint,
-        options: Options,
+        options: Any,
         folder: Path,
         *,
         progress: Progress | None = None,
     ) -> None:
         self._real.build(self._spoiled(blueprint), options, folder)
 
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+    def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
         return self._real.load(self._spoiled(blueprint), options, folder)
+
+    def chosen(self, name: str, precision: str = "fp32") -> Chosen:
+        """The backend of that name over it."""
+        return Chosen(replace(backend(name), find=lambda: self), precision)
 
     def _spoiled(self, blueprint: Blueprint) -> Blueprint:
         return replace(blueprint, weights=self._weights)
@@ -118,9 +124,9 @@ def test_a_planted_fault_is_refused_with_its_numbers_and_nothing_is_stored(
     sizes: Mapping[str, int],
 ) -> None:
     faulty = Faulty("openvino", spoil(shapes, tmp_path, fault))
-    options = Options(precision=precision)
+    chosen = faulty.chosen("openvino", precision)
     with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from .* is allowed"):
-        open_verified(cache, shapes, "unet", sizes, Chosen("openvino", faulty, options))
+        open_verified(cache, shapes, "unet", sizes, chosen)
     assert [a.key["engine"] for a in cache.entries() if a.key["engine"] == "openvino"] == []
 
 
@@ -132,26 +138,30 @@ class Halves(Faulty):
 
     def __init__(self, weights: Path) -> None:
         super().__init__("onnxruntime", weights)
-        self.PRECISIONS = {"float16": ("fp16", "fp32")}
 
-    def identity(self, options: Options) -> dict[str, str]:
+    def chosen(self, name: str, precision: str) -> Chosen:
+        known = {"float16": ("fp16", "fp32")}
+        real = backend("onnxruntime")
+        return Chosen(replace(real, name=name, known=known, find=lambda: self), precision)
+
+    def identity(self, options: Any) -> dict[str, str]:
         return {**super().identity(options), "evaluator": onnx.__version__}
 
     def build(
         self,
         blueprint: Blueprint,
-        options: Options,
+        options: Any,
         folder: Path,
         *,
         progress: Progress | None = None,
     ) -> None:
-        if options.precision == "fp32":
+        if blueprint.precision == "fp32":
             super().build(blueprint, options, folder)
         else:
             (folder / "evaluator").write_text("there is nothing to build")
 
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
-        if options.precision == "fp32":
+    def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
+        if blueprint.precision == "fp32":
             return super().load(blueprint, options, folder)
         spoiled = self._spoiled(blueprint)
         model = onnx.load_model(spoiled.graph, load_external_data=False)
@@ -173,7 +183,7 @@ def test_a_planted_fault_is_refused_in_fp16_too(
 ) -> None:
     heads = Bundle.open(bundle("heads-fp16"))
     sizes = golden_sizes(heads, "unet") or {}
-    chosen = Chosen("halves", Halves(spoil(heads, tmp_path, fault)), Options(precision="fp16"))
+    chosen = Halves(spoil(heads, tmp_path, fault)).chosen("halves", "fp16")
     with pytest.raises(VerificationFailed, match=r"unet: model_output is .* from the goldens"):
         open_verified(cache, heads, "unet", sizes, chosen)
     assert cache.entries() == []
@@ -184,7 +194,7 @@ def test_an_fp16_engine_without_a_fault_is_accepted_by_what_fp16_costs(
 ) -> None:
     heads = Bundle.open(bundle("heads-fp16"))
     sizes = golden_sizes(heads, "unet") or {}
-    chosen = Chosen("halves", Halves(heads.weights("unet")), Options(precision="fp16"))
+    chosen = Halves(heads.weights("unet")).chosen("halves", "fp16")
     record = open_verified(cache, heads, "unet", sizes, chosen).verification
     error = record["errors"]["model_output"]["relative"]
     assert 10 * TOLERANCES["fp32"].unet < error < TOLERANCES["fp16"].unet
@@ -198,7 +208,7 @@ def test_a_planted_fault_in_the_oracle_itself_is_refused(
     faulty = Faulty("onnxruntime", spoil(shapes, tmp_path, fault))
     for sizes in (UNET, OTHER, {**UNET, "batch": 3}):
         with pytest.raises(VerificationFailed, match=r"from the goldens"):
-            open_verified(cache, shapes, "unet", sizes, Chosen("onnxruntime", faulty, Options()))
+            open_verified(cache, shapes, "unet", sizes, faulty.chosen("onnxruntime"))
     assert cache.entries() == []
 
 
@@ -215,7 +225,7 @@ def test_a_planted_fault_in_the_oracle_itself_is_refused(
 def test_the_record_says_how_far_the_engine_is_from_what(
     shapes: Bundle, cache: Cache, precision: str, sizes: Mapping[str, int], reference: str
 ) -> None:
-    chosen = Chosen("openvino", backend("openvino"), Options(precision=precision))
+    chosen = Chosen(backend("openvino"), precision)
     record = open_verified(cache, shapes, "unet", sizes, chosen).verification
     assert record["reference"] == reference
     assert "weaker" not in record
@@ -239,7 +249,7 @@ def test_the_record_says_how_far_the_engine_is_from_what(
 def test_the_oracle_is_held_against_the_goldens(
     shapes: Bundle, cache: Cache, sizes: Mapping[str, int], reference: str, weaker: bool
 ) -> None:
-    chosen = Chosen("onnxruntime", backend("onnxruntime"), Options())
+    chosen = Chosen(backend("onnxruntime"))
     record = open_verified(cache, shapes, "unet", sizes, chosen).verification
     assert record["reference"] == reference
     assert ("weaker" in record) == weaker
@@ -249,8 +259,8 @@ def test_without_an_fp32_engine_to_check_first_the_record_says_weaker(
     shapes: Bundle, cache: Cache
 ) -> None:
     low = Faulty("openvino", shapes.weights("unet"))  # with the right weights
-    low.PRECISIONS = {"float32": ("bf16",)}
-    chosen = Chosen("openvino", low, Options(precision="bf16"))
+    chosen = low.chosen("openvino", "bf16")
+    chosen = replace(chosen, backend=replace(chosen.backend, known={"float32": ("bf16",)}))
     record = open_verified(cache, shapes, "unet", UNET, chosen).verification
     assert record["reference"] == "the goldens"
     assert "no fp32 engine" in record["weaker"]
@@ -268,26 +278,25 @@ def test_without_goldens_onnx_runtime_is_the_reference_and_the_record_says_weake
 ) -> None:
     bare = without_goldens(shapes, tmp_path / "bare")
     assert golden_sizes(bare, "unet") is None
-    openvino = Chosen("openvino", backend("openvino"), Options())
+    openvino = Chosen(backend("openvino"))
     record = open_verified(cache, bare, "unet", UNET, openvino).verification
     assert record["reference"] == "ONNX Runtime fp32"
     assert "no goldens" in record["weaker"]
     assert record["errors"]["model_output"]["relative"] < TOLERANCES["fp32"].unet
     faulty = Faulty("openvino", spoil(bare, tmp_path, "dropped bias"))
     with pytest.raises(VerificationFailed):
-        open_verified(cache, bare, "unet", OTHER, Chosen("openvino", faulty, Options()))
+        open_verified(cache, bare, "unet", OTHER, faulty.chosen("openvino"))
 
 
 def test_without_onnx_runtime_other_sizes_rest_on_the_goldens_and_the_record_says_weaker(
     shapes: Bundle, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = Status("onnxruntime", None, problem="not installed")
+    missing = Status(None, problem="not installed")
     monkeypatch.setattr(onnxruntime, "status", lambda: missing)
-    openvino: Any = backend("openvino")
-    record = open_verified(cache, shapes, "unet", OTHER, Chosen("openvino", openvino, Options()))
+    record = open_verified(cache, shapes, "unet", OTHER, Chosen(backend("openvino")))
     assert record.verification["reference"].startswith("the goldens at batch=2")
     assert "weaker" in record.verification
     faulty = Faulty("openvino", spoil(shapes, tmp_path, "zeroed norm"))
     larger = Cache(tmp_path / "other")
     with pytest.raises(VerificationFailed, match="from the goldens"):
-        open_verified(larger, shapes, "unet", OTHER, Chosen("openvino", faulty, Options()))
+        open_verified(larger, shapes, "unet", OTHER, faulty.chosen("openvino"))

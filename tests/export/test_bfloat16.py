@@ -26,7 +26,7 @@ from tests.export.pytorch import (
 )
 from tests.processor import HAS_BF16
 
-from latentrt.engines.graphs.float32 import widen
+from latentrt.export.float32 import to_float32
 
 Bundles = Callable[[str], Path]
 each_component = pytest.mark.parametrize("component", components_of("xl"))
@@ -113,6 +113,6 @@ def test_a_bfloat16_graph_made_float32_computes_what_pytorch_does(
     # against PyTorch in test_stored_weights.
     bundle = Path(shutil.copytree(half, tmp_path / "bundle"))
     expected = arrays(goldens_of(half), f"{component}/outputs/")
-    found = by_openvino(bundle, component, widen((half / f"{component}.onnx").read_bytes()))
+    found = by_openvino(bundle, component, to_float32((half / f"{component}.onnx").read_bytes()))
     for name, array in expected.items():
         assert relative(found[name], array) < ROUNDING, name

@@ -33,8 +33,9 @@ from tests.export.pytorch import (
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.tensors import TensorFile
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime.cpu import OnnxRuntimeEngine
-from latentrt.engines.onnxruntime.session import SessionModel, session, settings
+from latentrt.engines.onnxruntime.session import session, settings
 from latentrt.export import trace
 from latentrt.export.export import export
 from latentrt.weights.component_specs import component_specs
@@ -58,7 +59,7 @@ def engine(bundle: Path, weights: Path, component: str, sizes: dict[str, int]) -
     )
     chosen = settings(onnxruntime, blueprint)
     chosen.intra_op_num_threads = 1
-    model = SessionModel(blueprint, blueprint.graph.read_bytes())
+    model = OnnxGraph(blueprint, blueprint.graph.read_bytes())
     made = session(onnxruntime, model, chosen, ["CPUExecutionProvider"])
     return OnnxRuntimeEngine(blueprint, made)
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.golden import Difference
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.registry import backend
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ def test_a_real_sized_unet_matches_pytorch(exported: Exported, name: str) -> Non
         record.outputs,
         LATENT,
     )
-    engine = backend(name).compile(blueprint, Options())
+    engine = backend(name).compile(blueprint)
     actual = engine(inputs)["model_output"]
     engine.close()
 

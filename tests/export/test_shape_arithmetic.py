@@ -18,7 +18,8 @@ from transformers.activations import GELUActivation
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.graphs.group_norm import write_out_group_norms
-from latentrt.engines.onnxruntime.session import SessionModel, settings
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
+from latentrt.engines.onnxruntime.session import settings
 
 Bundles = Callable[[str], Path]
 
@@ -92,11 +93,11 @@ def test_no_shape_arithmetic_remains_in_onnx_runtime_either(
     bundle: Bundles, tmp_path: Path, configuration: str, component: str
 ) -> None:
     blueprint = Blueprint.of(Bundle.open(bundle(configuration)), component, sizes_of(EVEN))
-    model = SessionModel.of(blueprint, "fp32")
+    model = OnnxGraph.of(blueprint)
     chosen = settings(onnxruntime, blueprint)
     chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     chosen.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    written = write_out_group_norms(model.graph)
+    written = write_out_group_norms(model.content)
     onnxruntime.InferenceSession(written, chosen, providers=["CPUExecutionProvider"])
     graph = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph
     kinds = Counter(n.op_type for n in graph.node)

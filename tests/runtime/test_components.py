@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -48,26 +49,43 @@ def test_a_component_is_not_given_the_options_that_its_own_backend_has_not(
 ) -> None:
     given = {"vae_decoder": "onnxruntime", "vae_encoder": "openvino"}
     with Pipeline.open(
-        bundle("heads"), engine="openvino", streams=2, threads=1, components=given
+        bundle("heads"), engine="openvino", options={"streams": 2, "threads": 1}, components=given
     ) as pipeline:
-        found = {
-            name: (c.name, c.options.streams, c.options.threads)
-            for name, c in pipeline._engines.chosen.items()
-        }
-        assert found.pop("vae_decoder") == ("onnxruntime", None, 1)
-        assert set(found.values()) == {("openvino", 2, 1)}
+        found = {name: (c.name, asdict(c.options)) for name, c in pipeline._engines.chosen.items()}
+        assert found.pop("vae_decoder") == ("onnxruntime", {"threads": 1, "arena": True})
+        assert list(found.values()) == [("openvino", {"threads": 1, "streams": 2})] * 3
         assert pipeline.decode(np.zeros((1, 4, 8, 8), np.float32)).shape == (1, 3, 64, 64)
+
+
+def open_with(
+    path: Path, components: dict[str, str], engine: str = "openvino", **options: object
+) -> Pipeline:
+    return Pipeline.open(path, engine=engine, options=options, components=components)
 
 
 def test_an_option_that_no_component_is_given_is_refused(bundle: Callable[[str], Path]) -> None:
     names = Bundle.open(bundle("heads")).manifest.components
     everything = dict.fromkeys(names, "onnxruntime")
-    with pytest.raises(InputError, match="streams: expected nothing: no component's engine has it"):
-        Pipeline.open(bundle("heads"), engine="openvino", streams=2, components=everything)
-    with pytest.raises(InputError, match="arena: expected nothing: openvino has no such option"):
-        Pipeline.open(
-            bundle("heads"), engine="openvino", arena=False, components={"unet": "onnxruntime"}
-        )
+    with pytest.raises(InputError, match="engine onnxruntime has no option 'streams'; it has thr"):
+        open_with(bundle("heads"), everything, streams=2)
+    with pytest.raises(InputError, match="no option 'level'; it has threads, streams; engine onn"):
+        open_with(bundle("heads"), {"unet": "onnxruntime"}, level=5)
+
+
+def test_an_option_of_one_component_s_engine_is_given_to_that_component(
+    bundle: Callable[[str], Path],
+) -> None:
+    for engine in ("openvino", "auto"):
+        own = {"unet": "onnxruntime"}
+        with open_with(bundle("heads"), own, engine=engine, arena=False) as pipeline:
+            assert pipeline.chosen["unet"].options.arena is False
+            assert pipeline.engines["vae_decoder"] == "openvino"
+
+
+def test_options_that_are_no_mapping_of_names_are_refused(bundle: Callable[[str], Path]) -> None:
+    for options in ([("threads", 1)], {1: 1}):
+        with pytest.raises(InputError, match="options: expected "):
+            Pipeline.open(bundle("heads"), options=options)  # pyright: ignore[reportArgumentType]
 
 
 @needs_bf16

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import Closed
 from latentrt.engines.cache.cache import Cache, Opened
-from latentrt.engines.engine import Arrays, Blueprint, Engine, Options
+from latentrt.engines.engine import Arrays, Blueprint, Engine
 from latentrt.engines.function import FunctionEngine
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.runtime import Pipeline, Request, Sampling, Size, pipeline
@@ -128,7 +128,8 @@ def test_by_default_weights_take_at_most_half_the_memory(
     engines = BundleEngines(
         found,
         "onnxruntime",
-        Options(),
+        "fp32",
+        {},
         {},
         build="missing",
         cache=None,

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tests.hub import snapshot
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.engines.engine import Blueprint, Options
-from latentrt.engines.openvino import backend as openvino
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.openvino.options import OpenVinoOptions
+from latentrt.engines.registry import backend
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.request import Request
 from latentrt.runtime.sampling import Sampling
@@ -22,7 +23,7 @@ from latentrt.runtime.sampling import Sampling
 
 def draw(folder: Path, engine: str, cache: Path) -> NDArray[np.uint8]:
     """The picture of one request."""
-    with Pipeline.open(folder, engine=engine, threads=1, cache=cache) as pipeline:
+    with Pipeline.open(folder, engine=engine, options={"threads": 1}, cache=cache) as pipeline:
         request = Request("a red circle", seed=3, sampling=Sampling(steps=2))
         return np.asarray(pipeline(request).images[0])
 
@@ -56,7 +57,7 @@ def test_openvino_copies_linked_weights_where_it_can_make_no_hard_link(
     for folder in (bundle("heads"), snapshot(bundle("heads"), tmp_path)):
         opened = Bundle.open(folder)
         blueprint = Blueprint.of(opened, "text_encoder", {"batch": 1, "sequence": 77})
-        engine = openvino.CPU.compile(blueprint, Options(threads=1))
+        engine = backend("openvino").compile(blueprint, OpenVinoOptions(threads=1))
         outputs.append(engine({"inputs_embeds": embeds})["last_hidden_state"])
         monkeypatch.setattr(os, "link", refuse)
     assert np.array_equal(outputs[0], outputs[1])

@@ -376,7 +376,7 @@ def test_an_option_of_a_wrong_kind_is_named(
         (lambda p: p.decode("latents"), "latents"),
         (lambda p: p.engine("vea", {}), "component"),
         (lambda p: p.engine("unet", None), "sizes"),
-        (lambda p: Pipeline(None, "auto", p.options, {}), "bundle"),  # pyright: ignore[reportArgumentType]
+        (lambda p: Pipeline(None), "bundle"),  # pyright: ignore[reportArgumentType]
         (lambda p: Pipeline(p.bundle, "auto", None, {}), "options"),  # pyright: ignore[reportArgumentType]
     ],
 )
@@ -388,7 +388,6 @@ def test_an_argument_of_a_wrong_kind_is_named(pipeline: Pipeline, call: Any, fie
 
 @pytest.mark.parametrize(
     ("images", "guidance", "rows"),
-    [(4, 5.0, [8]), (6, 5.0, [6, 6]), (5, 5.0, [6, 4]), (3, 1.0, [3])],
     [(4, 5.0, [8]), (6, 5.0, [6, 6]), (5, 5.0, [6, 4]), (3, 1.0, [3])],
 )
 def test_images_of_one_request_share_calls_of_at_most_eight_rows(

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from latentrt.bundle.checks import as_path
@@ -70,6 +70,11 @@ class Bundle:
         """The ONNX file of a component."""
         return self.path / self.manifest.components[component].graph
 
+    def graph_fp32(self, component: str) -> Path | None:
+        """Its graph in fp32 over the same 16-bit weights; None where the bundle has none."""
+        name = float32_graph(self.manifest.components[component].graph)
+        return self.path / name if name in self.manifest.files else None
+
     def weights(self, component: str) -> Path:
         """The safetensors file that a component's graph reads."""
         return self.path / self.manifest.components[component].weights
@@ -104,6 +109,11 @@ def file_sha256(path: Path, advance: Callable[[int], None] | None = None) -> str
             if advance is not None:
                 advance(len(block))
     return digest.hexdigest()
+
+
+def float32_graph(name: str) -> str:
+    """The name of the fp32 graph that is written beside a 16-bit one."""
+    return str(PurePosixPath(name).with_suffix(".fp32.onnx"))
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:

@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
+from latentrt.cli.bench import bench
 from latentrt.cli.compare import compare
 from latentrt.cli.drawing import generate, samplers
 from latentrt.cli.making import build, cache, export
-from latentrt.cli.measuring import bench
 from latentrt.cli.options import BAD_INPUT
 from latentrt.cli.telling import doctor, inspect
 

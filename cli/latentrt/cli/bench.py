@@ -1,103 +1,124 @@
-"""`latentrt bench`: what it found as tables, and beside an earlier run."""
+"""The command `latentrt bench`: one configuration in full, or a sweep over several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final
 
-from latentrt.benchmarks.latency.earlier import Earlier
-from latentrt.benchmarks.latency.report import Report
-from latentrt.benchmarks.latency.sections import Section, compared, sections, used
-from latentrt.benchmarks.latency.verdict import Verdict
-from latentrt.benchmarks.peers.contest import Settings, against
-from latentrt.benchmarks.peers.peers import REFERENCE
-from latentrt.benchmarks.peers.standings import Standings
-from latentrt.bundle.errors import InputError
-from latentrt.cli.table import print_table
-from latentrt.engines.registry import DEVICE_KINDS
-from latentrt.runtime import Size
+import typer
 
+from latentrt.cli.options import (
+    BundleArgument,
+    ComponentOption,
+    EngineOptionsOption,
+    JsonOption,
+    PrecisionOption,
+)
 
-def peers(names: Sequence[str]) -> tuple[str, ...] | None:
-    """The names of other libraries, None for "all"."""
-    return None if "all" in names else tuple(names)
+_BATCHES: Final = "1,2,4"
 
 
-def device_of(engines: Mapping[str, str]) -> str:
-    """Where others are to draw: "cpu" or "cuda", where the U-Net's engine does.
+def bench(
+    bundle: BundleArgument,
+    engine: Annotated[
+        str, typer.Option(help="auto, or engines that `latentrt doctor` lists, with commas.")
+    ] = "auto",
+    precision: PrecisionOption = "auto",
+    component: ComponentOption = None,
+    option: EngineOptionsOption = None,
+    prompt: Annotated[str, typer.Option(help="What to draw.")] = "a red circle",
+    size: Annotated[
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT in pixels, several with commas. [default: the bundle's]"),
+    ] = None,
+    steps: Annotated[str, typer.Option(help="Sampler steps, several with commas.")] = "20",
+    guidance_scale: Annotated[float, typer.Option(help="1 or less: none.")] = 7.5,
+    sampler: Annotated[
+        str | None, typer.Option(help="See `latentrt samplers`. [default: the checkpoint's]")
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Images drawn together, several with commas; 0: none."
+            f" [default: {_BATCHES}; in a sweep: 1]"
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Warm images; in a sweep, batches.")] = 20,
+    limit: Annotated[
+        float, typer.Option(help="Seconds after which each part ends early, with fewer runs.")
+    ] = 120.0,
+    requests: Annotated[int, typer.Option(help="Requests served at each batch size.")] = 16,
+    arrivals: Annotated[
+        int, typer.Option(help="Requests at each rate of Poisson arrivals; 0: none.")
+    ] = 0,
+    cold: Annotated[bool, typer.Option(help="Measure cold starts, in new processes.")] = True,
+    ceilings: Annotated[bool, typer.Option(help="Measure the machine's ceilings.")] = True,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure this peer too, or all; may be repeated. All draw in rounds, by DDIM."
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The diffusers folder of the bundle, for --against.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of --against.")] = 10,
+    compare: Annotated[Path | None, typer.Option(help="An earlier report of --json.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure latency, throughput and memory, with the error beside every speed.
 
-    Raises `InputError` for an engine of a device that no peer has.
+    Several engines, sizes or steps are a sweep over all combinations, a row each.
     """
-    name = engines["unet"]
-    kind = DEVICE_KINDS[name]
-    if kind not in REFERENCE:
-        expected = "an engine of a CPU or of an NVIDIA GPU, where there are peers (--against)"
-        raise InputError("engine", expected, name)
-    return kind
+    from latentrt.benchmarks.latency.bench import BenchPlan
+    from latentrt.benchmarks.latency.sweep import Grid
+    from latentrt.benchmarks.latency.workload import Workload
+    from latentrt.bundle.errors import InputError
+    from latentrt.cli.benchmark import Files, Peers, report, sweep
+    from latentrt.cli.values import assignments, counts, engine_options, size_of
+    from latentrt.runtime import Guidance, Request, Sampling
 
-
-def contest(
-    report: Report,
-    bundle: Path,
-    checkpoint: str | None,
-    names: Sequence[str] | None,
-    rounds: int,
-    device: str,
-) -> Standings:
-    """The report's picture drawn in turns with other libraries; says how far it is.
-
-    The sampler is DDIM, which all of them step alike; of what the report's engines were asked for
-    only the number of threads and their `device` are kept. Raises what `against` raises.
-    """
-    request: Any = report.subject["request"]
-    settings = Settings(
-        Size.parse(report.subject["size"]),
-        steps=request["sampling"]["steps"],
-        prompt=request["prompt"],
-        guidance_scale=request["guidance"]["scale"],
-        threads=report.subject["options"]["threads"],
-        device=device,
+    sizes = tuple(size_of("size", one) for one in size.split(",")) if size else (None,)
+    grid = Grid(
+        engines=tuple(engine.split(",")),
+        sizes=sizes,
+        steps=counts("steps", steps),
+        batches=counts("batch", batch or "1"),
     )
-    return against(bundle, checkpoint, settings, names, rounds=rounds)
-
-
-def print_standings(standings: Standings) -> None:
-    """The contest's table, and what everybody in it had in common."""
-    sampler, device = (standings.settings[name] for name in ("sampler", "device"))
-    where = "" if device == "cpu" else f" on {device} (unverified)"
-    print(f"\nin turns with others{where}, all by {sampler}, latentrt by a fixed set of engines")
-    print(standings)
-
-
-def print_report(report: Report) -> None:
-    """Tables of all that was measured."""
-    print(_title(report))
-    for section in sections(report):
-        _print(section)
-    print(f"\nown: {report.own_share:.1%} of a picture is spent outside engines")
-    for note in report.notes:
-        print(f"note: {note}")
-
-
-def print_verdicts(found: Iterable[Verdict], earlier: Earlier, report: Report) -> None:
-    """Then beside now: how many times as fast it is, and what else is not the same."""
-    _print(compared(found, str(earlier.path)))
-    for line in earlier.differences(report):
-        print(f"not the same: {line}")
-
-
-def _title(report: Report) -> str:
-    request: Any = report.subject["request"]
-    sampling, guidance = request["sampling"], request["guidance"]
-    return (
-        f"{report.subject['source']}: {used(report)}, "
-        f"{sampling['steps']} steps of {report.subject['sampler']}, "
-        f"guidance {guidance['scale']:g}\n{report.machine.processor}, "
-        f"{report.machine.cores} cores"
+    workload = Workload(
+        bundle,
+        {
+            "engine": grid.engines[0],
+            "precision": precision,
+            "components": assignments("component", component or ()),
+            "options": engine_options("option", option or ()),
+        },
+        Request(
+            prompt,
+            seed=0,
+            size=grid.sizes[0],
+            sampling=Sampling(sampler, steps=grid.steps[0]),
+            guidance=Guidance(guidance_scale),
+        ),
     )
-
-
-def _print(section: Section) -> None:
-    print(f"\n{section.title}")
-    print_table(section.heads, section.rows, right=range(1, len(section.heads)))
+    files = Files(plot, html)
+    files.check()
+    if grid.is_sweep:
+        for name, value in (("against", against), ("compare", compare)):
+            if value:
+                raise InputError(name, "one engine, one size and one number of steps", "a sweep")
+        sweep(workload, grid, files, runs=runs, limit=limit, as_json=as_json)
+        return
+    plan = BenchPlan(
+        runs=runs,
+        limit=limit,
+        cold=cold,
+        ceilings=ceilings,
+        batches=() if batch == "0" else counts("batch", batch or _BATCHES),
+        requests=requests,
+        arrivals=arrivals,
+    )
+    peers = Peers(tuple(against), checkpoint or Path(), rounds) if against else None
+    report(workload, plan, files, peers=peers, compare=compare, as_json=as_json)

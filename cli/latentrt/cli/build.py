@@ -12,10 +12,10 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, VerificationFailed
 from latentrt.cli.progress import Bars
 from latentrt.engines.cache.cache import PENDING, Cache
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
 from latentrt.engines.memory import available_memory
 from latentrt.engines.registry import Chosen, Progress
-from latentrt.engines.verification.verify import open_verified
+from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.bundle_engines import choices
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
@@ -72,10 +72,12 @@ def build(
     decodes: Sequence[int],
     *,
     engine: str,
-    options: Options,
+    precision: str,
+    options: Mapping[str, object],
     components: Mapping[str, str],
     progress: Bars,
     max_pixels: int | None = None,
+    verify: Verify = "golden",
 ) -> list[dict[str, Any]]:
     """Have every engine in the cache; one row each, with the problem of one that is refused.
 
@@ -84,17 +86,17 @@ def build(
     what `choices` and `open_verified` raise but `VerificationFailed`.
     """
     opened = Bundle.open(bundle)
-    chosen = choices(opened, engine, options, components)
+    chosen = choices(opened, engine, precision, options, components)
     cache = Cache()
     rows: list[dict[str, Any]] = []
     engines = wanted(opened, sizes, batches, decodes)
-    elsewhere = options.target is not None
+    elsewhere = any(each.target is not None for each in chosen.values())
     limit = SizeLimit.of(
         opened.manifest,
         {each.name for each in chosen.values()},
         max_pixels=max_pixels,
         memory=None if elsewhere else available_memory(),
-        verified=not elsewhere,
+        verified=verify == "full" and not elsewhere,
     )
     for size in sizes:
         limit.check(size, rows=max(batches), decodes=max(decodes))
@@ -105,7 +107,7 @@ def build(
             progress("build", done, len(engines), f"{want}: {phase}{part}")
 
         progress("build", done, len(engines), str(want))
-        rows.append(_had(cache, opened, want, chosen[want.component], tell))
+        rows.append(_had(cache, opened, want, chosen[want.component], verify, tell))
     progress("build", len(engines), len(engines))
     return rows
 
@@ -148,7 +150,7 @@ def _of_component(
 
 
 def _had(
-    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
+    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
 ) -> dict[str, Any]:
     """Load, build or refuse an engine; returns its row."""
     begun = perf_counter()
@@ -156,27 +158,29 @@ def _had(
         "component": want.component,
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in want.sizes.items()),
         "engine": chosen.name,
-        "precision": chosen.options.precision,
-        "target": chosen.options.target,
+        "precision": chosen.precision,
+        "target": chosen.target,
         "hit": False,
         "reason": "",
         "problem": "",
         "verification": {},
     }
     try:
-        row |= _found(cache, bundle, want, chosen, progress)
+        row |= _found(cache, bundle, want, chosen, verify, progress)
     except VerificationFailed as error:
         row["problem"] = str(error)
     return {**row, "seconds": perf_counter() - begun}
 
 
 def _found(
-    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, progress: Progress
+    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
 ) -> dict[str, Any]:
     """Whether the engine was in the cache, the reason if not, and its verification."""
-    target = chosen.options.target
+    target = chosen.target
     if target is None:
-        opened = open_verified(cache, bundle, want.component, want.sizes, chosen, progress=progress)
+        opened = open_verified(
+            cache, bundle, want.component, want.sizes, chosen, verify=verify, progress=progress
+        )
         opened.engine.close()
         if opened.unkept is not None:
             raise opened.unkept
@@ -191,6 +195,8 @@ def _found(
 def _verdict(verification: Mapping[str, Any]) -> str:
     if PENDING in verification:
         return f"unverified: {verification[PENDING]}"
+    if "reference" not in verification:
+        return "not verified"
     reference = verification["reference"]
     weaker = f" (weaker: {verification['weaker']})" if "weaker" in verification else ""
     if "errors" not in verification:

@@ -11,15 +11,11 @@ from rich.console import Console
 
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
-    ArenaOption,
     BundleArgument,
     ComponentOption,
+    EngineOptionsOption,
     JsonOption,
-    LevelOption,
     PrecisionOption,
-    StreamsOption,
-    StrippedOption,
-    ThreadsOption,
 )
 from latentrt.cli.progress import Bars
 
@@ -31,11 +27,7 @@ def compare(
     ] = "auto",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
-    threads: ThreadsOption = None,
-    streams: StreamsOption = None,
-    arena: ArenaOption = True,
-    level: LevelOption = 3,
-    stripped: StrippedOption = False,
+    option: EngineOptionsOption = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="Compare every layer too; needs PyTorch.")
     ] = False,
@@ -67,19 +59,11 @@ def compare(
     from latentrt.bundle.publish import write_file
     from latentrt.cli.compare_tables import print_findings
     from latentrt.cli.places import check_writable
-    from latentrt.cli.values import assignments
-    from latentrt.engines.engine import Options
+    from latentrt.cli.values import assignments, engine_options
     from latentrt.runtime import Size
 
-    options = Options(
-        precision=precision,
-        threads=threads,
-        streams=streams,
-        arena=arena,
-        level=level,
-        stripped=stripped,
-    )
-    asked = EngineChoice(engine, options, assignments("component", component or ()))
+    options = engine_options("option", option or ())
+    asked = EngineChoice(engine, precision, options, assignments("component", component or ()))
     wanted = References(
         live=live,
         layers=layers,

@@ -10,17 +10,14 @@ import typer
 
 from latentrt.bundle.errors import InputError
 from latentrt.cli.options import (
-    ArenaOption,
     BundleArgument,
     ComponentOption,
     EngineOption,
+    EngineOptionsOption,
     JsonOption,
-    LevelOption,
     MaxPixelsOption,
     PrecisionOption,
-    StreamsOption,
-    StrippedOption,
-    ThreadsOption,
+    VerifyOption,
 )
 
 
@@ -102,19 +99,24 @@ def generate(
     engine: EngineOption = "auto",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
-    threads: ThreadsOption = None,
-    streams: StreamsOption = None,
-    arena: ArenaOption = True,
-    level: LevelOption = 3,
-    stripped: StrippedOption = False,
+    option: EngineOptionsOption = None,
+    verify: VerifyOption = "golden",
     max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle; prints their paths last."""
     from latentrt.cli.again import again
     from latentrt.cli.generate import load_latents, make, task_of
-    from latentrt.cli.values import assignments, corner, interval, numbers, size_of, weighted
-    from latentrt.engines.engine import Options
+    from latentrt.cli.values import (
+        assignments,
+        corner,
+        engine_options,
+        interval,
+        numbers,
+        size_of,
+        verify_of,
+        weighted,
+    )
     from latentrt.runtime import Guidance, Request, Sampling
 
     if prompt is None and source is None:
@@ -167,17 +169,12 @@ def generate(
         save_latents=save_latents,
         read={"latents": latents, "image": image, "from": source},
         engine=engine,
-        options=Options(
-            precision=precision,
-            threads=threads,
-            streams=streams,
-            arena=arena,
-            level=level,
-            stripped=stripped,
-        ),
+        precision=precision,
+        options=engine_options("option", option or ()),
         components=assignments("component", component or ()),
         as_json=as_json,
         max_pixels=max_pixels,
+        verify=verify_of(verify),
     )
 
 

@@ -19,7 +19,7 @@ from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.publish import write_file
 from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
 from latentrt.cli.progress import Bars
-from latentrt.engines.engine import Options
+from latentrt.engines.verification.verify import Verify
 from latentrt.runtime import ImageToImage, Pipeline, Request, Result, TextToImage
 from latentrt.runtime.pixels import read_pixels
 from latentrt.runtime.tasks import Task
@@ -63,10 +63,12 @@ def make(
     save_latents: Path | None,
     read: Mapping[str, Path | None],
     engine: str,
-    options: Options,
+    precision: str,
+    options: Mapping[str, object],
     components: Mapping[str, str],
     as_json: bool,
     max_pixels: int | None = None,
+    verify: Verify = "golden",
 ) -> None:
     """Run the request, write each picture when it is finished, and print their paths.
 
@@ -82,7 +84,8 @@ def make(
     if save_latents is not None:
         check_writable("save-latents", save_latents)
     opened = Bundle.open(bundle)
-    with Pipeline(opened, engine, options, components, max_pixels=max_pixels) as pipeline:
+    asked = (engine, precision, options, components)
+    with Pipeline(opened, *asked, max_pixels=max_pixels, verify=verify) as pipeline:
         paths: list[Path] = []
         try:
             with Bars(Console(stderr=True), quiet=as_json) as bars:

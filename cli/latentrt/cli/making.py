@@ -14,18 +14,15 @@ from latentrt.bundle.errors import CheckpointError, LatentrtError
 from latentrt.bundle.manifest import FILE_NAME, read_manifest
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
-    ArenaOption,
     BundleArgument,
     ComponentOption,
     EngineOption,
+    EngineOptionsOption,
     JsonOption,
-    LevelOption,
     MaxPixelsOption,
     PrecisionOption,
-    StreamsOption,
-    StrippedOption,
-    ThreadsOption,
     VariantOption,
+    VerifyOption,
 )
 from latentrt.cli.progress import Bars
 from latentrt.weights.checkpoint import Checkpoint
@@ -81,24 +78,23 @@ def build(
     decode_batch: Annotated[str, typer.Option(help="Pictures of a VAE decoder's call.")] = "1",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
-    threads: ThreadsOption = None,
-    streams: StreamsOption = None,
-    arena: ArenaOption = True,
+    option: EngineOptionsOption = None,
+    verify: VerifyOption = "golden",
     target: Annotated[
         str | None, typer.Option(help="TensorRT: build for another GPU, such as sm89.")
     ] = None,
-    level: LevelOption = 3,
-    stripped: StrippedOption = False,
     max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
     from latentrt.cli.build import build as run
     from latentrt.cli.build import print_rows
-    from latentrt.cli.values import assignments, counts
-    from latentrt.engines.engine import Options
+    from latentrt.cli.values import assignments, counts, engine_options, verify_of
     from latentrt.runtime import Size
 
+    options: dict[str, object] = {**engine_options("option", option or ())}
+    if target is not None:
+        options["target"] = target
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         rows = run(
             bundle,
@@ -106,18 +102,12 @@ def build(
             counts("batch", batch),
             counts("decode-batch", decode_batch),
             engine=engine,
-            options=Options(
-                precision=precision,
-                threads=threads,
-                streams=streams,
-                arena=arena,
-                target=target,
-                level=level,
-                stripped=stripped,
-            ),
+            precision=precision,
+            options=options,
             components=assignments("component", component or ()),
             progress=bars,
             max_pixels=max_pixels,
+            verify=verify_of(verify),
         )
     if as_json:
         print(json.dumps(rows, indent=2))

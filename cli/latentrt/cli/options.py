@@ -18,20 +18,21 @@ ComponentOption = Annotated[
     list[str] | None,
     typer.Option(help="NAME=ENGINE, =PRECISION or =ENGINE:PRECISION for one of the components."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads of an engine call.")]
-StreamsOption = Annotated[
-    int | None, typer.Option(help="OpenVINO: calls at once; 1: no call in two halves.")
+EngineOptionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", help="NAME=VALUE: an engine's own, see `latentrt doctor`; may be repeated."
+    ),
 ]
-ArenaOption = Annotated[
-    bool, typer.Option("--arena/--no-arena", help="Keep freed memory for the next call.")
+VerifyOption = Annotated[
+    str,
+    typer.Option(
+        help="golden: one small engine for all sizes; full: each at its size; off: nothing."
+    ),
 ]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(help="Largest width times height. [default: by model and memory]"),
-]
-LevelOption = Annotated[int, typer.Option(help="TensorRT: 0 to 5, how hard to optimise.")]
-StrippedOption = Annotated[
-    bool, typer.Option("--stripped", help="TensorRT: plans that are stored without weights.")
 ]
 VariantOption = Annotated[
     str | None,

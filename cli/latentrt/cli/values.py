@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from latentrt.bundle.errors import InputError
+from latentrt.engines.options import value_of
+from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime import Size
 
 
@@ -56,6 +59,17 @@ def weighted(option: str, text: str) -> tuple[str, float]:
         return prompt, float(weight)
     except ValueError:
         raise InputError(option, "PROMPT=WEIGHT", repr(text)) from None
+
+
+def engine_options(option: str, texts: Sequence[str]) -> dict[str, object]:
+    """NAME=VALUE each; integers, true and false are taken as such."""
+    return {name: value_of(text) for name, text in assignments(option, texts).items()}
+
+
+def verify_of(text: str) -> Verify:
+    """How engines are verified; raises `InputError` for what is none."""
+    check_verify(text)
+    return cast("Verify", text)
 
 
 def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ An engine maps named arrays to named arrays at fixed shapes and knows nothing of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, runtime_checkable
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.checks import flag, integer, shown
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.errors import BundleError, InputError
 from latentrt.bundle.spec import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -52,14 +51,20 @@ class Engine(Protocol):
         ...
 
 
+_OWN: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+_HALVES: Final = ("float16", "bfloat16")
+
+
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """What to compile: a graph, the weights it reads, and a size for each symbol.
+    """What to compile: a graph at a precision, the weights it reads, and a size for each symbol.
 
     A graph names its weights by a path such as `weights/unet.safetensors`; that path must be the
-    end of `weights`, whose second parent is where it is looked up. `dtype` is what the graph
-    computes in. `digests` are the SHA-256 of the graph and of the weights in hexadecimal; only what
-    is cached needs them.
+    end of `weights`, whose second parent is where it is looked up. `dtype` is what the graph as it
+    is stored computes in; `inputs` and `outputs` are its arrays. `precision` is what the engine
+    computes in; `graph_fp32` is what is compiled where that is fp32 and the graph's dtype 16-bit.
+    `digests` are the SHA-256 of the graph and of the weights in hexadecimal; only what is cached
+    needs them.
     """
 
     component: str
@@ -70,9 +75,13 @@ class Blueprint:
     sizes: Mapping[str, int]
     dtype: str = "float32"
     digests: tuple[str, str] | None = None
+    precision: str = "fp32"
+    graph_fp32: Path | None = None
 
     @staticmethod
-    def of(bundle: Bundle, component: str, sizes: Mapping[str, int]) -> Blueprint:
+    def of(
+        bundle: Bundle, component: str, sizes: Mapping[str, int], precision: str = "fp32"
+    ) -> Blueprint:
         """A component of a bundle, its digests from the manifest."""
         record = bundle.manifest.components[component]
         files = bundle.manifest.files
@@ -85,7 +94,29 @@ class Blueprint:
             sizes=dict(sizes),
             dtype=bundle.manifest.dtype,
             digests=(files[record.graph].sha256, files[record.weights].sha256),
+            precision=precision,
+            graph_fp32=bundle.graph_fp32(component),
         )
+
+    def at(self, precision: str) -> Blueprint:
+        """The same at another precision."""
+        return self if precision == self.precision else replace(self, precision=precision)
+
+    @property
+    def widened(self) -> bool:
+        """Whether a 16-bit graph is computed in float32: in all but its own precision."""
+        return self.dtype in _HALVES and self.dtype != _OWN[self.precision]
+
+    @property
+    def source(self) -> Path:
+        """The graph to compile; raises `BundleError` where there is none in fp32."""
+        if not self.widened:
+            return self.graph
+        if self.graph_fp32 is None:
+            raise BundleError(
+                self.graph, "has no fp32 graph beside it: export the checkpoint again"
+            )
+        return self.graph_fp32
 
     @property
     def root(self) -> Path:
@@ -94,51 +125,18 @@ class Blueprint:
 
     @property
     def fixed_inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs with every dimension a number."""
-        return tuple(s.fixed(self.sizes) for s in self.inputs)
+        """What the engine takes: every dimension a number, the dtypes those of its precision."""
+        return tuple(self._fixed(s) for s in self.inputs)
 
     @property
     def fixed_outputs(self) -> tuple[TensorSpec, ...]:
-        """The outputs with every dimension a number."""
-        return tuple(s.fixed(self.sizes) for s in self.outputs)
+        """What the engine gives, likewise."""
+        return tuple(self._fixed(s) for s in self.outputs)
 
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How an engine computes and uses the machine; a backend heeds those that it lists.
-
-    `precision` is what it computes in ("fp32", "fp16", "bf16"), whatever the weights are stored
-    as; `threads` is the number of CPU threads of one call (None: the backend's choice);
-    `streams` is how many calls a CPU works on at once, each with `threads` of its own, or, where
-    that is None, with its share of the backend's choice (None: one, whose rows OpenVINO takes in
-    two halves at once where that is faster); `arena` keeps freed memory for
-    the next call, which is faster and holds the peak; `target` is the compute capability to build
-    for, such as "sm89" (None: this machine's GPU); `level`, 0 to 5, is how hard a builder looks for
-    faster kernels; `stripped` stores no weights in the plan and puts the bundle's in when it is
-    loaded.
-    """
-
-    precision: str = "fp32"
-    threads: int | None = None
-    streams: int | None = None
-    arena: bool = True
-    target: str | None = None
-    level: int = 3
-    stripped: bool = False
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__
-        for name in ("precision", "target"):
-            value: object = getattr(self, name)
-            if not isinstance(value, str) and (name, value) != ("target", None):
-                raise InputError(name, "a name", shown(value))
-        for name in ("threads", "streams"):
-            value = getattr(self, name)
-            if value is not None:
-                put(self, name, integer(name, "an integer from 1 to 4096", value, 1, 4096))
-        put(self, "level", integer("level", "an integer from 0 to 5", self.level, 0, 5))
-        for name in ("arena", "stripped"):
-            put(self, name, flag(name, getattr(self, name)))
+    def _fixed(self, spec: TensorSpec) -> TensorSpec:
+        fixed = spec.fixed(self.sizes)
+        narrow = self.widened and fixed.dtype in _HALVES
+        return replace(fixed, dtype="float32") if narrow else fixed
 
 
 def check_inputs(component: str, specs: tuple[TensorSpec, ...], inputs: Arrays) -> None:

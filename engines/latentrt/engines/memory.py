@@ -1,8 +1,10 @@
-"""How much memory a process may still take: the machine's, or less in a container."""
+"""How much memory a process may still take, and giving back what it has freed."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -19,6 +21,14 @@ def available_memory(root: Path = _ROOT) -> int | None:
     """
     found = [*_of_machine(root), *_of_groups(root)]
     return max(min(found), 0) if found else None
+
+
+def give_back() -> None:
+    """Have freed memory go back to the machine, where the C library keeps it."""
+    gc.collect()
+    trim = getattr(ctypes.pythonapi, "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _of_machine(root: Path) -> Iterator[int]:

@@ -1,23 +1,24 @@
-"""What compiles engines, and how one is had by name.
+"""Every backend: one record each, in one table.
 
-Each backend is imported only when it is asked for.
+A record imports what compiles only when that is asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib
-import os
-import platform
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
 from latentrt.bundle.errors import InputError, Unavailable
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
+from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions, OnnxRuntimeTensorRtOptions
+from latentrt.engines.openvino.options import OpenVinoGpuOptions, OpenVinoOptions
+from latentrt.engines.options import NoOptions, names_of, parsed, unknown_option
+from latentrt.engines.tensorrt.options import TensorRtOptions
 
 Progress = Callable[[str, int, int], None]
 """Told how far a build is: the name of its phase, steps done, steps in all."""
@@ -25,22 +26,22 @@ Progress = Callable[[str, int, int], None]
 PRECISIONS: Final = ("fp32", "fp16", "bf16")
 """Every precision that some backend has."""
 
+DeviceKind = Literal["cpu", "cuda", "intel"]
+"""A CPU, an NVIDIA GPU, or an Intel GPU or NPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """Whether a backend can be used here.
 
-    `version` is None where it is not installed; `devices` those that it found; `problem` and
-    `remedy` say what is missing and the command that would help; `unverified` is true for a path
-    that nobody has run on its hardware.
+    `version` is None where it is not installed; `devices` are those that it found; `problem` and
+    `remedy` say what is missing and the command that would help.
     """
 
-    name: str
     version: str | None
     devices: tuple[str, ...] = ()
     problem: str = ""
     remedy: str = ""
-    unverified: bool = False
 
     @property
     def usable(self) -> bool:
@@ -48,43 +49,31 @@ class Status:
         return self.version is not None and not self.problem
 
 
-class Backend(Protocol):
-    """Says whether it works here, and compiles.
+class Compiler(Protocol):
+    """What a backend's module has: it says whether it works here, compiles, stores and loads.
 
-    `PRECISIONS` is what it can compute in on this machine, by the dtype that a graph is in, the one
-    that it takes by itself first; `OPTIONS` are the fields of `Options` that it heeds besides the
-    precision; `TIMED` says that `load` makes the engine anew, choosing kernels by how fast they are
-    just then, so that what it gives is not what was verified.
+    `options` is an instance of the options class of the backend's record.
     """
-
-    @property
-    def PRECISIONS(self) -> Mapping[str, tuple[str, ...]]: ...  # noqa: N802
-
-    @property
-    def OPTIONS(self) -> frozenset[str]: ...  # noqa: N802
-
-    @property
-    def TIMED(self) -> bool: ...  # noqa: N802
 
     def status(self) -> Status:
         """Whether the backend can be used; never raises."""
         ...
 
-    def compile(self, blueprint: Blueprint, options: Options) -> Engine:
-        """Compile for fixed sizes; raises `Unavailable` or `BuildFailed`."""
-        ...
-
-    def identity(self, options: Options) -> dict[str, str]:
-        """What an entry depends on beside graph, weights, sizes and options.
+    def identity(self, options: Any) -> dict[str, str]:
+        """What an engine depends on beside graph, weights, sizes, precision and options.
 
         Such as the backend's version, the device's name, its driver. Raises `Unavailable`.
         """
         ...
 
+    def compile(self, blueprint: Blueprint, options: Any) -> Engine:
+        """Compile for fixed sizes; raises `Unavailable` or `BuildFailed`."""
+        ...
+
     def build(
         self,
         blueprint: Blueprint,
-        options: Options,
+        options: Any,
         folder: Path,
         *,
         progress: Progress | None = None,
@@ -95,158 +84,253 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> Engine:
+    def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
         """The engine that `build` wrote; raises `Unavailable` or `BuildFailed`."""
         ...
 
 
-BACKENDS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "tensorrt": "latentrt.engines.tensorrt.backend",
-        "onnxruntime-tensorrt-rtx": "latentrt.engines.onnxruntime.tensorrt:RTX",
-        "onnxruntime-tensorrt": "latentrt.engines.onnxruntime.tensorrt:BACKEND",
-        "onnxruntime-cuda": "latentrt.engines.onnxruntime.cuda:BACKEND",
-        "openvino-gpu": "latentrt.engines.openvino.backend:GPU",
-        "openvino-npu": "latentrt.engines.openvino.backend:NPU",
-        "openvino": "latentrt.engines.openvino.backend:CPU",
-        "onnxruntime": "latentrt.engines.onnxruntime.cpu",
-    }
-)
-"""Where each backend is, module or module:object, the faster first."""
+def _everywhere(precision: str) -> bool:
+    del precision
+    return True
 
-DeviceKind = Literal["cpu", "cuda", "intel"]
-"""A CPU, an NVIDIA GPU, or an Intel GPU or NPU."""
 
-DEVICE_KINDS: Final[Mapping[str, DeviceKind]] = MappingProxyType(
-    {
-        "tensorrt": "cuda",
-        "onnxruntime-tensorrt-rtx": "cuda",
-        "onnxruntime-tensorrt": "cuda",
-        "onnxruntime-cuda": "cuda",
-        "openvino-gpu": "intel",
-        "openvino-npu": "intel",
-        "openvino": "cpu",
-        "onnxruntime": "cpu",
-    }
-)
-"""What the engines of each backend run on."""
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A way to compile engines.
 
-_TOPOLOGY: Final = Path("/sys/devices/system/cpu")
-UNVERIFIED: Final = frozenset(BACKENDS) - {"openvino", "onnxruntime"}
-"""Those that nobody has run on their hardware, which "auto" leaves alone."""
+    `known` are the precisions that such devices compute in, by the dtype of a graph, the default
+    one first; `options` is the class of its options; `extra` is what `pip install` needs; `find`
+    imports its compiler. `computes` says whether this machine computes in a precision. `unverified`
+    is the reason for which "auto" leaves it alone. `timed` says that loading makes the engine anew,
+    and chooses kernels by how fast they are just then: it is not the one that was verified.
+    """
+
+    name: str
+    device: DeviceKind
+    known: Mapping[str, tuple[str, ...]]
+    options: type[Any]
+    extra: str
+    find: Callable[[], Compiler]
+    computes: Callable[[str], bool] = _everywhere
+    unverified: str = ""
+    timed: bool = False
+
+    @property
+    def compiler(self) -> Compiler:
+        """What compiles; imported now, if it was not."""
+        return self.find()
+
+    @property
+    def precisions(self) -> Mapping[str, tuple[str, ...]]:
+        """What it computes in on this machine, by the dtype of a graph."""
+        return {
+            dtype: tuple(p for p in known if self.computes(p))
+            for dtype, known in self.known.items()
+        }
+
+    def status(self) -> Status:
+        """Whether it can be used here; never raises."""
+        return self.compiler.status()
+
+    def compile(self, blueprint: Blueprint, options: Any = None) -> Engine:
+        """An engine that is not stored; raises `Unavailable` or `BuildFailed`."""
+        return self.compiler.compile(blueprint, self.options() if options is None else options)
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A backend by its name, and options with the precision that it will compute in."""
+    """A backend, the precision that it will compute in, and its options (None: the defaults)."""
 
-    name: str
     backend: Backend
-    options: Options
+    precision: str = "fp32"
+    options: Any = None
+
+    def __post_init__(self) -> None:
+        if self.options is None:
+            object.__setattr__(self, "options", self.backend.options())
+
+    @property
+    def name(self) -> str:
+        """The name of the backend."""
+        return self.backend.name
+
+    @property
+    def compiler(self) -> Compiler:
+        """What compiles."""
+        return self.backend.compiler
+
+    @property
+    def target(self) -> str | None:
+        """The compute capability to build for; None for this machine's."""
+        return getattr(self.options, "target", None)
+
+    @property
+    def stripped(self) -> bool:
+        """Whether what is stored lacks the weights, which are put in when it is loaded."""
+        return bool(getattr(self.options, "stripped", False))
+
+    def compile(self, blueprint: Blueprint) -> Engine:
+        """An engine that is not stored; raises `Unavailable` or `BuildFailed`."""
+        return self.compiler.compile(blueprint.at(self.precision), self.options)
+
+
+def _import(module: str, attribute: str = "") -> Any:
+    imported: Any = importlib.import_module(f"latentrt.engines.{module}")
+    return getattr(imported, attribute) if attribute else imported
+
+
+def _computes_on_cpu(precision: str) -> bool:
+    """OpenVINO takes fp32 on a CPU without bf16, and does not say so: it is asked before."""
+    return precision != "bf16" or _import("openvino.backend").computes_bf16()
+
+
+_NOT_RUN: Final = "never run on its hardware"
+_DTYPES: Final = ("float32", "float16", "bfloat16")
+_OWN_OR_FP32: Final = MappingProxyType(
+    {"float32": ("fp32",), "float16": ("fp16", "fp32"), "bfloat16": ("bf16", "fp32")}
+)
+
+_RECORDS: Final = (
+    Backend(
+        name="tensorrt",
+        device="cuda",
+        known=_OWN_OR_FP32,
+        options=TensorRtOptions,
+        extra="tensorrt",
+        find=partial(_import, "tensorrt.backend"),
+        unverified=_NOT_RUN,
+    ),
+    Backend(
+        name="onnxruntime-tensorrt-rtx",
+        device="cuda",
+        known=_OWN_OR_FP32,
+        options=NoOptions,
+        extra="onnxruntime-tensorrt-rtx",
+        find=partial(_import, "onnxruntime.tensorrt", "RTX"),
+        unverified=_NOT_RUN,
+        timed=True,
+    ),
+    Backend(
+        name="onnxruntime-tensorrt",
+        device="cuda",
+        known=_OWN_OR_FP32,
+        options=OnnxRuntimeTensorRtOptions,
+        extra="onnxruntime-tensorrt",
+        find=partial(_import, "onnxruntime.tensorrt", "PROVIDER"),
+        unverified=_NOT_RUN,
+        timed=True,
+    ),
+    Backend(
+        name="onnxruntime-cuda",
+        device="cuda",
+        # It has no bfloat16 convolution.
+        known={"float32": ("fp32",), "float16": ("fp16", "fp32"), "bfloat16": ("fp32",)},
+        options=NoOptions,
+        extra="onnxruntime-gpu",
+        find=partial(_import, "onnxruntime.cuda", "PROVIDER"),
+        unverified=_NOT_RUN,
+        timed=True,  # cuDNN tries its convolutions
+    ),
+    Backend(
+        name="openvino-gpu",
+        device="intel",
+        known={
+            "float32": ("fp32", "fp16"),
+            "float16": ("fp16", "fp32"),
+            "bfloat16": ("fp32", "fp16"),
+        },
+        options=OpenVinoGpuOptions,
+        extra="openvino",
+        find=partial(_import, "openvino.backend", "GPU"),
+        unverified=_NOT_RUN,
+    ),
+    Backend(
+        name="openvino-npu",
+        device="intel",
+        known=dict.fromkeys(_DTYPES, ("fp16",)),
+        options=NoOptions,
+        extra="openvino",
+        find=partial(_import, "openvino.backend", "NPU"),
+        unverified=_NOT_RUN,
+    ),
+    Backend(
+        name="openvino",
+        device="cpu",
+        # However weights are stored, computing in fp32 adds no error of its own.
+        known=dict.fromkeys(_DTYPES, ("fp32", "bf16")),
+        options=OpenVinoOptions,
+        extra="openvino",
+        find=partial(_import, "openvino.backend", "CPU"),
+        computes=_computes_on_cpu,
+    ),
+    Backend(
+        name="onnxruntime",
+        device="cpu",
+        known=dict.fromkeys(_DTYPES, ("fp32",)),
+        options=OnnxRuntimeOptions,
+        extra="onnxruntime",
+        find=partial(_import, "onnxruntime.cpu"),
+    ),
+)
+
+BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType({each.name: each for each in _RECORDS})
+"""Every backend by its name, the faster before the slower."""
 
 
 def backend(name: str) -> Backend:
     """The backend of that name; raises `InputError` for a name that nobody has."""
     if name not in BACKENDS:
         raise InputError("engine", f"one of auto, {', '.join(sorted(BACKENDS))}", repr(name))
-    module, _, attribute = BACKENDS[name].partition(":")
-    imported: Any = importlib.import_module(module)
-    return getattr(imported, attribute) if attribute else imported
+    return BACKENDS[name]
 
 
-def choose(name: str, options: Options, dtype: str) -> Chosen:
+def choose(
+    name: str,
+    dtype: str,
+    precision: str = "auto",
+    options: Mapping[str, object] = MappingProxyType({}),
+) -> Chosen:
     """The backend asked for, or for "auto" the first that works here, for a graph of that dtype.
 
-    "auto" takes none that is unverified. A precision of "auto" becomes the backend's own. Raises
-    `InputError` for a precision or an option that the backend has not, `Unavailable` with the
-    command that would install one.
+    "auto" takes none that is unverified, and prefers one that has all the options. A precision of
+    "auto" becomes the backend's own. Raises `InputError` for a precision or an option that the
+    backend has not, `Unavailable` with the command that would install one.
     """
     if name == "auto":
-        return _fastest(options, dtype)
-    chosen = backend(name)
-    problem = _problem(name, chosen, options, dtype)
-    if problem is not None:
-        raise problem
-    status = chosen.status()
-    if not status.usable and (options.target is None or status.version is None):
+        return _fastest(dtype, precision, options)
+    chosen = _settled(backend(name), dtype, precision, options)
+    status = chosen.backend.status()
+    if not status.usable and (chosen.target is None or status.version is None):
         raise Unavailable(f"engine {name}: {status.problem}; {status.remedy}")
-    return Chosen(name, chosen, _settled(chosen, options, dtype))
+    return chosen
 
 
-def _fastest(options: Options, dtype: str) -> Chosen:
+def _fastest(dtype: str, precision: str, options: Mapping[str, object]) -> Chosen:
+    usable = [each for each in BACKENDS.values() if not each.unverified and each.status().usable]
+    if not usable:
+        raise Unavailable("no engine is installed; pip install 'latentrt[cpu]'")
     problems: list[InputError] = []
-    for name in (name for name in BACKENDS if name not in UNVERIFIED):
-        chosen = backend(name)
-        if not chosen.status().usable:
-            continue
-        problem = _problem(name, chosen, options, dtype)
-        if problem is None:
-            return Chosen(name, chosen, _settled(chosen, options, dtype))
-        problems.append(problem)
-    if problems:
-        raise _elsewhere(problems[0])
-    raise Unavailable("no engine is installed; pip install 'latentrt[openvino]'")
+    for each in usable:
+        try:
+            return _settled(each, dtype, precision, options)
+        except InputError as error:
+            problems.append(error)
+    lacking = [o for o in options if all(o not in names_of(each.options) for each in usable)]
+    if lacking:
+        raise unknown_option(lacking[0], {each.name: each.options for each in usable})
+    raise problems[0]
 
 
-def _elsewhere(problem: InputError) -> InputError:
-    """What no engine of "auto" has, with the names of those that have it."""
-    takers = [name for name in BACKENDS if problem.field in backend(name).OPTIONS]
-    if not takers:
-        return problem
-    expected = f"an engine that has it (--engine {' or '.join(takers)})"
-    return InputError(problem.field, expected, "auto")
-
-
-def _problem(name: str, chosen: Backend, options: Options, dtype: str) -> InputError | None:
-    """What of the options the backend has not."""
-    known = chosen.PRECISIONS.get(dtype, ())
+def _settled(chosen: Backend, dtype: str, precision: str, options: Mapping[str, object]) -> Chosen:
+    known = chosen.precisions.get(dtype, ())
     if not known:
-        return InputError("engine", f"one that takes {dtype} weights", name)
-    if options.precision not in ("auto", *known):
-        expected = f"one of {', '.join(known)} for {name} and {dtype} weights on this machine"
-        return InputError("precision", expected, repr(options.precision))
-    for field in fields(Options):
-        asked: object = getattr(options, field.name)
-        if field.name not in {"precision", *chosen.OPTIONS} and asked != field.default:
-            return InputError(field.name, f"nothing: {name} has no such option", asked)
-    return None
-
-
-def _settled(chosen: Backend, options: Options, dtype: str) -> Options:
-    if options.precision != "auto":
-        return options
-    return replace(options, precision=chosen.PRECISIONS[dtype][0])
-
-
-def cpu_identity() -> dict[str, str]:
-    """The CPU's name, the digest of its instruction sets, and how many CPUs may be used."""
-    facts: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            name, _, value = line.partition(":")
-            facts.setdefault(name.strip(), value.strip())
-    flags = " ".join(sorted(facts.get("flags", facts.get("Features", "")).split()))
-    return {
-        "device": facts.get("model name") or platform.processor() or platform.machine(),
-        "instruction sets": hashlib.sha256(flags.encode()).hexdigest()[:16],
-        "cpus": str(len(_usable_cpus())),
-        "cores": str(usable_cores()),
-    }
-
-
-def usable_cores() -> int:
-    """How many cores have a CPU that this process may use; CPUs, where nothing tells of cores."""
-    return len({_core_of(cpu) for cpu in _usable_cpus()})
-
-
-def _usable_cpus() -> Collection[int]:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return affinity(0) if affinity else range(os.cpu_count() or 1)
-
-
-def _core_of(cpu: int) -> str:
-    """The CPUs of the same core, or the CPU itself."""
-    try:
-        return (_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text("utf-8")
-    except OSError:
-        return str(cpu)
+        raise InputError("engine", f"one that takes {dtype} weights", chosen.name)
+    if not isinstance(precision, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError("precision", "a name", repr(precision))
+    if precision not in ("auto", *known):
+        expected = (
+            f"one of {', '.join(known)} for {chosen.name} and {dtype} weights on this machine"
+        )
+        raise InputError("precision", expected, repr(precision))
+    own = known[0] if precision == "auto" else precision
+    return Chosen(chosen, own, parsed(chosen.name, chosen.options, options))

@@ -11,6 +11,7 @@ from typing import Any, Final
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from latentrt.bundle.bundle import float32_graph
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.bundle.manifest import GOLDEN
@@ -18,6 +19,7 @@ from latentrt.bundle.publish import publishing
 from latentrt.bundle.tensors import Entry, TensorFile, save_tensors
 from latentrt.export import trace
 from latentrt.export.check import check
+from latentrt.export.float32 import to_float32
 from latentrt.export.islands import check_measurable, measured_islands, set_apart, whole_island
 from latentrt.export.libraries import quiet_libraries
 from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
@@ -111,7 +113,10 @@ class _Job:
     def measure(self, *, golden: bool) -> Measured:
         """What the manifest has of rounded weights and of overflows in float16."""
         goldens = _write_goldens(self) if golden else None
-        return Measured(_measure_storage(self, goldens), _set_islands_apart(self, goldens))
+        storage = _measure_storage(self, goldens)
+        islands = _set_islands_apart(self, goldens)
+        _write_float32_graphs(self)
+        return Measured(storage, islands)
 
 
 def _write_goldens(job: _Job) -> Arrays:
@@ -177,3 +182,13 @@ def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str
             islands[component.name] = names
         job.progress("islands", done, len(job.components))
     return islands
+
+
+def _write_float32_graphs(job: _Job) -> None:
+    """Beside each 16-bit graph, write one that computes in float32 on the same weights."""
+    if job.dtype == "float32":
+        return
+    for component in job.components:
+        graph = job.folder / f"{component.name}.onnx"
+        content = to_float32(graph.read_bytes())
+        (job.folder / float32_graph(graph.name)).write_bytes(content)

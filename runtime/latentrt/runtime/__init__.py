@@ -1,37 +1,57 @@
-"""Requests to pictures, in NumPy."""
+"""Stable Diffusion without PyTorch: requests to pictures.
 
-from latentrt.bundle.errors import (
-    BuildFailed,
-    BundleError,
-    Busy,
-    Cancelled,
-    CheckpointError,
-    Closed,
-    DeadlineExceeded,
-    EngineError,
-    FileError,
-    InputError,
-    InternalError,
-    LatentrtError,
-    NonFinite,
-    QueueFull,
-    ShapeNotBuilt,
-    Stopped,
-    Unavailable,
-    Unwritable,
-    VerificationFailed,
-    WeightsError,
-)
-from latentrt.runtime.batcher import Batcher
-from latentrt.runtime.guidance import Guidance
-from latentrt.runtime.picture import Step
-from latentrt.runtime.pipeline import Pipeline
-from latentrt.runtime.request import Request
-from latentrt.runtime.result import Result
-from latentrt.runtime.run import Run
-from latentrt.runtime.sampling import Sampling
-from latentrt.runtime.size import Size
-from latentrt.runtime.tasks import ImageToImage, TextToImage
+A `Pipeline` is a bundle that is opened. It draws a `Request` and gives a `Result`:
+
+    from latentrt.runtime import Pipeline, Request, Sampling
+
+    with Pipeline.open("my-model") as pipe:
+        request = Request("a lighthouse at dusk", seed=7, sampling=Sampling("dpmpp_2m", steps=20))
+        pipe(request).save("lighthouse.png")
+
+`pipe.run(request)` gives a `Run`, to follow its `Step`s and to cancel it. `pipe.batcher()` gives a
+`Batcher`, which draws many requests at once. Every error is a `LatentrtError`.
+
+A name is loaded when it is first used, so that the import itself takes next to no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from latentrt.bundle.errors import (
+        BuildFailed,
+        BundleError,
+        Busy,
+        Cancelled,
+        CheckpointError,
+        Closed,
+        DeadlineExceeded,
+        EngineError,
+        FileError,
+        InputError,
+        InternalError,
+        LatentrtError,
+        NonFinite,
+        QueueFull,
+        ShapeNotBuilt,
+        Stopped,
+        Unavailable,
+        Unwritable,
+        VerificationFailed,
+        WeightsError,
+    )
+    from latentrt.runtime.batcher import Batcher
+    from latentrt.runtime.guidance import Guidance
+    from latentrt.runtime.picture import Step
+    from latentrt.runtime.pipeline import Pipeline
+    from latentrt.runtime.request import Request
+    from latentrt.runtime.result import Result
+    from latentrt.runtime.run import Run
+    from latentrt.runtime.sampling import Sampling
+    from latentrt.runtime.size import Size
+    from latentrt.runtime.tasks import ImageToImage, TextToImage
 
 __all__ = [
     "Batcher",
@@ -66,3 +86,30 @@ __all__ = [
     "VerificationFailed",
     "WeightsError",
 ]
+
+_MODULES: Final = {
+    "Batcher": "batcher",
+    "Guidance": "guidance",
+    "ImageToImage": "tasks",
+    "Pipeline": "pipeline",
+    "Request": "request",
+    "Result": "result",
+    "Run": "run",
+    "Sampling": "sampling",
+    "Size": "size",
+    "Step": "picture",
+    "TextToImage": "tasks",
+}
+"""The modules of the names that are no errors."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = f"{__name__}.{_MODULES[name]}" if name in _MODULES else "latentrt.bundle.errors"
+    value = globals()[name] = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

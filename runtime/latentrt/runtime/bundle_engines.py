@@ -6,8 +6,8 @@ import contextlib
 import shlex
 import threading
 import weakref
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, cast
 
@@ -16,11 +16,12 @@ from latentrt.bundle.cache_folder import VARIABLE, cache_folder
 from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import Closed, InputError, ShapeNotBuilt
 from latentrt.engines.cache.cache import Build, Cache
-from latentrt.engines.engine import Blueprint, Engine, Options
+from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.log import LOG, described
+from latentrt.engines.options import assigned, checked, names_of, unknown_option
 from latentrt.engines.process import Home
 from latentrt.engines.registry import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
-from latentrt.engines.verification.verify import open_verified
+from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.size import Size
 
 _Key = tuple[str, tuple[tuple[str, int], ...]]
@@ -59,22 +60,24 @@ class BundleEngines:
     """Gives each component's engine for a size, made once. Thread-safe.
 
     Arguments are as in `choices`. Without `guarded`, engines are compiled for this object alone and
-    not verified. `max_engines` is how many are kept while nobody uses them, the last used first;
-    where it is None, that is `MAX_ENGINES`, with weights of at most half the `memory` (bytes; None:
-    any). One that is in use, by a run or a batch, is freed only after that. Raises what `choices`
-    raises.
+    not verified; `verify` says how the others are. `max_engines` is how many are kept while nobody
+    uses them, the last used first; where it is None, that is `MAX_ENGINES`, with weights of at most
+    half the `memory` (bytes; None: any). One that is in use, by a run or a batch, is freed only
+    after that. Raises what `choices` raises.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         engine: str,
-        options: Options,
+        precision: str,
+        options: Mapping[str, object],
         components: Mapping[str, str],
         *,
         build: Build,
         cache: Cache | None,
         guarded: bool,
+        verify: Verify = "golden",
         max_engines: int | None = None,
         memory: int | None = None,
     ) -> None:
@@ -82,10 +85,13 @@ class BundleEngines:
         self._bundle = bundle
         self._most = MAX_ENGINES if max_engines is None else max_engines
         self._memory = memory if max_engines is None else None
-        self._chosen = choices(bundle, engine, options, components)
+        self._chosen = choices(bundle, engine, precision, options, components)
         self._cache = Cache() if cache is None else cache
         self._build: Build = build
         self._guarded = guarded
+        self._verify: Verify = verify
+        if guarded and verify == "off":
+            LOG.warning("engines are not verified: verify is 'off'")
         self._places: dict[_Key, _Place] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -157,7 +163,7 @@ class BundleEngines:
         """Bytes of a component's weights in memory."""
         manifest = self._bundle.manifest
         stored = manifest.files[manifest.components[component].weights].size
-        wide = self._chosen[component].options.precision == "fp32" and manifest.dtype != "float32"
+        wide = self._chosen[component].precision == "fp32" and manifest.dtype != "float32"
         return 2 * stored if wide else stored
 
     def close(self) -> None:
@@ -178,8 +184,7 @@ class BundleEngines:
     ) -> Engine:
         chosen = self._chosen[component]
         if not self._guarded:
-            blueprint = Blueprint.of(self._bundle, component, sizes)
-            return chosen.backend.compile(blueprint, chosen.options)
+            return chosen.compile(Blueprint.of(self._bundle, component, sizes))
         try:
             opened = open_verified(
                 self._cache,
@@ -187,6 +192,7 @@ class BundleEngines:
                 component,
                 sizes,
                 chosen,
+                verify=self._verify,
                 build=self._build,
                 progress=progress,
             )
@@ -199,14 +205,17 @@ class BundleEngines:
         """What would build an engine of these sizes."""
         chosen = self._chosen[component]
         words = ["latentrt", "build", str(self._bundle.path), "--engine", chosen.name]
-        words += ["--precision", chosen.options.precision]
+        words += ["--precision", chosen.precision]
         size = _picture(sizes, self._bundle.manifest.vae_factor)
         if size is not None:
             words += ["--size", str(size)]
         if sizes["batch"] > 1:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
-        words += _spelt(chosen.options)
+        if self._verify != "golden":
+            words += ["--verify", self._verify]
+        for each in assigned(chosen.options):
+            words += ["--option", each]
         with contextlib.suppress(InputError):  # no home folder
             if self._cache.path == cache_folder():
                 return shlex.join(words)
@@ -214,30 +223,42 @@ class BundleEngines:
 
 
 def choices(
-    bundle: Bundle, engine: str, options: Options, components: Mapping[str, str]
+    bundle: Bundle,
+    engine: str,
+    precision: str,
+    options: Mapping[str, object],
+    components: Mapping[str, str],
 ) -> dict[str, Chosen]:
     """Backend, precision and options of each of a bundle's components.
 
     `engine` is a backend's name or "auto"; `components` gives single components another backend, or
-    precision, or both, as "onnxruntime", "fp32" or "onnxruntime:fp32"; a backend of its own gets
-    those of the options that it has. Raises `InputError` for a component that the bundle has not,
-    a precision that a backend has not or an option that none of them has, `Unavailable` for a
-    backend that does not work here.
+    precision, or both, as "onnxruntime", "fp32" or "onnxruntime:fp32". Each backend gets those of
+    the options that it has. Raises `InputError` for a component that the bundle has not, a
+    precision that a backend has not or an option that none of them has, `Unavailable` for a backend
+    that does not work here.
     """
     manifest = bundle.manifest
     _check_names(engine, components)
+    options = checked(options)
     unknown = sorted(set(components) - set(manifest.components))
     if unknown:
         expected = f"names among {', '.join(manifest.components)}"
         raise InputError("components", expected, shown(unknown[0]))
     # Asking a backend whether it works here may take a while, and most components have the same.
     wanted = {name: components.get(name, "") for name in manifest.components}
-    found = {own: _choose(own, engine, options, manifest.dtype) for own in wanted.values()}
-    for option in fields(Options):
-        asked: object = getattr(options, option.name)
-        given = [getattr(chosen.options, option.name) for chosen in found.values()]
-        if option.name != "precision" and asked not in given:
-            raise InputError(option.name, "nothing: no component's engine has it", asked)
+    asked = {own: _asked(own, engine, precision) for own in wanted.values()}
+    elsewhere = {o for name, _ in asked.values() if name in BACKENDS for o in _names(name)}
+    found: dict[str, Chosen] = {}
+    for own, (name, its) in asked.items():
+        if name in BACKENDS:
+            given = {o: value for o, value in options.items() if o in _names(name)}
+        else:  # "auto" looks for a backend that has the rest
+            given = {o: value for o, value in options.items() if o not in elsewhere}
+        found[own] = choose(name, manifest.dtype, its, given)
+    kinds = {chosen.name: chosen.backend.options for chosen in found.values()}
+    for option in options:
+        if all(option not in names_of(kind) for kind in kinds.values()):
+            raise unknown_option(option, kinds)
     return {name: found[own] for name, own in wanted.items()}
 
 
@@ -254,21 +275,16 @@ def _check_names(engine: object, components: object) -> None:
             raise InputError("components", expected, "{!s}: {!s}".format(*map(shown, names)))
 
 
-def _choose(own: str, engine: str, options: Options, dtype: str) -> Chosen:
-    """What a component is given, where it is given something of its own."""
-    name, _, precision = own.partition(":")
-    if name in PRECISIONS and not precision:
-        name, precision = "", name
-    wanted = replace(options, precision=precision) if precision else options
-    if name in BACKENDS:
-        wanted = _heeded(wanted, backend(name).OPTIONS)
-    return choose(name or engine, wanted, dtype)
+def _asked(own: str, engine: str, precision: str) -> tuple[str, str]:
+    """The backend and precision of a component that is given these of its own."""
+    name, _, its = own.partition(":")
+    if name in PRECISIONS and not its:
+        name, its = "", name
+    return name or engine, its or precision
 
 
-def _heeded(options: Options, names: Collection[str]) -> Options:
-    """The options of these names; the others, but for the precision, as they are by default."""
-    others = [f for f in fields(Options) if f.name not in {"precision", *names}]
-    return replace(options, **{f.name: f.default for f in others})
+def _names(name: str) -> tuple[str, ...]:
+    return names_of(backend(name).options)
 
 
 def _picture(sizes: Mapping[str, int], factor: int) -> Size | None:
@@ -278,15 +294,3 @@ def _picture(sizes: Mapping[str, int], factor: int) -> Size | None:
     if "height" in sizes:
         return Size(sizes["width"] * factor, sizes["height"] * factor)
     return None
-
-
-def _spelt(options: Options) -> list[str]:
-    """The options that are not as by default, but for the precision, for a command line."""
-    words: list[str] = []
-    for option in fields(Options):
-        value: object = getattr(options, option.name)
-        if option.name == "precision" or value == option.default:
-            continue
-        name = option.name if value is not False else f"no-{option.name}"
-        words += [f"--{name}", *([] if isinstance(value, bool) else [str(value)])]
-    return words

@@ -18,10 +18,11 @@ from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, ShapeNotBuilt, only_latentrt_errors
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
 from latentrt.engines.cache.cache import Build, Cache
-from latentrt.engines.engine import Engine, Options
+from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
 from latentrt.engines.process import Home
-from latentrt.engines.registry import Progress
+from latentrt.engines.registry import Chosen, Progress
+from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines
 from latentrt.runtime.conditioning import Conditioner
@@ -51,13 +52,15 @@ class Pipeline:
     def __init__(
         self,
         bundle: Bundle,
-        engine: str,
-        options: Options,
-        components: Mapping[str, str],
+        engine: str = "auto",
+        precision: str = "auto",
+        options: Mapping[str, object] = MappingProxyType({}),
+        components: Mapping[str, str] = MappingProxyType({}),
         *,
         build: Build = "missing",
         cache: Cache | None = None,
         guarded: bool = True,
+        verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
     ) -> None:
@@ -69,21 +72,21 @@ class Pipeline:
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
-        if not isinstance(options, Options):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise InputError("options", "Options", shown(options))
+        check_verify(verify)
         most_pixels = _limit("max_pixels", max_pixels)
         most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
-        self.options = options
         memory = available_memory()
         self._engines = BundleEngines(
             bundle,
             engine,
+            precision,
             options,
             components,
             build=build,
             cache=cache,
             guarded=guarded,
+            verify=verify,
             max_engines=most_engines,
             memory=memory,
         )
@@ -92,7 +95,7 @@ class Pipeline:
             set(self.engines.values()),
             max_pixels=most_pixels,
             memory=memory,
-            verified=guarded and build == "missing",
+            verified=guarded and build == "missing" and verify == "full",
         )
         self._models = {
             name: Model(name, record.inputs, partial(self._engine_of, name))
@@ -115,14 +118,11 @@ class Pipeline:
         *,
         engine: str = "auto",
         precision: str = "auto",
-        threads: int | None = None,
-        streams: int | None = None,
-        arena: bool = True,
-        level: int = 3,
-        stripped: bool = False,
+        options: Mapping[str, object] = MappingProxyType({}),
         components: Mapping[str, str] = MappingProxyType({}),
         build: Build = "missing",
         cache: Path | str | None = None,
+        verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
     ) -> Self:
@@ -131,11 +131,14 @@ class Pipeline:
         `engine` is a backend's name or "auto", the fastest that is installed, verified and has the
         `precision`, which by default is the backend's own for the dtype of the weights;
         `components` gives single components another backend or precision, such as
-        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `threads`, `streams`, `arena`, `level` and
-        `stripped` are as in `latentrt.engines.engine.Options`, and what a component's own backend
-        has not of them, it is not given. Engines come from the folder `cache` (None: the user's
+        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `options` are the backends' own, such as
+        {"threads": 4}, which `latentrt doctor` lists: each backend gets those that it has. Engines
+        come from the folder `cache` (None: the user's
         own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
         or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it.
+        `verify` says how new engines are compared with PyTorch's outputs, or ONNX Runtime's:
+        "golden" compares one small engine for all sizes, "full" every engine at its own size, which
+        takes a second engine beside it; "off" compares nothing.
         `max_pixels` is how many pixels, width times height, a picture may have; by default 16 times
         those of the checkpoint's own size, and what the machine's memory bears. `max_engines` is
         how many engines are kept while nobody uses them, the last used first; by default 12, with
@@ -147,25 +150,24 @@ class Pipeline:
         if build not in ("missing", "never"):
             raise InputError("build", "missing or never", shown(build))
         folder = None if cache is None else as_path("cache", cache)
-        options = Options(
-            precision=precision,
-            threads=threads,
-            streams=streams,
-            arena=arena,
-            level=level,
-            stripped=stripped,
-        )
         with only_latentrt_errors():
             return cls(
                 Bundle.open(path),
                 engine,
+                precision,
                 options,
                 components,
                 build=build,
                 cache=Cache(folder),
+                verify=verify,
                 max_pixels=max_pixels,
                 max_engines=max_engines,
             )
+
+    @property
+    def chosen(self) -> Mapping[str, Chosen]:
+        """Backend, precision and options of each component."""
+        return self._engines.chosen
 
     @property
     def engines(self) -> Mapping[str, str]:
@@ -175,7 +177,7 @@ class Pipeline:
     @property
     def precisions(self) -> Mapping[str, str]:
         """What the engine of each component computes in."""
-        return {name: c.options.precision for name, c in self._engines.chosen.items()}
+        return {name: c.precision for name, c in self._engines.chosen.items()}
 
     @property
     def compiled(self) -> frozenset[tuple[str, int]]:

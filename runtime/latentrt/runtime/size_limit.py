@@ -9,8 +9,8 @@ from typing import Any, Final, cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import Manifest
-from latentrt.engines.registry import DEVICE_KINDS, backend
-from latentrt.engines.verification.verify import ORACLE
+from latentrt.engines.registry import backend
+from latentrt.engines.verification.records import ORACLE
 from latentrt.runtime.size import Size
 
 _LARGER: Final = 16
@@ -55,12 +55,12 @@ class SizeLimit:
         memory: int | None,
         verified: bool,
     ) -> SizeLimit:
-        """For the backends of these names; `verified` says that new engines are.
+        """For the backends of these names; `verified`: new ones are compared at their own size.
 
         The memory of other devices is not known.
         """
-        on_cpu = all(DEVICE_KINDS[name] == "cpu" for name in engines)
-        # ONNX Runtime is what a new engine is compared with.
+        on_cpu = all(backend(name).device == "cpu" for name in engines)
+        # That is with ONNX Runtime.
         whole = ORACLE in engines or (verified and backend(ORACLE).status().usable)
         return SizeLimit(manifest, max_pixels, memory if on_cpu else None, whole)
 

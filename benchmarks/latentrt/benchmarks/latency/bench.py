@@ -1,229 +1,189 @@
-"""How fast a bundle draws here: cold, warm, by stage, together with others, and beside the limit.
-
-`measure` is what `latentrt bench` runs.
-"""
+"""One configuration measured: cold and warm, by stage, under load, and beside the ceilings."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, Final
 
-import numpy as np
-
-from latentrt.benchmarks.latency.arrivals import curves
-from latentrt.benchmarks.latency.batching import BATCHES, REPEATS, Goodput, Serving
-from latentrt.benchmarks.latency.batching import measure as serve
-from latentrt.benchmarks.latency.cold import Cold, cold_starts
-from latentrt.benchmarks.latency.goodput import Curve
-from latentrt.benchmarks.latency.limits import greatest, heights, limits
+from latentrt.benchmarks.latency.cold import ColdStart, cold_starts
+from latentrt.benchmarks.latency.load import Arrivals, Throughput, arrivals, throughput, unet_rows
+from latentrt.benchmarks.latency.notes import Notes
 from latentrt.benchmarks.latency.nvml import GpuState, GpuWatch
-from latentrt.benchmarks.latency.report import Report
-from latentrt.benchmarks.latency.samples import LEAST, Samples, until_settled
-from latentrt.benchmarks.latency.stopwatch import Stages, Stopwatch
-from latentrt.benchmarks.latency.subject import Subject
+from latentrt.benchmarks.latency.report import Errors, Report
+from latentrt.benchmarks.latency.roofline import measure_ceilings, rooflines
+from latentrt.benchmarks.latency.timed_pipeline import ImageTimes, TimedPipeline
+from latentrt.benchmarks.latency.workload import Workload
 from latentrt.benchmarks.machine import Machine, load
 from latentrt.benchmarks.memory import Memory
-from latentrt.benchmarks.notes import Notes
 from latentrt.benchmarks.numerics.compare import compare
+from latentrt.benchmarks.samples import Samples
 from latentrt.bundle.errors import InputError
-from latentrt.engines.registry import DEVICE_KINDS
-from latentrt.runtime import Request
+from latentrt.engines.registry import backend
+from latentrt.runtime import Pipeline, Request, Result
 
 Progress = Callable[[str, int, int], None]
-"""Told of a stage, how many of its parts are done, and how many there are."""
+"""Told of a part, how many of its measurements are done, and how many there are."""
 
 _WARM_UP: Final = 2
+_FEWEST: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure beside the warm picture itself.
+class BenchPlan:
+    """What to measure.
 
-    `runs` are the fewest pictures, `limit` the seconds after which no more are drawn though their
-    rows do not agree; `batches` are the batcher's sizes, in U-Net rows, each served `requests`, or,
-    where that is None, as many as `limit` has time for; `arrivals` the most requests of each rate
-    of arrival, in all its paths, or 0 for none. Raises `InputError` for a number that is too small.
+    `runs` warm images, fewer (but 3) where they would take more than `limit` seconds; `batches` in
+    images, each for `requests` or `limit` seconds; `arrivals` requests at each rate, 0 for none.
+    Raises `InputError` for a number that is too small.
     """
 
-    runs: int = LEAST
+    runs: int = 20
     limit: float = 120.0
     cold: bool = True
     ceilings: bool = True
-    batches: tuple[int, ...] = BATCHES
-    requests: int | None = None
+    batches: tuple[int, ...] = (1, 2, 4)
+    requests: int = 16
     arrivals: int = 0
 
     def __post_init__(self) -> None:
         counts = (("runs", self.runs, 1), ("requests", self.requests, 1))
         for name, count, least in (*counts, ("arrivals", self.arrivals, 0)):
-            if count is not None and count < least:
+            if count < least:
                 raise InputError(name, f"at least {least}", count)
         if not self.limit >= 0:
             raise InputError("limit", "at least 0 seconds", self.limit)
-        if any(batch < 1 for batch in self.batches):
-            given = ",".join(map(str, self.batches))
-            raise InputError("batch", "numbers of at least 1, or 0 alone", given)
+        check_batches(self.batches)
 
 
-def measure(subject: Subject, plan: Plan, progress: Progress) -> Report:
-    """Measure a subject on this machine; what it opens is closed again.
+def check_batches(batches: Sequence[int]) -> None:
+    """Raise `InputError` for a batch of no image."""
+    if any(batch < 1 for batch in batches):
+        raise InputError("batch", "numbers of at least 1, or 0 alone", ",".join(map(str, batches)))
 
-    Once the warm pictures are drawn, what goes wrong is a note of the report, and an interrupt ends
-    it. Before, raises what `Pipeline.open` and a run raise.
+
+def measure(workload: Workload, plan: BenchPlan, progress: Progress) -> Report:
+    """Measure a workload on this machine.
+
+    Raises what `Pipeline.open` and a run raise. Once the warm images are drawn, a failure is a note
+    of the report, and Ctrl-C ends it early.
     """
-    loads = {"before": load()}
-    cold = _cold(subject, progress) if plan.cold else ()
-    notes = Notes(each.note for each in cold if each.note)
-    with subject.open() as pipeline:
-        progress("warm", 0, plan.runs + 1)
-        described = _described(subject, pipeline)
-        measured = partial(heights, pipeline, notes, partial(progress, "ceilings"))
-        before = measured() if plan.ceilings else {}
-        if notes.interrupted:
-            raise KeyboardInterrupt
-        stages, gpu = _warm(pipeline, subject.request, plan, progress)
-        # Before anything else adds to them.
-        sizes, memory, rows = pipeline.sizes, Memory.here(), _rows(stages)
-        ceilings = greatest(before, measured()) if plan.ceilings else {}
-        bounds = limits(pipeline, sizes, rows, ceilings, notes)
-        picture = rows["picture"].percentile(50)
-        serving = _serving(plan, picture, described["rows"])
-        if serving.note:
-            notes.add(serving.note)
-        together = notes.part(
-            "served together",
-            lambda: _served(pipeline, subject.request, serving, progress),
-            (),
-        )
-        arriving = notes.part(
-            "arriving at random",
-            lambda: _arrivals(pipeline, subject.request, picture, plan, progress),
-            (),
-        )
-        errors, psnr = notes.part(
-            "how far off the engines are is not known", lambda: _errors(pipeline), ({}, None)
-        )
+    before = load()
+    notes = Notes()
+    cold = _cold(workload, notes, progress) if plan.cold else ()
+    with TimedPipeline.open(workload.bundle, **workload.engine) as pipeline:
+        times, result, gpu = _warm(pipeline, workload.request, plan, progress)
+        # Before any later part changes them.
+        sizes, memory, rows = pipeline.sizes, Memory.here(), _rows(times)
+        count = unet_rows(pipeline.bundle.manifest, workload.request)
+        measured = partial(measure_ceilings, pipeline, notes, partial(progress, "ceilings"))
+        ceilings = notes.part("ceilings", measured, {}) if plan.ceilings else {}
+        roofs = rooflines(pipeline, sizes, rows, ceilings, notes)
+
+        serve = partial(throughput, pipeline, workload.request, count, plan.batches)
+        arrive = partial(arrivals, pipeline, workload.request, count, max(plan.batches, default=4))
+
+        def loops() -> tuple[Throughput, ...]:
+            heard = partial(progress, "throughput")
+            return serve(requests=plan.requests, limit=plan.limit, progress=heard)
+
+        def poisson() -> tuple[Arrivals, ...]:
+            heard = partial(progress, "arrivals")
+            return arrive(rows["image"].median, requests=plan.arrivals, progress=heard)
+
+        served = notes.part("throughput", loops, ()) if plan.batches else ()
+        arrived = notes.part("arrivals", poisson, ()) if plan.arrivals else ()
+        errors = notes.part("errors", lambda: measure_errors(pipeline), Errors())
         if not pipeline.bundle.manifest.has_goldens:
-            notes.add("no goldens in this bundle: how far off the engines are is not known")
-        loads["after"] = load()
+            notes.add("errors: unknown, the bundle has no reference outputs of PyTorch")
         return Report(
-            subject=described,
-            engines=pipeline.engines,
-            precisions=pipeline.precisions,
+            workload=_described(workload, pipeline, result, count),
+            engines=dict(pipeline.engines),
+            precisions=dict(pipeline.precisions),
             machine=Machine.here(),
-            load=loads,
+            load={"before": before, "after": load()},
             gpu=gpu,
             rows=rows,
             memory=memory,
             cold=cold,
             ceilings=ceilings,
-            limits=bounds,
-            served=together,
-            arrivals=arriving,
+            rooflines=roofs,
+            throughput=served,
+            arrivals=arrived,
             errors=errors,
-            picture_psnr=psnr,
             notes=notes.lines,
             interrupted=notes.interrupted,
         )
 
 
-def _described(subject: Subject, pipeline: Stopwatch) -> dict[str, Any]:
-    """The subject as it was resolved, its engines open; of paths, the last part."""
-    plan = pipeline.plan(subject.request)
-    return {
-        **subject.to_json(),
-        "bundle": subject.bundle.name,
-        "source": pipeline.bundle.manifest.source,
-        "dtype": pipeline.bundle.manifest.dtype,
-        "size": str(plan.request.size),
-        "sampler": plan.schedule.sampler,
-        "rows": max(plan.batches["unet"]),
-    }
+def measure_errors(pipeline: Pipeline) -> Errors:
+    """Errors relative to the bundle's reference outputs; unknown where there are none."""
+    if not pipeline.bundle.manifest.has_goldens:
+        return Errors()
+    found = compare(pipeline)
+    relative = {row.name: row.difference.relative for row in found.components}
+    relative["steps"] = max(row.difference.relative for row in found.steps)
+    return Errors(relative, found.picture_psnr)
 
 
-def _cold(subject: Subject, progress: Progress) -> tuple[Cold, ...]:
+def _cold(workload: Workload, notes: Notes, progress: Progress) -> tuple[ColdStart, ...]:
     progress("cold", 0, 1)
-    found = cold_starts(subject)
+    found = cold_starts(workload)
     progress("cold", 1, 1)
+    for each in found:
+        if each.note:
+            notes.add(each.note)
     return found
 
 
 def _warm(
-    pipeline: Stopwatch, request: Request, plan: Plan, progress: Progress
-) -> tuple[list[Stages], GpuState | None]:
-    """The stages of every picture after the warm-up, and the engines' NVIDIA GPU's state then."""
-    found: list[Stages] = []
-    for _ in range(_WARM_UP):
-        pipeline.picture(request)
-
-    def draw() -> tuple[float, ...]:
-        progress("warm", min(len(found), plan.runs), plan.runs + 1)
-        stages, _ = pipeline.picture(request)
-        found.append(stages)
-        step = float(np.median(stages.steps))
-        return stages.total, stages.text, step, stages.decode, stages.own
-
+    pipeline: TimedPipeline, request: Request, plan: BenchPlan, progress: Progress
+) -> tuple[list[ImageTimes], Result, GpuState | None]:
+    """The times of every image after the warm-up, the last image, and an NVIDIA GPU's state."""
+    found: list[ImageTimes] = []
+    total = _WARM_UP + plan.runs
+    for done in range(_WARM_UP):
+        progress("warm", done, total)
+        _, result = pipeline.image(request)
+    begun = time.perf_counter()
     with GpuWatch() as watch:
-        until_settled(draw, least=plan.runs, limit=plan.limit)
-    progress("warm", plan.runs + 1, plan.runs + 1)
-    on_gpu = any(DEVICE_KINDS[name] == "cuda" for name in pipeline.engines.values())
-    return found, watch.state if on_gpu else None
+        while len(found) < plan.runs:
+            if len(found) >= _FEWEST and time.perf_counter() - begun > plan.limit:
+                break
+            progress("warm", _WARM_UP + len(found), total)
+            times, result = pipeline.image(request)
+            found.append(times)
+    progress("warm", total, total)
+    on_gpu = any(backend(name).device == "cuda" for name in pipeline.engines.values())
+    return found, result, watch.state if on_gpu else None
 
 
-def _rows(stages: Sequence[Stages]) -> dict[str, Samples]:
+def _rows(times: Sequence[ImageTimes]) -> dict[str, Samples]:
     rows = {
-        "picture": [(s.total,) for s in stages],
-        "text": [(s.text,) for s in stages],
-        "step": [s.steps for s in stages],
-        "decode": [(s.decode,) for s in stages],
-        "own": [(s.own,) for s in stages],
+        "image": [each.total for each in times],
+        "text": [each.text for each in times],
+        "step": list(chain.from_iterable(each.steps for each in times)),
+        "decode": [each.decode for each in times],
+        "runtime": [each.runtime for each in times],
     }
-    for component in dict.fromkeys(chain.from_iterable(s.calls for s in stages)):
-        rows[f"{component} call"] = [s.calls[component] for s in stages if component in s.calls]
-    return {name: Samples(tuple(pictures)) for name, pictures in rows.items()}
+    for component in dict.fromkeys(chain.from_iterable(each.calls for each in times)):
+        calls = (each.calls.get(component, ()) for each in times)
+        rows[f"{component} call"] = list(chain.from_iterable(calls))
+    return {name: Samples.of(seconds) for name, seconds in rows.items()}
 
 
-def _serving(plan: Plan, picture: float, rows: int) -> Serving:
-    """What the plan has time for; `picture` is a warm one's seconds, `rows` those of its calls."""
-    if plan.requests is not None:
-        return Serving(plan.batches, plan.requests)
-    return Serving.within(plan.limit, picture, rows, plan.batches)
-
-
-def _served(
-    pipeline: Stopwatch, request: Request, serving: Serving, progress: Progress
-) -> tuple[Goodput, ...]:
-    if not serving.batches:
-        return ()
-    requests = [request.with_values(seed=n) for n in range(serving.requests)]
-    return tuple(
-        serve(
-            pipeline,
-            requests,
-            serving.batches,
-            repeats=REPEATS,
-            progress=partial(progress, "together"),
-        )
-    )
-
-
-def _arrivals(
-    pipeline: Stopwatch, request: Request, picture: float, plan: Plan, progress: Progress
-) -> tuple[Curve, ...]:
-    if not plan.arrivals:
-        return ()
-    heard = partial(progress, "arrivals")
-    return curves(pipeline, request, picture, count=plan.arrivals, progress=heard)
-
-
-def _errors(pipeline: Stopwatch) -> tuple[dict[str, float], float | None]:
-    """Relative errors against the goldens, and the picture's PSNR; nothing without goldens."""
-    if not pipeline.bundle.manifest.has_goldens:
-        return {}, None
-    found = compare(pipeline)
-    errors = {row.name: row.difference.relative for row in found.components}
-    errors["steps"] = max(row.difference.relative for row in found.steps)
-    return errors, found.picture_psnr
+def _described(workload: Workload, pipeline: Pipeline, result: Result, rows: int) -> dict[str, Any]:
+    """The workload as it was resolved; of the bundle's path, the last part."""
+    manifest = pipeline.bundle.manifest
+    return {
+        **workload.to_json(),
+        "bundle": workload.bundle.name,
+        "source": manifest.source,
+        "dtype": manifest.dtype,
+        "size": str(result.request.size),
+        "sampler": result.sampler,
+        "rows": rows,
+    }

@@ -1,123 +1,102 @@
-"""From a fresh process to the first picture.
+"""Cold start: from a fresh process to its first image.
 
-    python -m latentrt.benchmarks.latency.cold SUBJECT --out FILE
-
-With an empty cache the engines are compiled and verified, with a filled one they are loaded, if the
-cache is what it should be: the process says what it did.
+The first start compiles and verifies the engines, the second loads them from the cache.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from latentrt.benchmarks.process import answer, answer_of, answers, job
+from latentrt.bundle.cache_folder import VARIABLE
+from latentrt.bundle.errors import EngineError
+
 if TYPE_CHECKING:
-    from latentrt.benchmarks.latency.subject import Subject
+    from latentrt.benchmarks.latency.workload import Workload
 
 _MODULE: Final = "latentrt.benchmarks.latency.cold"
-_LIMIT: Final = 3600.0
-"""Seconds that a first picture may take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cold:
-    """Seconds from a fresh process to its first picture, and what memory it took.
+class ColdStart:
+    """Seconds from a fresh process to its first image, and the process's peak memory in bytes.
 
-    `cache` is how it was found; `hit` whether every engine was loaded from it, as the process saw
-    it. `imports` is `import latentrt.runtime`; `opens` reading the bundle and asking the backends;
-    `engines` compiling, verifying and storing them, or loading them where `hit`; `picture` the
-    picture itself; `memory` the most bytes the process ever had (None where that is not known).
-    `problem` says why there is none of this; then `hit` is None.
+    `cache` is how the process found the engine cache, `built` whether it compiled an engine all the
+    same. `import_` is `import latentrt.runtime`; `open_` opens the bundle; `engines` compiles or
+    loads; `image` draws. With a `problem` nothing else is known.
     """
 
     cache: Literal["empty", "filled"]
-    hit: bool | None = None
-    imports: float = 0.0
-    opens: float = 0.0
+    built: bool | None = None
+    import_: float = 0.0
+    open_: float = 0.0
     engines: float = 0.0
-    picture: float = 0.0
+    image: float = 0.0
     memory: int | None = None
     problem: str = ""
 
     @property
     def total(self) -> float:
-        """All of it, in seconds; what Python itself takes to start is not in it."""
-        return self.imports + self.opens + self.engines + self.picture
-
-    @property
-    def name(self) -> str:
-        """What it is called in a table."""
-        seen = {True: "loaded", False: "built", None: "failed"}[self.hit]
-        return f"{self.cache} cache, {seen}"
+        """All seconds; the start of Python itself is not included."""
+        return self.import_ + self.open_ + self.engines + self.image
 
     @property
     def note(self) -> str:
-        """What went otherwise than it should; empty where nothing did."""
+        """What went wrong; empty where nothing did."""
         if self.problem:
-            return f"cold start: {self.problem}"
-        if self.cache == "filled" and not self.hit:
-            return "cold start: engines were built again though the first start had stored them"
+            return f"cold start, {self.cache} cache: {self.problem}"
+        if self.cache == "filled" and self.built:
+            return "cold start, filled cache: engines were compiled again instead of loaded"
         return ""
 
 
-def cold_starts(subject: Subject) -> tuple[Cold, Cold]:
-    """With an empty cache, then with what the first start left in it."""
-    from latentrt.benchmarks.child import child
-
-    with tempfile.TemporaryDirectory(prefix="latentrt-bench-") as folder:
-        scratch = Path(folder)
-        described = scratch / "subject.json"
-        described.write_text(json.dumps(subject.to_json()), encoding="utf-8")
-        first, second = (child(_MODULE, [described], scratch, _LIMIT) for _ in range(2))
-    return _cold("empty", first), _cold("filled", second)
+def cold_starts(workload: Workload) -> tuple[ColdStart, ColdStart]:
+    """One start with an empty cache, then one with what the first left there."""
+    with tempfile.TemporaryDirectory(prefix="latentrt-bench-") as cache:
+        return _start("empty", workload, cache), _start("filled", workload, cache)
 
 
-def _cold(cache: Literal["empty", "filled"], row: dict[str, Any]) -> Cold:
-    if row.get("problem"):
-        return Cold(cache, problem=row["problem"])
-    return Cold(cache, **row)
+def _start(state: Literal["empty", "filled"], workload: Workload, cache: str) -> ColdStart:
+    environment = {VARIABLE: cache}
+    try:
+        found = answer_of("process", _MODULE, workload.to_json(), environment=environment)
+    except EngineError as error:
+        return ColdStart(state, problem=str(error))
+    return ColdStart(state, **found)
 
 
-def measure(path: Path) -> dict[str, Any]:
-    """The seconds and the memory of this process, which has not imported the runtime yet."""
+def measure(asked: dict[str, Any]) -> dict[str, Any]:
+    """The seconds and memory of this process, which has not imported the runtime yet."""
     begun = time.perf_counter()
     import latentrt.runtime  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-    imports = time.perf_counter() - begun
-    from latentrt.benchmarks.latency.noted_cache import NotedCache
-    from latentrt.benchmarks.latency.subject import Subject
+    imported = time.perf_counter()
+    from latentrt.benchmarks.latency.workload import Workload
     from latentrt.benchmarks.memory import Memory
+    from latentrt.runtime import Pipeline
 
-    subject = Subject.read(path)
-    begun = time.perf_counter()
-    cache = NotedCache()
-    with subject.open(cache) as pipeline:
+    workload = Workload.from_json(asked)
+    phases: set[str] = set()
+    opening = time.perf_counter()
+    with Pipeline.open(workload.bundle, **workload.engine) as pipeline:
         opened = time.perf_counter()
-        seconds = pipeline(subject.request).seconds
+        run = pipeline.run(workload.request, progress=lambda phase, *_: phases.add(phase))
+        seconds = run.result().seconds
+        drawn = time.perf_counter()
         memory = Memory.here().peak
     return {
-        "hit": all(cache.hits),
-        "imports": imports,
-        "opens": opened - begun,
+        "built": any(phase.startswith("compil") for phase in phases),
+        "import_": imported - begun,
+        "open_": opened - opening,
         "engines": seconds.compile,
-        "picture": seconds.total - seconds.compile,
+        "image": drawn - opened - seconds.compile,
         "memory": memory,
     }
 
 
-def main() -> None:
-    """Measure, and write the row as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("subject", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    options.out.write_text(json.dumps(measure(options.subject)), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    _stream = answers()
+    answer(_stream, measure(job()))

@@ -1,7 +1,4 @@
-"""What an NVIDIA GPU says of itself through NVML while it works.
-
-Unverified: no GPU was at hand.
-"""
+"""The state of an NVIDIA GPU while it works, as NVML reports it. Unverified: never run on a GPU."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import importlib
 import os
 import statistics
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -18,16 +15,18 @@ from latentrt.engines.cuda.device import bus_id
 
 _INTERVAL: Final = 0.2
 _PREFIX: Final = "nvmlClocksThrottleReason"
-_IDLE: Final = "GpuIdle"  # slow because there was nothing to do, as between two calls
+_IDLE: Final = "GpuIdle"  # no fault: there was nothing to do, as between two calls
+_MEDIANS: Final = ("sm_clock", "memory_clock", "power")
+_MAXIMA: Final = ("temperature", "memory_used", "memory_own")
 
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """A GPU over some time; what it does not say is None.
+    """A GPU over some time; a field that it does not report is None.
 
-    Of `readings`, clocks (MHz) and power (watts) are the medians, temperature (degrees Celsius) and
-    memory (bytes: all that is in use, and this process's part) the greatest. `throttle` are all
-    reasons, in NVML's words, for which it ran slower than it could, having nothing to do left out.
+    Of `readings`, clocks (MHz) and power (watts) are medians, temperature (degrees Celsius) and
+    memory (bytes: all in use, and this process's part) maxima. `throttle` are NVML's reasons for a
+    lower clock, without idleness.
     """
 
     name: str | None
@@ -41,17 +40,11 @@ class GpuState:
     throttle: tuple[str, ...] | None
     readings: int
 
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return asdict(self)
-
 
 class GpuWatch:
-    """Reads the GPU that engines run on in a thread of its own, once in `interval` seconds at most.
+    """Reads the GPU that engines run on inside a `with` block, in a thread of its own.
 
-    It does so inside its `with` block, at least once. Where CUDA does not say which GPU that is, it
-    is the first in NVML's order. Without NVML, its Python package or a GPU there is nothing to
-    read, and no thread.
+    Without NVML, its Python package or a GPU nothing is read, and `state` is None.
     """
 
     def __init__(self, interval: float = _INTERVAL) -> None:
@@ -70,8 +63,7 @@ class GpuWatch:
         self._api = api
         handle: Any = _handle(api)
         if handle is not None:
-            name = "latentrt-nvml"
-            self._thread = threading.Thread(target=self._watch, args=(handle,), name=name)
+            self._thread = threading.Thread(target=self._watch, args=(handle,), name="nvml")
             self._thread.start()
         return self
 
@@ -89,8 +81,8 @@ class GpuWatch:
 
     @property
     def state(self) -> GpuState | None:
-        """What was read, when the block is over; None where nothing could be."""
-        return _summed_up(self._readings) if self._readings else None
+        """The readings of the block, once it is over."""
+        return _summary(self._readings) if self._readings else None
 
     def _watch(self, handle: Any) -> None:
         while True:
@@ -100,15 +92,15 @@ class GpuWatch:
 
 
 def _handle(api: Any) -> Any:
-    """Of the GPU that engines run on, or else of the first; None where NVML has neither."""
+    """Of the GPU that CUDA uses, or else the first in NVML's order; None where there is neither."""
     bus = bus_id()
-    found = None if bus is None else _said(api, lambda: api.nvmlDeviceGetHandleByPciBusId(bus))
-    return _said(api, lambda: api.nvmlDeviceGetHandleByIndex(0)) if found is None else found
+    found = None if bus is None else _asked(api, lambda: api.nvmlDeviceGetHandleByPciBusId(bus))
+    return _asked(api, lambda: api.nvmlDeviceGetHandleByIndex(0)) if found is None else found
 
 
 def _read(api: Any, handle: Any) -> dict[str, Any]:
-    """Every field by itself: a GPU, a driver or a container may keep any of them back."""
-    asked: dict[str, Callable[[], Any]] = {
+    """Ask for each field alone: a GPU, a driver or a container may refuse any of them."""
+    questions: dict[str, Callable[[], Any]] = {
         "name": lambda: _text(api.nvmlDeviceGetName(handle)),
         "driver": lambda: _text(api.nvmlSystemGetDriverVersion()),
         "sm_clock": lambda: api.nvmlDeviceGetClockInfo(handle, api.NVML_CLOCK_SM),
@@ -119,37 +111,34 @@ def _read(api: Any, handle: Any) -> dict[str, Any]:
         "memory_own": lambda: _own(api.nvmlDeviceGetComputeRunningProcesses(handle)),
         "throttle": lambda: _reasons(api, api.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
     }
-    return {field: _said(api, ask) for field, ask in asked.items()}
+    return {field: _asked(api, question) for field, question in questions.items()}
 
 
-def _said(api: Any, ask: Callable[[], Any]) -> Any:
-    """The answer; None where NVML refuses it, or the package has no such question."""
+def _asked(api: Any, question: Callable[[], Any]) -> Any:
+    """The answer; None where NVML refuses it, or the package is too old for the question."""
     try:
-        return ask()
+        return question()
     except (api.NVMLError, AttributeError):
         return None
 
 
-def _summed_up(readings: list[dict[str, Any]]) -> GpuState:
-    said: dict[str, list[Any]] = {
-        field: [reading[field] for reading in readings if reading[field] is not None]
+def _summary(readings: list[dict[str, Any]]) -> GpuState:
+    known: Mapping[str, list[Any]] = {
+        field: [each[field] for each in readings if each[field] is not None]
         for field in readings[0]
     }
-    medians = ("sm_clock", "memory_clock", "power")
-    greatest = ("temperature", "memory_used", "memory_own")
-    throttle = {reason for reasons in said["throttle"] for reason in reasons} - {_IDLE}
+    reasons = {reason for reasons in known["throttle"] for reason in reasons} - {_IDLE}
     return GpuState(
-        name=next(iter(said["name"]), None),
-        driver=next(iter(said["driver"]), None),
-        **{field: statistics.median(said[field]) if said[field] else None for field in medians},
-        **{field: max(said[field], default=None) for field in greatest},
-        throttle=tuple(sorted(throttle)) if said["throttle"] else None,
+        **{field: next(iter(known[field]), None) for field in ("name", "driver")},
+        **{field: statistics.median(known[field]) if known[field] else None for field in _MEDIANS},
+        **{field: max(known[field], default=None) for field in _MAXIMA},
+        throttle=tuple(sorted(reasons)) if known["throttle"] else None,
         readings=len(readings),
     )
 
 
 def _own(processes: Any) -> int | None:
-    """This process's memory; None where it is not in the list, as in a container, or is unknown."""
+    """This process's memory; None where NVML does not list it, as in a container."""
     return next((p.usedGpuMemory for p in processes if p.pid == os.getpid()), None)
 
 

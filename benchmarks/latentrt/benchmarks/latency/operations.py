@@ -1,8 +1,8 @@
 """Floating-point operations of one engine call, counted from its graph.
 
-Those of matrix products, convolutions and attention, a multiplication and an addition each counted
-as one: what vendors' peak numbers count, and all but a few per cent of a U-Net. Norms,
-activations and softmax are left out.
+Matrix products, convolutions and attention count, which are all but a few per cent of a U-Net. A
+multiplication and an addition are one operation each, as in vendors' peak numbers. Norms,
+activations and softmax do not count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs.constant_folding import fold
+from latentrt.engines.graphs.constant_folding import fold_constants
 
 _REMEDY: Final = "pip install 'latentrt[bench]'"
 
@@ -39,7 +39,8 @@ def work_of(blueprint: Blueprint) -> Work:
         onnx: Any = importlib.import_module("onnx")
     except ImportError as error:
         raise Unavailable(f"counting operations: onnx is not installed; {_REMEDY}") from error
-    model: Any = onnx.load_model_from_string(fold(blueprint.graph.read_bytes(), blueprint))
+    folded = fold_constants(blueprint.graph.read_bytes(), blueprint)
+    model: Any = onnx.load_model_from_string(folded)
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, _Shape] = {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)

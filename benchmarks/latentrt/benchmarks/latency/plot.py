@@ -1,10 +1,7 @@
-"""A benchmark's report as a picture, and as one page that needs nothing else."""
+"""A report or a sweep as a plot, and as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import io
 import json
 from collections.abc import Callable, Sequence
 from html import escape
@@ -12,147 +9,182 @@ from pathlib import Path
 from typing import Any, Final
 
 from latentrt.benchmarks.latency.report import STAGES, Report
-from latentrt.benchmarks.latency.sections import Section, compared, sections, used
-from latentrt.benchmarks.latency.verdict import Verdict
-from latentrt.benchmarks.page import document, folded, table
-from latentrt.bundle.errors import Unavailable
+from latentrt.benchmarks.latency.sweep import Point, Sweep, table
+from latentrt.benchmarks.latency.tables import Table, tables, title
+from latentrt.benchmarks.page import COLOURS, GREY, document, drawn, folded, paragraph, plot
+from latentrt.benchmarks.page import table as html_table
+from latentrt.benchmarks.samples import Samples
 from latentrt.bundle.publish import write_file
 
-_MISSING: Final = "plots: matplotlib is not installed; pip install 'latentrt[bench]'"
-_BLUE, _GREY, _ORANGE = "#3b6ea8", "#9aa3ad", "#c8702a"
 _WIDTH: Final = 8.0
-_HEIGHT: Final = 2.6
+_HEIGHT: Final = 2.5
 """Inches of one panel."""
+_MARKERS: Final = "os^Dv<>pP*"
+
+Draw = Callable[[Any], None]
 
 
-def check_installed() -> None:
-    """Raise `Unavailable` without matplotlib, which is not loaded: it would count as memory."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Unavailable(_MISSING)
-
-
-def write_png(report: Report, path: Path) -> None:
-    """Write the plots; raises `Unavailable` without matplotlib, `FileError`."""
-    write_file(path, _drawn(report, "png"))
+def write_png(found: Report | Sweep, path: Path) -> None:
+    """Write the plot. Raises `Unavailable` without matplotlib, `FileError`."""
+    draw, size = _figure(found)
+    write_file(path, drawn(draw, size, "png"))
 
 
 def write_html(
-    report: Report,
-    verdicts: Sequence[Verdict],
-    path: Path,
-    *,
-    differences: Sequence[str] = (),
-    standings: str = "",
+    found: Report | Sweep, path: Path, *, more: Sequence[Table | str] = (), value: Any = None
 ) -> None:
-    """Write the plots, the tables and the whole report; raises as `write_png` does.
+    """Write the plot, the tables, `more` tables and text, and the JSON `value`, by default its own.
 
-    `differences` are what else is not as in the report of the verdicts, `standings` a contest's, as
-    they are printed.
+    Raises as `write_png`.
     """
-    drawn = _drawn(report, "svg").decode()
-    drawn = drawn[drawn.index("<svg") :]
-    parts = [
-        f'<p class="soft">{escape(_where(report))}</p>',
-        f'<figure class="plot">{drawn}</figure>',
-        *(f'<p class="soft">note: {escape(note)}</p>' for note in report.notes),
-        *map(_shown, sections(report)),
+    draw, size = _figure(found)
+    if isinstance(found, Report):
+        name, head, shown = str(found.workload["source"]), title(found), tables(found)
+        notes = [f"note: {note}" for note in found.notes]
+    else:
+        name, head, shown = found.source, _machine(found), (table(found),)
+        notes = ["interrupted: points are missing"] if found.interrupted else []
+    body = [
+        *(paragraph(line, "soft") for line in (*head.splitlines(), *notes)),
+        plot(draw, "plot of the tables below", size),
+        *map(_part, (*shown, *more)),
+        folded("JSON", f"<pre>{escape(json.dumps(value or found.to_json(), indent=1))}</pre>"),
     ]
-    if standings:
-        parts.append(f"<h2>in turns with others</h2><pre>{escape(standings)}</pre>")
-    if verdicts:
-        parts.append(_shown(compared(verdicts, "the earlier report")))
-    parts += [f'<p class="soft">not the same: {escape(line)}</p>' for line in differences]
-    whole = escape(json.dumps(report.to_json(), indent=1))
-    parts.append(folded("The whole report", f"<pre>{whole}</pre>"))
-    write_file(path, document(f"latentrt bench: {report.subject['source']}", parts).encode())
+    write_file(path, document(f"latentrt bench: {name}", body).encode())
 
 
-def _shown(section: Section) -> str:
-    rows = [[escape(cell) for cell in row] for row in section.rows]
-    return f"<h2>{escape(section.title)}</h2>{table(section.heads, rows)}"
+def _part(part: Table | str) -> str:
+    if isinstance(part, str):
+        return f"<pre>{escape(part)}</pre>"
+    rows = [[escape(cell) for cell in row] for row in part.rows]
+    return f"<h2>{escape(part.title)}</h2>{html_table(part.heads, rows)}"
 
 
-def _where(report: Report) -> str:
-    return f"{used(report)}; {report.machine.processor}, {report.machine.cores} cores"
+def _machine(found: Sweep) -> str:
+    return f"{found.machine.processor}, {found.machine.cores} cores"
 
 
-def _drawn(report: Report, form: str) -> bytes:
-    try:
-        figures: Any = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise Unavailable(_MISSING) from error
-    panels: list[Callable[[Any, Report], None]] = [_stages]
-    panels += [
+def _figure(found: Report | Sweep) -> tuple[Draw, tuple[float, float]]:
+    """What draws on a figure, and the figure's inches."""
+    if isinstance(found, Sweep):
+        return lambda figure: _sweep(figure, found), (_WIDTH, 1.6 * _HEIGHT)
+    panels = [
         draw
-        for draw, has in (
-            (_limits, report.limits),
-            (_served, report.served),
-            (_arrivals, report.arrivals),
+        for draw, measured in (
+            (_stages, found.rows),
+            (_shares, found.rooflines),
+            (_throughput, found.throughput),
+            (_arrivals, found.arrivals),
         )
-        if has
+        if measured
     ]
-    figure = figures.Figure(figsize=(_WIDTH, _HEIGHT * len(panels)), layout="constrained")
-    places = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for place, draw in zip(places, panels, strict=True):
-        draw(place, report)
-        place.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{report.subject['source']}, {_where(report)}", fontsize=9)
-    content = io.BytesIO()
-    # No date in it, and no metadata that name other places.
-    fields = ("Creator", "Date", "Format", "Type") if form == "svg" else ()
-    metadata = dict.fromkeys(fields)
-    figure.savefig(content, format=form, dpi=150, metadata=metadata)
-    return content.getvalue()
+
+    def every(figure: Any) -> None:
+        axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        for place, draw in zip(axes, panels, strict=True):
+            draw(place, found)
+        figure.suptitle(title(found), fontsize=8, color=GREY)
+
+    return every, (_WIDTH, _HEIGHT * len(panels))
 
 
-def _stages(place: Any, report: Report) -> None:
+def _stages(axes: Any, report: Report) -> None:
     names = [name for name in STAGES if name in report.rows][::-1]
-    middle = [1e3 * report.rows[n].percentile(50) for n in names]
-    late = [1e3 * report.rows[n].percentile(99) for n in names]
-    place.barh(names, late, color=_GREY, height=0.35, label="p99")
-    place.barh(names, middle, color=_BLUE, height=0.6, label="p50")
-    for number, value in enumerate(middle):
-        place.annotate(f" {value:.3g} ms", (late[number], number), va="center", fontsize=8)
-    place.set_xscale("log")
-    place.margins(x=0.15)
-    place.set_title("a warm picture and its parts, milliseconds", loc="left", fontsize=9)
-    place.legend(frameon=False, fontsize=8, loc="lower right")
+    rows = [report.rows[name] for name in names]
+    medians = [1e3 * row.median for row in rows]
+    axes.barh(names, medians, xerr=_ends(rows, 1e3), color=COLOURS[0], ecolor=GREY, height=0.6)
+    for number, (row, value) in enumerate(zip(rows, medians, strict=True)):
+        place = (1e3 * row.percentile(90), number)
+        axes.annotate(f"  {value:.3g} ms", place, va="center", fontsize=8, color=GREY)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.set_title("a warm image and its stages: median, p10 to p90, milliseconds")
 
 
-def _limits(place: Any, report: Report) -> None:
-    names = list(report.limits)[::-1]
-    shares = [100 * report.limits[name].share for name in names]
-    place.barh(names, shares, color=_BLUE, height=0.6)
+def _shares(axes: Any, report: Report) -> None:
+    names = list(report.rooflines)[::-1]
+    shares = [100 * report.rooflines[name].share for name in names]
+    axes.barh(names, shares, color=COLOURS[0], height=0.6)
     for number, name in enumerate(names):
-        limit = report.limits[name]
-        words = f" {limit.rate / 1e12:.3f} TFLOP/s, bound by {limit.bound}"
-        place.annotate(words, (shares[number], number), va="center", fontsize=8)
-    # A call may be faster than what was measured as the best.
-    place.set_xlim(0, max(100, *shares))
-    place.set_title("per cent of what the machine can do", loc="left", fontsize=9)
+        each = report.rooflines[name]
+        words = f"  {each.rate / 1e12:.3f} TFLOP/s, bound by {each.bound}"
+        axes.annotate(words, (shares[number], number), va="center", fontsize=8, color=GREY)
+    axes.set_xlim(0, 1.3 * max(100, *shares))
+    axes.set_title("per cent of the roofline")
 
 
-def _served(place: Any, report: Report) -> None:
-    names = [row.name for row in report.served]
-    middle = [row.median for row in report.served]
-    ends = [
-        [row.median - row.least for row in report.served],
-        [row.greatest - row.median for row in report.served],
-    ]
-    colours = [_GREY if row.batch is None else _BLUE for row in report.served]
-    place.bar(names, middle, yerr=ends, color=colours, width=0.6, capsize=3)
-    title = "pictures a second, requests served together by U-Net rows a call"
-    place.set_title(title, loc="left", fontsize=9)
+def _throughput(axes: Any, report: Report) -> None:
+    names = [row.name for row in report.throughput]
+    rates = [row.rate for row in report.throughput]
+    colours = [GREY if row.batch is None else COLOURS[0] for row in report.throughput]
+    for bar, rate in zip(axes.bar(names, rates, color=colours, width=0.6), rates, strict=True):
+        place = (bar.get_x() + bar.get_width() / 2, rate)
+        axes.annotate(f"{rate:.3g}", place, ha="center", va="bottom", fontsize=8, color=GREY)
+    axes.margins(y=0.15)
+    axes.set_title("images a second, closed loop")
 
 
-def _arrivals(place: Any, report: Report) -> None:
-    for curve, colour in zip(report.arrivals, (_GREY, _ORANGE), strict=False):
-        rates = [point.rate for point in curve.points]
-        late = [point.p95 for point in curve.points]
-        bound = f"{curve.bound} " if curve.bound else ""
-        words = f"{curve.server}: {bound}{curve.goodput:.2f} a second"
-        place.plot(rates, late, marker="o", markersize=3, color=colour, label=words)
-    place.set_ylim(bottom=0)
-    place.set_xlabel("arrivals a second", fontsize=8)
-    place.set_title("95 of 100 requests wait at most, seconds", loc="left", fontsize=9)
-    place.legend(frameon=False, fontsize=8)
+def _arrivals(axes: Any, report: Report) -> None:
+    for colour, server in zip(
+        COLOURS, dict.fromkeys(a.server for a in report.arrivals), strict=False
+    ):
+        points = [each for each in report.arrivals if each.server == server]
+        rates = [each.rate for each in points]
+        for percent, style in ((50, "--"), (95, "-")):
+            waits = [each.waits.percentile(percent) for each in points]
+            label = f"{server}, p{percent}"
+            axes.plot(rates, waits, style, marker="o", markersize=3, color=colour, label=label)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("Poisson arrivals a second")
+    axes.set_title("seconds from arrival to image")
+    axes.legend(fontsize=8)
+
+
+def _sweep(figure: Any, found: Sweep) -> None:
+    """Images a second by batch; a line for each engine, size and number of steps."""
+    axes = figure.subplots()
+    lines: dict[tuple[str, str, int], list[Point]] = {}
+    for point in found.points:
+        if point.samples is not None:
+            key = f"{point.engine} {point.precision}", point.size, point.steps
+            lines.setdefault(key, []).append(point)
+    engines = list(dict.fromkeys(engine for engine, _, _ in lines))
+    shapes = list(dict.fromkeys((size, steps) for _, size, steps in lines))
+    for (engine, size, steps), points in lines.items():
+        marker = _MARKERS[shapes.index((size, steps)) % len(_MARKERS)]
+        axes.errorbar(
+            [point.batch for point in points],
+            [point.rate for point in points],
+            yerr=_rates(points),
+            marker=marker,
+            markersize=4,
+            linewidth=1,
+            color=COLOURS[engines.index(engine) % len(COLOURS)],
+            label=f"{engine}, {size}, {steps} steps",
+        )
+    batches = sorted({point.batch for points in lines.values() for point in points})
+    if lines:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.grid(axis="y")
+    axes.set_xlabel("batch, images")
+    axes.set_title(f"{found.source}: images a second, median, p10 to p90\n{_machine(found)}")
+
+
+def _ends(rows: Sequence[Samples], scale: float) -> list[list[float]]:
+    """How far p10 and p90 are from the median."""
+    low = [scale * (row.median - row.percentile(10)) for row in rows]
+    return [low, [scale * (row.percentile(90) - row.median) for row in rows]]
+
+
+def _rates(points: Sequence[Point]) -> list[list[float]]:
+    ends: list[list[float]] = [[], []]
+    for point in points:
+        assert point.samples is not None
+        rates = [point.batch / point.samples.percentile(n) for n in (90, 50, 10)]
+        ends[0].append(rates[1] - rates[0])
+        ends[1].append(rates[2] - rates[1])
+    return ends

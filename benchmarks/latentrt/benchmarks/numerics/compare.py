@@ -24,7 +24,7 @@ from latentrt.benchmarks.numerics.similarity import ssim
 from latentrt.benchmarks.numerics.tolerances import RunTolerances, step_tolerances
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.golden import Difference, psnr
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES
 from latentrt.runtime.pipeline import Pipeline
 
 

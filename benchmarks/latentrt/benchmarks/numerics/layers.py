@@ -30,7 +30,7 @@ from latentrt.bundle.golden import Difference
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.registry import Chosen
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES
 from latentrt.export.modules import TRACED
 from latentrt.export.reference import loaded
 
@@ -58,8 +58,9 @@ def layer_table(
     onnx, and `BuildFailed`.
     """
     inputs = reference.inputs(bundle, component)
-    blueprint = Blueprint.of(bundle, component, reference.sizes(bundle, component))
-    graph = LayerGraph(blueprint.graph.read_bytes())
+    sizes = reference.sizes(bundle, component)
+    blueprint = Blueprint.of(bundle, component, sizes, chosen.precision)
+    graph = LayerGraph(blueprint.source.read_bytes())
     torch_side = _TorchComponent(bundle, component, model, inputs)
     layers = {layer.name: layer for layer in graph.layers()}
     matched = tuple(layers[name] for name in layers if name in torch_side.modules)
@@ -71,7 +72,7 @@ def layer_table(
         finally:
             engine.close()
         found |= torch_side.differences({layer.name: given[layer.output] for layer in group})
-    precision = chosen.options.precision
+    precision = chosen.precision
     tolerance = layer_tolerance(component, precision)
     expected = tuple(reference.outputs(bundle, component).values())
     return LayerTable(
@@ -103,8 +104,8 @@ def _compiled(
         path = Path(folder) / blueprint.graph.name
         path.write_bytes(graph)
         outputs = (*blueprint.outputs, *specs)
-        wide = replace(blueprint, graph=path, outputs=outputs, digests=None)
-        return chosen.backend.compile(wide, chosen.options)
+        wide = replace(blueprint, graph=path, graph_fp32=path, outputs=outputs, digests=None)
+        return chosen.compile(wide)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -16,8 +16,7 @@ from latentrt.benchmarks.numerics.layer_table import LayerTable
 from latentrt.benchmarks.numerics.reference import Reference, ReferenceRequest
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import EngineError, InputError, LatentrtError, NonFinite, Unavailable
-from latentrt.engines.engine import Options
-from latentrt.engines.registry import BACKENDS, PRECISIONS, UNVERIFIED, backend
+from latentrt.engines.registry import BACKENDS, PRECISIONS
 from latentrt.runtime.bundle_engines import choices
 from latentrt.runtime.pipeline import Pipeline
 from latentrt.runtime.size import Size
@@ -79,11 +78,17 @@ class EngineChoice:
     """An engine as `Pipeline` takes it; the name "all" stands for every one that works here."""
 
     name: str
-    options: Options
+    precision: str
+    options: Mapping[str, object]
     components: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"{self.name} {self.options.precision}"
+        return f"{self.name} {self.precision}"
+
+    @property
+    def asked(self) -> tuple[str, str, Mapping[str, object], Mapping[str, str]]:
+        """Engine, precision, options and components, as `Pipeline` takes them."""
+        return self.name, self.precision, self.options, self.components
 
     @property
     def several(self) -> bool:
@@ -97,26 +102,24 @@ class EngineChoice:
             return
         if self.components:
             raise InputError("component", "none beside --engine all", ", ".join(self.components))
-        if self.options.precision not in ("auto", *PRECISIONS):
+        if self.precision not in ("auto", *PRECISIONS):
             expected = f"one of auto, {', '.join(PRECISIONS)}"
-            raise InputError("precision", expected, repr(self.options.precision))
-        yield from self._working(dtype, BACKENDS.keys() - UNVERIFIED)
+            raise InputError("precision", expected, repr(self.precision))
+        yield from self._working(dtype, unverified=False)
 
     def unverified(self, dtype: str) -> dict[str, str]:
         """Engines that work here but are left out, and why."""
         reason = "unverified: it never ran on its hardware; --engine {} compares it"
-        found = self._working(dtype, UNVERIFIED) if self.several else ()
+        found = self._working(dtype, unverified=True) if self.several else ()
         return {str(each): reason.format(each.name) for each in found}
 
-    def _working(self, dtype: str, names: Collection[str]) -> Iterator[EngineChoice]:
-        for name in (name for name in BACKENDS if name in names):
-            if not backend(name).status().usable:
+    def _working(self, dtype: str, *, unverified: bool) -> Iterator[EngineChoice]:
+        for name, backend in BACKENDS.items():
+            if bool(backend.unverified) != unverified or not backend.status().usable:
                 continue
-            for precision in backend(name).PRECISIONS.get(dtype, ()):
-                if self.options.precision in ("auto", precision):
-                    yield replace(
-                        self, name=name, options=replace(self.options, precision=precision)
-                    )
+            for precision in backend.precisions.get(dtype, ()):
+                if self.precision in ("auto", precision):
+                    yield replace(self, name=name, precision=precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,7 @@ def _usable(bundle: Bundle, asked: EngineChoice, skipped: dict[str, str]) -> lis
     dtype = bundle.manifest.dtype
     for engine in asked.each(dtype):
         try:
-            choices(bundle, engine.name, engine.options, engine.components)
+            choices(bundle, *engine.asked)
         except (InputError, Unavailable) as error:
             if not asked.several:
                 raise
@@ -205,8 +208,7 @@ def _nothing(skipped: Mapping[str, str]) -> Unavailable:
 
 def _compared(bundle: Bundle, engine: EngineChoice, references: Sequence[Reference]) -> Comparison:
     # Not verified before: the comparison is to say how far off an engine is that would be refused.
-    pipeline = Pipeline(bundle, engine.name, engine.options, engine.components, guarded=False)
-    with pipeline:
+    with Pipeline(bundle, *engine.asked, guarded=False) as pipeline:
         return compare(pipeline, references)
 
 
@@ -245,7 +247,7 @@ def _layers(
     from latentrt.benchmarks.numerics import layers
 
     found: list[LayerTable] = []
-    chosen = choices(bundle, engine.name, engine.options, engine.components)
+    chosen = choices(bundle, *engine.asked)
     for done, (name, each) in enumerate(chosen.items()):
         progress("layers", done, len(chosen), f"{name}, {each.name}")
         with problems.noted(f"{engine}, layers of {name}", needed=True):

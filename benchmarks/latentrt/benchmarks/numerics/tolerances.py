@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from latentrt.benchmarks.numerics.reference import Reference
-from latentrt.engines.verification.verify import TOLERANCES
+from latentrt.engines.verification.tolerances import TOLERANCES
 from latentrt.runtime.schedules import Schedule
 
 LAYERS: Final[Mapping[str, Mapping[str, float]]] = {

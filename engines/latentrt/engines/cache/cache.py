@@ -24,7 +24,7 @@ from latentrt.bundle.errors import BuildFailed, InputError, ShapeNotBuilt, Unwri
 from latentrt.bundle.publish import publishing
 from latentrt.engines.cache.entry import FILES, CacheEntry, Record, write_record
 from latentrt.engines.cache.hashed_files import HashedFiles
-from latentrt.engines.cache.key import differing, digest, engine_key
+from latentrt.engines.cache.key import ANY_SIZE, differing, digest, engine_key, proof_key
 from latentrt.engines.cache.signing import RecordSigner, check_private
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.log import LOG, described
@@ -85,6 +85,7 @@ class Cache:
         self._locks = self.path / "locks"
         self._signer = RecordSigner(self.path)
         self._known = HashedFiles(self.path / "known", self._signer)
+        self._proofs: dict[str, Record] = {}
         self._said = False
 
     def open(
@@ -104,6 +105,7 @@ class Cache:
         `Unavailable`, `BuildFailed`, `VerificationFailed`, `BundleError` for weights that have
         changed, and `FileError` if the cache is open to others.
         """
+        blueprint = blueprint.at(chosen.precision)
         key = engine_key(chosen, blueprint)
         self._known.check(blueprint.weights, key["weights"])
         try:
@@ -165,6 +167,7 @@ class Cache:
         `pending` says why it has not been; it is when it is first loaded. Raises what `open` raises
         but `VerificationFailed`, and `Unwritable` naming the cache where that cannot be written.
         """
+        blueprint = blueprint.at(chosen.precision)
         key = engine_key(chosen, blueprint)
         self._known.check(blueprint.weights, key["weights"])
         self._prepare()
@@ -182,6 +185,51 @@ class Cache:
                 raise unwritable(self.path, error.got) from error
         return False, reason, verification
 
+    def proven(
+        self, chosen: Chosen, blueprint: Blueprint, guard: Guard, prove: Callable[[], Record]
+    ) -> Record:
+        """How an engine did that stands for every size; `prove` finds it where that is not known.
+
+        Of several who want the same, one proves and the others wait.
+        """
+        place = self._proof_place(chosen, blueprint)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(Unwritable):
+                self._prepare()
+                stack.enter_context(self._locked(place.name))
+            known = self._proof(place)
+            if known is not None and guard.holds(known) and not guard.refusal(known):
+                return known
+            record = prove()
+            self._keep_proof(place, chosen, blueprint, record)
+        return record
+
+    def keep_proof(self, chosen: Chosen, blueprint: Blueprint, record: Record) -> None:
+        """Have a record stand for every size, unless there is one."""
+        place = self._proof_place(chosen, blueprint)
+        if self._proof(place) != record:
+            with contextlib.suppress(Unwritable), self._locked(place.name):
+                self._keep_proof(place, chosen, blueprint, record)
+
+    def _proof_place(self, chosen: Chosen, blueprint: Blueprint) -> Path:
+        return self._engines / digest(proof_key(chosen, blueprint))
+
+    def _proof(self, place: Path) -> Record | None:
+        if place.name in self._proofs:
+            return self._proofs[place.name]
+        entry = CacheEntry.read(place, self._signer)
+        return None if entry is None or entry.damage else entry.verification
+
+    def _keep_proof(
+        self, place: Path, chosen: Chosen, blueprint: Blueprint, record: Record
+    ) -> None:
+        try:
+            with publishing(place, force=True, locks=self._locks) as partial:
+                (partial / FILES).mkdir()
+                write_record(partial, proof_key(chosen, blueprint), record, self._signer)
+        except Unwritable:  # a cache that is only read: known to this object alone
+            self._proofs[place.name] = record
+
     def entries(self) -> list[CacheEntry]:
         """Everything stored, the longest unused first; what cannot be trusted has a `problem`."""
         if not os.path.isdir(self._engines):
@@ -193,7 +241,8 @@ class Cache:
 
     def explain(self, key: Mapping[str, str]) -> str:
         """What differs between this key and the nearest stored one of the same component."""
-        stored = [a.key for a in self.entries() if a.key.get("component") == key["component"]]
+        engines = (a.key for a in self.entries() if a.key.get("sizes") != ANY_SIZE)
+        stored = [each for each in engines if each.get("component") == key["component"]]
         if not stored:
             return f"nothing is stored for {key['component']}"
         nearest = min(reversed(stored), key=lambda other: len(differing(key, other)))
@@ -285,7 +334,7 @@ class Cache:
         work = _Work(chosen, blueprint, progress)
         entry.touch()
         # What is made or put in just now is checked as a new engine is.
-        unsure = chosen.backend.TIMED or chosen.options.stripped
+        unsure = chosen.backend.timed or chosen.stripped
         check = None
         if guard is not None and (unsure or not guard.holds(entry.verification)):
             check = work.prepared(guard)
@@ -358,13 +407,11 @@ class _Work:
 
     def compiled(self) -> Engine:
         """An engine that is not stored."""
-        return self.done(
-            "compiling", lambda: self.chosen.backend.compile(self.blueprint, self.chosen.options)
-        )
+        return self.done("compiling", lambda: self.chosen.compile(self.blueprint))
 
     def loaded(self, folder: Path) -> Engine:
         """A stored engine."""
-        load = self.chosen.backend.load
+        load = self.chosen.compiler.load
         return self.done("loading", lambda: load(self.blueprint, self.chosen.options, folder))
 
     def checked(self, engine: Engine, check: Check | None) -> Record:
@@ -384,10 +431,10 @@ class _Work:
     def _say(self, what: str) -> None:
         chosen, blueprint = self.chosen, self.blueprint
         name = described(blueprint.component, blueprint.sizes)
-        LOG.info("%s on %s %s: %s", name, chosen.name, chosen.options.precision, what)
+        LOG.info("%s on %s %s: %s", name, chosen.name, chosen.precision, what)
 
 
 def _build(partial: Path, chosen: Chosen, blueprint: Blueprint, progress: Progress | None) -> None:
     files = partial / FILES
     files.mkdir()
-    chosen.backend.build(blueprint, chosen.options, files, progress=progress)
+    chosen.compiler.build(blueprint, chosen.options, files, progress=progress)

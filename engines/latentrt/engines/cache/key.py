@@ -9,10 +9,13 @@ from typing import Final
 
 from latentrt.bundle.errors import InputError
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.options import key_fields
 from latentrt.engines.registry import Chosen
 
-SCHEMA: Final = "8"
+SCHEMA: Final = "9"
 """Of cache entries and of how our backends compile; a change makes every entry old."""
+ANY_SIZE: Final = "any"
+"""The sizes of a record that stands for all of them."""
 
 
 def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
@@ -23,20 +26,23 @@ def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
     if blueprint.digests is None:
         raise InputError("digests", "the SHA-256 of graph and weights", "none")
     graph, weights = blueprint.digests
-    name, backend, options = chosen.name, chosen.backend, chosen.options
-    # The target is in the identity, where this machine's own GPU is a target too.
-    heeded = sorted(backend.OPTIONS - {"target"})
+    identity = chosen.compiler.identity(chosen.options)
     return {
         "schema": SCHEMA,
         "component": blueprint.component,
         "graph": graph,
         "weights": weights,
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in sorted(blueprint.sizes.items())),
-        "engine": name,
-        "precision": options.precision,
-        **{field: str(getattr(options, field)) for field in heeded},
-        **{f"{name} {field}": value for field, value in backend.identity(options).items()},
+        "engine": chosen.name,
+        "precision": chosen.precision,
+        **key_fields(chosen.options),
+        **{f"{chosen.name} {field}": value for field, value in identity.items()},
     }
+
+
+def proof_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
+    """The key of what was proved of all sizes at once; raises what `engine_key` raises."""
+    return {**engine_key(chosen, blueprint), "sizes": ANY_SIZE}
 
 
 def digest(key: Mapping[str, str]) -> str:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines.engine import Blueprint
 
-_REMEDY: Final = "pip install 'latentrt[build]'"
+_REMEDY: Final = "pip install 'latentrt[onnxruntime-gpu]'"
 _GROUP_NORM: Final = "GroupNormalization"
 
 
-def fold(graph: bytes, blueprint: Blueprint) -> bytes:
+def fold_constants(graph: bytes, blueprint: Blueprint) -> bytes:
     """The graph for the blueprint's sizes, without a node that gives integers.
 
     Raises `Unavailable` without onnx, `BuildFailed` for a graph that sizes do not fit.

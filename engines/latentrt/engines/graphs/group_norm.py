@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from latentrt.bundle.errors import BuildFailed
 from latentrt.engines.graphs import onnx_messages
 
 _OPERATOR: Final = "GroupNormalization"
@@ -22,12 +21,9 @@ _EPSILON: Final = 1e-5  # the operator's default
 def write_out_group_norms(graph: bytes) -> bytes:
     """A float32 graph without a GroupNormalization (opset 21 or later), its symbols as they were.
 
-    Raises `BuildFailed` for bytes that are no graph.
+    Raises `ValueError` for bytes that are no graph.
     """
-    try:
-        model = onnx_messages.parse(graph)
-    except ValueError as error:
-        raise BuildFailed(f"the graph cannot be read: {error}") from error
+    model = onnx_messages.parse(graph)
     nodes: list[Any] = []
     for node in model.graph.node:
         nodes.extend(_written_out(model.graph, node) if node.op_type == _OPERATOR else (node,))

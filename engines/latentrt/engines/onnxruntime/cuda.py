@@ -7,16 +7,17 @@ it first. Unverified: nobody has run it on a GPU.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from latentrt.engines.cuda.device import Missing
-from latentrt.engines.engine import Options
-from latentrt.engines.graphs.constant_folding import fold
+from latentrt.engines.graphs.constant_folding import fold_constants
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime.gpu import GpuProvider, gpu_package
-from latentrt.engines.onnxruntime.session import Providers, SessionModel
+from latentrt.engines.onnxruntime.session import Providers
 
 NAME: Final = "onnxruntime-cuda"
-PROVIDER: Final = "CUDAExecutionProvider"
+_PROVIDER: Final = "CUDAExecutionProvider"
 _REMEDY: Final = "pip install 'latentrt[onnxruntime-gpu]'"
 _OPTIONS: Final = {
     "device_id": "0",
@@ -31,23 +32,20 @@ def installed() -> Mapping[str, str] | Missing:
     return gpu_package("libonnxruntime_providers_cuda", "CUDA provider", _REMEDY)
 
 
-def attach(api: Any, chosen: Any, options: Options) -> Providers:
+def attach(api: Any, chosen: Any, precision: str, options: Any) -> Providers:
     """The provider, once the libraries that it is linked against are loaded."""
     api.preload_dlls(directory="")
-    return [(PROVIDER, _OPTIONS)]
+    return [(_PROVIDER, _OPTIONS)]
 
 
-def folded(model: SessionModel) -> SessionModel:
-    """The model with nothing left that the provider has not; raises what `fold` raises."""
-    return SessionModel(model.blueprint, fold(model.graph, model.blueprint))
+def folded(graph: OnnxGraph) -> OnnxGraph:
+    """The graph without what the provider lacks; raises what `fold_constants` raises."""
+    return replace(graph, content=fold_constants(graph.content, graph.blueprint))
 
 
-BACKEND: Final = GpuProvider(
+PROVIDER: Final = GpuProvider(
     name=NAME,
-    provider=PROVIDER,
-    # It has no bfloat16 convolution.
-    PRECISIONS={"float32": ("fp32",), "float16": ("fp16", "fp32"), "bfloat16": ("fp32",)},
-    OPTIONS=frozenset(),
+    provider=_PROVIDER,
     installed=installed,
     attach=attach,
     remedy=_REMEDY,

@@ -19,11 +19,11 @@ from latentrt.bundle.errors import Unavailable
 from latentrt.engines.cuda.device import Gpu, Missing, gpu
 from latentrt.engines.cuda.libraries import library_versions, tf32_override
 from latentrt.engines.cuda.memory import CudaMemory
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime.io_binding import OnnxRuntimeGpuEngine
 from latentrt.engines.onnxruntime.session import (
     Providers,
-    SessionModel,
     package,
     session_on,
     settings,
@@ -62,67 +62,60 @@ def version_of(*distributions: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GpuProvider:
-    """A provider of ONNX Runtime as a backend.
+    """A provider of ONNX Runtime as a compiler.
 
     `provider` is ONNX Runtime's name for it; `installed` gives the versions of what it consists of,
     or what is missing; `attach` adds it to session options, or gives what a session is to be made
-    with; `remedy` is what installs it; `prepare` rewrites a graph for it; `unfit` says why it does
-    not run on a GPU, if so.
+    with, by the precision and the options; `remedy` is what installs it; `prepare` rewrites a
+    graph for it; `unfit` says why it does not run on a GPU, if so.
     """
 
     name: str
     provider: str
-    PRECISIONS: Mapping[str, tuple[str, ...]]
-    OPTIONS: frozenset[str]
     installed: Callable[[], Mapping[str, str] | Missing]
-    attach: Callable[[Any, Any, Options], Providers | None]
+    attach: Callable[[Any, Any, str, Any], Providers | None]
     remedy: str
-    prepare: Callable[[SessionModel], SessionModel] = lambda model: model
+    prepare: Callable[[OnnxGraph], OnnxGraph] = lambda graph: graph
     unfit: Callable[[Gpu], Missing | None] = lambda _: None
-    TIMED: bool = True  # by all three; cuDNN tries its convolutions too
 
     def status(self) -> Status:
         """What is installed, and whether there is a GPU for it; makes no session."""
         found = self.installed()
         if isinstance(found, Missing):
-            return Status(
-                self.name, None, problem=found.problem, remedy=found.remedy, unverified=True
-            )
+            return Status(None, problem=found.problem, remedy=found.remedy)
         version = " ".join(found.values())
         device = gpu()
         if isinstance(device, Missing):
-            return Status(self.name, version, (), device.problem, device.remedy, unverified=True)
+            return Status(version, (), device.problem, device.remedy)
         problem = self.unfit(device) or Missing("", "")
-        return Status(
-            self.name, version, (device.name,), problem.problem, problem.remedy, unverified=True
-        )
+        return Status(version, (device.name,), problem.problem, problem.remedy)
 
-    def identity(self, options: Options) -> dict[str, str]:
+    def identity(self, options: Any) -> dict[str, str]:
         """Versions of ONNX Runtime, the provider and what is beneath; raises `Unavailable`."""
         found, device = self._usable()
         return {**found, **library_versions(), **tf32_override(), **device.identity}
 
-    def compile(self, blueprint: Blueprint, options: Options) -> OnnxRuntimeGpuEngine:
+    def compile(self, blueprint: Blueprint, options: Any) -> OnnxRuntimeGpuEngine:
         """An engine whose nodes all run on the provider; raises `Unavailable` or `BuildFailed`."""
         self._usable()
         api = package(self.name, self.remedy)
-        model = self.prepare(SessionModel.of(blueprint, options.precision))
-        chosen = settings(api, model.blueprint)
-        providers = self.attach(api, chosen, options)
-        made = session_on(api, model, chosen, providers, self.provider)
-        return OnnxRuntimeGpuEngine(model.blueprint, api, made, CudaMemory())
+        graph = self.prepare(OnnxGraph.of(blueprint))
+        chosen = settings(api, graph.blueprint)
+        providers = self.attach(api, chosen, blueprint.precision, options)
+        made = session_on(api, graph, chosen, providers, self.provider)
+        return OnnxRuntimeGpuEngine(blueprint, api, made, CudaMemory())
 
     def build(
         self,
         blueprint: Blueprint,
-        options: Options,
+        options: Any,
         folder: Path,
         *,
         progress: Progress | None = None,
     ) -> None:
         """Write nothing (see above)."""
 
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> OnnxRuntimeGpuEngine:
+    def load(self, blueprint: Blueprint, options: Any, folder: Path) -> OnnxRuntimeGpuEngine:
         """An engine, compiled anew; raises `Unavailable` or `BuildFailed`."""
         return self.compile(blueprint, options)
 

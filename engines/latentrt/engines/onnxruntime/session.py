@@ -8,14 +8,12 @@ told which folder that name is relative to.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines import libraries
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs.external_weights import followed
-from latentrt.engines.graphs.float32 import widen, widened
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 
 _RECORD: Final = "session.record_ep_graph_assignment_info"
 _NO_FALLBACK: Final = "session.disable_cpu_ep_fallback"
@@ -24,28 +22,6 @@ _NAMED: Final = 3
 
 Providers = Sequence[str | tuple[str, Mapping[str, str]]]
 """Names of providers, some with their options."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionModel:
-    """A graph as ONNX Runtime reads it, and a blueprint of its arrays."""
-
-    blueprint: Blueprint
-    graph: bytes
-
-    @staticmethod
-    def of(blueprint: Blueprint, precision: str) -> SessionModel:
-        """The bundle's graph, widened where fp32 is asked of halves.
-
-        Raises `Unavailable` where that needs onnx and it is missing, `BuildFailed`, `BundleError`.
-        """
-        blueprint, graph = followed(blueprint)
-        if precision != "fp32" or blueprint.dtype == "float32":
-            return SessionModel(blueprint, graph)
-        try:
-            return SessionModel(widened(blueprint), widen(graph))
-        except BuildFailed as error:
-            raise BuildFailed(f"{blueprint.component}: {error}") from error
 
 
 def package(name: str, remedy: str) -> Any:
@@ -68,18 +44,18 @@ def settings(api: Any, blueprint: Blueprint) -> Any:
     return chosen
 
 
-def session(api: Any, model: SessionModel, chosen: Any, providers: Providers | None) -> Any:
+def session(api: Any, graph: OnnxGraph, chosen: Any, providers: Providers | None) -> Any:
     """A session; raises `BuildFailed`. Without `providers` it has those of its options."""
     try:
         # With its own fallback, the package would print, and take the CPU for any provider.
-        return api.InferenceSession(model.graph, chosen, providers=providers, enable_fallback=0)
+        return api.InferenceSession(graph.content, chosen, providers=providers, enable_fallback=0)
     except Exception as error:  # the package raises bare classes of its own, one a kind
-        component = model.blueprint.component
+        component = graph.blueprint.component
         raise BuildFailed(f"{component}: ONNX Runtime says: {error}") from error
 
 
 def session_on(
-    api: Any, model: SessionModel, chosen: Any, providers: Providers | None, provider: str
+    api: Any, graph: OnnxGraph, chosen: Any, providers: Providers | None, provider: str
 ) -> Any:
     """A session that runs on one of its providers with every node.
 
@@ -89,15 +65,15 @@ def session_on(
     chosen.add_session_config_entry(_RECORD, "1")
     chosen.add_session_config_entry(_NO_FALLBACK, "1")
     try:
-        made = session(api, model, chosen, providers)
+        made = session(api, graph, chosen, providers)
     except BuildFailed as error:
         if _FELL_BACK not in str(error):
             raise
         # It does not say which; a session that may fall back does.
         chosen.add_session_config_entry(_NO_FALLBACK, "0")
-        _check_provider(session(api, model, chosen, providers), model.blueprint.component, provider)
+        _check_provider(session(api, graph, chosen, providers), graph.blueprint.component, provider)
         raise
-    _check_provider(made, model.blueprint.component, provider)
+    _check_provider(made, graph.blueprint.component, provider)
     return made
 
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed
 from latentrt.engines.cuda.device import Gpu, Missing
-from latentrt.engines.engine import Options
 from latentrt.engines.onnxruntime.gpu import GpuProvider, any_package, gpu_package, version_of
+from latentrt.engines.onnxruntime.options import OnnxRuntimeTensorRtOptions
 from latentrt.engines.onnxruntime.session import Providers
 
 _NAME: Final = "onnxruntime-tensorrt"
@@ -34,12 +34,6 @@ _RTX_FIRST_OF_ALL: Final = 120
 # What is registered is the process's; of two threads at once the second would be refused.
 _REGISTERING: Final = threading.Lock()
 
-PRECISIONS: Final = {
-    "float32": ("fp32",),
-    "float16": ("fp16", "fp32"),
-    "bfloat16": ("bf16", "fp32"),
-}
-
 
 def installed() -> Mapping[str, str] | Missing:
     """Versions of ONNX Runtime and TensorRT, if the package has the provider."""
@@ -54,7 +48,7 @@ def installed() -> Mapping[str, str] | Missing:
     return {**found, "tensorrt": library}
 
 
-def attach(api: Any, chosen: Any, options: Options) -> Providers:
+def attach(api: Any, chosen: Any, precision: str, options: OnnxRuntimeTensorRtOptions) -> Providers:
     """The provider, once the libraries that it is linked against are loaded."""
     api.preload_dlls(directory="")
     if importlib.util.find_spec("tensorrt") is not None:
@@ -63,8 +57,8 @@ def attach(api: Any, chosen: Any, options: Options) -> Providers:
     # says; one of TensorRT 11 does as the graph says.
     settings = {
         "device_id": "0",
-        "trt_fp16_enable": str(int(options.precision == "fp16")),
-        "trt_bf16_enable": str(int(options.precision == "bf16")),
+        "trt_fp16_enable": str(int(precision == "fp16")),
+        "trt_bf16_enable": str(int(precision == "bf16")),
         "trt_builder_optimization_level": str(options.level),
         "trt_cuda_graph_enable": "1",
         "trt_engine_cache_enable": "0",
@@ -91,7 +85,7 @@ def rtx_unfit(device: Gpu) -> Missing | None:
     return Missing(problem, _REMEDY)
 
 
-def rtx_attach(api: Any, chosen: Any, options: Options) -> None:
+def rtx_attach(api: Any, chosen: Any, precision: str, options: Any) -> None:
     """Register the plugin, once in a process, and add its first device to session options.
 
     Raises `BuildFailed` with what ONNX Runtime says when it does not load, or finds no device.
@@ -118,11 +112,9 @@ def _devices(api: Any) -> list[Any]:
     return [d for d in api.get_ep_devices() if d.ep_name == _RTX_PROVIDER]
 
 
-BACKEND: Final = GpuProvider(
+PROVIDER: Final = GpuProvider(
     name=_NAME,
     provider=_PROVIDER,
-    PRECISIONS=PRECISIONS,
-    OPTIONS=frozenset({"level"}),
     installed=installed,
     attach=attach,
     remedy=_REMEDY,
@@ -130,8 +122,6 @@ BACKEND: Final = GpuProvider(
 RTX: Final = GpuProvider(
     name=_RTX_NAME,
     provider=_RTX_PROVIDER,
-    PRECISIONS=PRECISIONS,
-    OPTIONS=frozenset(),
     installed=rtx_installed,
     attach=rtx_attach,
     remedy=_RTX_REMEDY,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,38 +22,32 @@ from latentrt.bundle.errors import BuildFailed, EngineError, LatentrtError, Unav
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import libraries
 from latentrt.engines.cuda.buffers import CALLS, Pool
-from latentrt.engines.engine import Arrays, Blueprint, Options, check_inputs
-from latentrt.engines.half_batch import half_of
+from latentrt.engines.engine import Arrays, Blueprint, Engine, check_inputs
+from latentrt.engines.halved import HalvedEngine, half_of
 from latentrt.engines.openvino.group_norm import write_out_group_norms
-from latentrt.engines.openvino.model import as_computed, read
-from latentrt.engines.openvino.requests import Request, RequestMaker
+from latentrt.engines.openvino.infer_request import InferRequest
+from latentrt.engines.openvino.model import read
 from latentrt.engines.process import Home, keep_in_children
-from latentrt.engines.registry import Progress, Status, cpu_identity, usable_cores
+from latentrt.engines.processor import cpu_identity, usable_cores
+from latentrt.engines.registry import Progress, Status
 
 _INSTALL: Final = "pip install 'latentrt[openvino]'"
 _HINT: Final = "INFERENCE_PRECISION_HINT"
 _HINTS: Final = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _BLOB: Final = "model.blob"
-_DTYPES: Final = ("float32", "float16", "bfloat16")
 
 
 class OpenVinoEngine:
-    """A compiled model, of all rows or of half, and infer requests for `calls` of them at once."""
+    """A compiled model, and infer requests for at most `calls` calls at once."""
 
-    def __init__(
-        self, blueprint: Blueprint, model: Any, *, halved: bool = False, calls: int = CALLS
-    ) -> None:
+    def __init__(self, blueprint: Blueprint, model: Any, *, calls: int = CALLS) -> None:
         self._home = Home("engine")
         keep_in_children(self)
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
-        half = half_of(blueprint) if halved else None
-        arrays = half or blueprint
-        make = RequestMaker(
-            model, arrays.fixed_inputs, arrays.fixed_outputs, halved=half is not None
-        )
-        self._pool: Pool[Request] = Pool(self.component, make, most=calls)
+        make = partial(InferRequest, model, self.inputs, self.outputs)
+        self._pool: Pool[InferRequest] = Pool(self.component, make, most=calls)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Evaluate; raises `InputError` for a wrong name, shape or dtype, `EngineError`."""
@@ -74,63 +69,47 @@ class OpenVinoEngine:
 
 @dataclass(frozen=True, slots=True)
 class OpenVino:
-    """One kind of device that OpenVINO runs on, as a backend.
+    """One kind of device that OpenVINO runs on, as a compiler.
 
-    `device` is OpenVINO's name for it; `known` what such devices compute in; `driver` the property
-    that tells its driver's version; `remedy` what to do where no such device is seen.
+    `device` is OpenVINO's name for it; `driver` the property that tells its driver's version;
+    `remedy` what to do where no such device is seen. `options` have streams and threads on the CPU,
+    streams on a GPU.
     """
 
     name: str
     device: str
-    known: Mapping[str, tuple[str, ...]]
-    OPTIONS: frozenset[str]
     driver: str = ""
     remedy: str = ""
-    TIMED: bool = False
 
     @property
     def on_cpu(self) -> bool:
         """Whether this is the CPU, the one device that was tried."""
         return self.device == "CPU"
 
-    @property
-    def PRECISIONS(self) -> Mapping[str, tuple[str, ...]]:  # noqa: N802
-        """What it computes in here, by the dtype of a graph.
-
-        That is without bf16 on a CPU that has none: OpenVINO would take fp32 and say nothing.
-        """
-        if not self.on_cpu or _heeds_bf16():
-            return self.known
-        return {
-            dtype: tuple(p for p in known if p != "bf16") for dtype, known in self.known.items()
-        }
-
     def status(self) -> Status:
         """Installed or not, and whether OpenVINO sees such a device; never raises."""
-        untried = not self.on_cpu
         try:
             openvino = libraries.openvino()
         except ImportError as error:
             problem = f"not installed ({error})"
-            return Status(self.name, None, (), problem, _INSTALL, untried)
+            return Status(None, (), problem, _INSTALL)
         version = str(openvino.__version__).split("-")[0]
         if self.on_cpu:
-            return Status(self.name, version, ("CPU",))
+            return Status(version, ("CPU",))
         try:
             devices, cause = self._devices(openvino.Core()), ""
         except Exception as error:  # the package raises RuntimeError for everything
             devices, cause = (), f": {_cause(error)}"
         if devices:
-            return Status(self.name, version, devices, unverified=untried)
+            return Status(version, devices)
         problem = f"OpenVINO sees no {self.device} here{cause}"
-        return Status(self.name, version, (), problem, self.remedy, untried)
+        return Status(version, (), problem, self.remedy)
 
-    def compile(self, blueprint: Blueprint, options: Options) -> OpenVinoEngine:
+    def compile(self, blueprint: Blueprint, options: Any) -> Engine:
         """A model for these sizes and precision; raises `Unavailable` or `BuildFailed`."""
-        model = self._compiled(blueprint, options, {})
-        return self._engine(blueprint, options, model)
+        return self._engine(blueprint, options, self._compiled(blueprint, options, {}))
 
-    def identity(self, options: Options) -> dict[str, str]:
+    def identity(self, options: Any) -> dict[str, str]:
         """OpenVINO's whole version, the device, and its driver; raises `Unavailable`."""
         package = _package(self.name)
         version = {"version": str(package.__version__)}
@@ -145,7 +124,7 @@ class OpenVino:
     def build(
         self,
         blueprint: Blueprint,
-        options: Options,
+        options: Any,
         folder: Path,
         *,
         progress: Progress | None = None,
@@ -159,7 +138,7 @@ class OpenVino:
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
         (folder / _BLOB).write_bytes(content if isinstance(content, bytes) else content.getbuffer())
 
-    def load(self, blueprint: Blueprint, options: Options, folder: Path) -> OpenVinoEngine:
+    def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
         """The model that `build` wrote; raises `Unavailable` or `BuildFailed`."""
         core: Any = _package(self.name).Core()
         settings = {**self._settings(blueprint, options), **self._form}
@@ -172,29 +151,31 @@ class OpenVino:
             raise BuildFailed(f"{blueprint.component}: OpenVINO says: {error}") from error
         return self._engine(blueprint, options, model)
 
-    def model(self, blueprint: Blueprint, precision: str) -> Any:
+    def model(self, blueprint: Blueprint) -> Any:
         """What is compiled; raises `Unavailable`, and what the package raises."""
-        found = read(_package(self.name), blueprint, precision)
+        found = read(_package(self.name), blueprint)
         if self.on_cpu:
             write_out_group_norms(found)
         return found
 
-    def half(self, blueprint: Blueprint, options: Options) -> Blueprint | None:
+    def half(self, blueprint: Blueprint, options: Any) -> Blueprint | None:
         """The blueprint of half the rows where two halves are evaluated at once, else None.
 
         That is on a CPU with an even number of threads, unless the streams are chosen. By itself
         OpenVINO has a thread for each core.
         """
-        threads = usable_cores() if options.threads is None else options.threads
-        if not self.on_cpu or options.streams is not None or threads % 2:
+        if not self.on_cpu or options.streams is not None:
+            return None
+        if (usable_cores() if options.threads is None else options.threads) % 2:
             return None
         return half_of(blueprint)
 
-    def _engine(self, blueprint: Blueprint, options: Options, model: Any) -> OpenVinoEngine:
-        halved = self.half(blueprint, options) is not None
-        wide = as_computed(blueprint, options.precision)
-        calls = max(CALLS, options.streams or 1)
-        return OpenVinoEngine(wide, model, halved=halved, calls=calls)
+    def _engine(self, blueprint: Blueprint, options: Any, model: Any) -> Engine:
+        half = self.half(blueprint, options)
+        if half is not None:
+            return HalvedEngine(blueprint, OpenVinoEngine(half, model, calls=2 * CALLS))
+        streams: int | None = getattr(options, "streams", None)
+        return OpenVinoEngine(blueprint, model, calls=max(CALLS, streams or 1))
 
     @property
     def _form(self) -> Mapping[str, str]:
@@ -207,25 +188,27 @@ class OpenVino:
         names = (f"{self.device}.{i}" if i else self.device for i in ids)
         return tuple(str(core.get_property(name, "FULL_DEVICE_NAME")) for name in names)
 
-    def _settings(self, blueprint: Blueprint, options: Options) -> dict[str, Any]:
+    def _settings(self, blueprint: Blueprint, options: Any) -> dict[str, Any]:
         settings: dict[str, Any] = {
-            _HINT: _HINTS[options.precision],
+            _HINT: _HINTS[blueprint.precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
+        threads: int | None = getattr(options, "threads", None)
+        streams: int | None = getattr(options, "streams", None)
         if self.half(blueprint, options) is not None:
             settings["NUM_STREAMS"] = 2
-        elif options.streams is not None:
-            settings["NUM_STREAMS"] = options.streams
-        if options.threads is not None:
+        elif streams is not None:
+            settings["NUM_STREAMS"] = streams
+        if threads is not None:
             # OpenVINO counts the threads of all streams, options those of one call.
-            settings["INFERENCE_NUM_THREADS"] = options.threads * (options.streams or 1)
+            settings["INFERENCE_NUM_THREADS"] = threads * (streams or 1)
         return settings
 
-    def _compiled(self, blueprint: Blueprint, options: Options, more: Mapping[str, str]) -> Any:
+    def _compiled(self, blueprint: Blueprint, options: Any, more: Mapping[str, str]) -> Any:
         package = _package(self.name)
         settings = {**self._settings(blueprint, options), **more}
         try:
-            model = self.model(self.half(blueprint, options) or blueprint, options.precision)
+            model = self.model(self.half(blueprint, options) or blueprint)
             return package.Core().compile_model(model, self.device, settings)
         except LatentrtError:
             raise
@@ -240,7 +223,7 @@ def _package(name: str) -> Any:
         raise Unavailable(f"engine {name}: not installed; {_INSTALL}") from error
 
 
-def _heeds_bf16() -> bool:
+def computes_bf16() -> bool:
     """Whether the CPU computes in bf16 where that is asked for; so too where nobody can tell."""
     try:
         openvino = libraries.openvino()
@@ -257,30 +240,16 @@ def _cause(error: Exception) -> str:
     return str(error).strip().splitlines()[-1].rpartition('": ')[2]
 
 
-CPU: Final = OpenVino(
-    name="openvino",
-    device="CPU",
-    # However weights are stored, computing in fp32 adds no error of its own.
-    known=dict.fromkeys(_DTYPES, ("fp32", "bf16")),
-    OPTIONS=frozenset({"threads", "streams"}),
-)
+CPU: Final = OpenVino(name="openvino", device="CPU")
 GPU: Final = OpenVino(
     name="openvino-gpu",
     device="GPU",
-    known={
-        "float32": ("fp32", "fp16"),
-        "float16": ("fp16", "fp32"),
-        "bfloat16": ("fp32", "fp16"),
-    },
-    OPTIONS=frozenset({"streams"}),
     driver="GPU_DRIVER_VERSION",
     remedy="install the driver of Intel's GPU (OpenCL; on Debian and Ubuntu intel-opencl-icd)",
 )
 NPU: Final = OpenVino(
     name="openvino-npu",
     device="NPU",
-    known=dict.fromkeys(_DTYPES, ("fp16",)),
-    OPTIONS=frozenset(),
     driver="NPU_DRIVER_VERSION",
     remedy="install the driver of Intel's NPU (github.com/intel/linux-npu-driver)",
 )

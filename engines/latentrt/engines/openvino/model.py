@@ -7,7 +7,7 @@ else as a copy.
 
 Its precision hint narrows a float32 graph and widens none: a bfloat16 graph is computed in bfloat16
 (models/shapes' U-Net: 2.6e-3 off), and a float16 one gives float16 (2e-4 off). So a 16-bit graph
-that is to be computed in anything but its own type is made float32 first.
+that is to be computed in anything but its own type is read in float32.
 """
 
 # The package's stubs leave most of its API unknown.
@@ -21,32 +21,20 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import InputError
-from latentrt.engines import libraries
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs.external_weights import in_place, read_graph
-from latentrt.engines.graphs.float32 import widened
-
-_OWN: Final = {"fp16": "float16", "bf16": "bfloat16"}
-_NARROW: Final = ("f16", "bf16")
+from latentrt.engines.graphs.onnx_graph import in_place, read_graph
 
 
-def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
-    """The blueprint with the dtypes of what goes in and comes out at that precision."""
-    return blueprint if blueprint.dtype == _OWN.get(precision) else widened(blueprint)
-
-
-def read(package: Any, blueprint: Blueprint, precision: str) -> Any:
+def read(package: Any, blueprint: Blueprint) -> Any:
     """OpenVINO's model of a graph, every dimension a number; raises what the package raises."""
     with _beside_weights(blueprint) as graph:
         model = package.Core().read_model(graph)
     model.reshape({s.name: list(s.dims) for s in blueprint.fixed_inputs})
-    if as_computed(blueprint, precision) != blueprint:
-        _widen(model)
-    if precision != "fp32":
+    if blueprint.precision != "fp32":
         _keep_angles(model)
     return model
 
@@ -64,31 +52,11 @@ def _keep_angles(model: Any) -> None:
             model.add_outputs(node.output(0))
 
 
-def _widen(model: Any) -> None:
-    """Make a model float32 over the same weights, which keep their type and place in the file."""
-    package = libraries.openvino()
-    opset13, wide_type = package.opset13, package.Type.f32
-    for parameter in model.get_parameters():
-        if parameter.get_element_type().get_type_name() in _NARROW:
-            parameter.set_element_type(wide_type)
-    for node in model.get_ordered_ops():
-        if node.get_output_element_type(0).get_type_name() not in _NARROW:
-            continue
-        if node.get_type_name() == "Convert":
-            node.set_attribute("destination_type", "f32")
-        elif node.get_type_name() == "Constant":
-            readers = list(node.output(0).get_target_inputs())
-            wide = opset13.convert(node, "f32").output(0)
-            for reader in readers:
-                reader.replace_source_output(wide)
-    model.validate_nodes_and_infer_types()
-
-
 @contextlib.contextmanager
 def _beside_weights(blueprint: Blueprint) -> Generator[Path]:
     """A file with the graph in a folder where its weights are; what is made goes afterwards."""
-    if blueprint.graph.parent == blueprint.root and in_place(blueprint):
-        yield blueprint.graph
+    if blueprint.source.parent == blueprint.root and in_place(blueprint):
+        yield blueprint.source
         return
     below = blueprint.weights.relative_to(blueprint.root)
     with contextlib.ExitStack() as stack:

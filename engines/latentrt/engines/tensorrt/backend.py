@@ -1,7 +1,7 @@
 """TensorRT on an NVIDIA GPU: the data-centre package, or TensorRT for RTX.
 
-A strongly typed network computes in the graph's own dtypes; fp32 on stored halves is a graph that
-was widened first. Building is tested with the real compiler of TensorRT for RTX, which needs no GPU
+A strongly typed network computes in the graph's own dtypes; fp32 on stored halves is a graph of
+its own. Building is tested with the real compiler of TensorRT for RTX, which needs no GPU
 when the target is named. Loading and running are unverified: nobody has run them on a GPU.
 """
 
@@ -16,11 +16,12 @@ from typing import Any, Final
 import numpy as np
 
 from latentrt.bundle.cache_folder import cache_folder
-from latentrt.bundle.errors import BuildFailed, InputError, Unavailable
+from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines.cuda.device import Gpu, Missing, gpu
 from latentrt.engines.cuda.libraries import tf32_override
 from latentrt.engines.cuda.memory import CudaMemory
-from latentrt.engines.engine import Blueprint, Options
+from latentrt.engines.engine import Blueprint
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.registry import Progress, Status
 from latentrt.engines.tensorrt.callbacks import log, monitor
 from latentrt.engines.tensorrt.engine import TensorRtEngine
@@ -31,18 +32,12 @@ from latentrt.engines.tensorrt.library import (
     installed,
     library_for,
 )
-from latentrt.engines.tensorrt.network import NetworkSource, as_computed, parse
+from latentrt.engines.tensorrt.network import parse
+from latentrt.engines.tensorrt.options import TensorRtOptions
 from latentrt.engines.tensorrt.refit import refit
 from latentrt.engines.tensorrt.timing_cache import keep, recall, timings_folder
 
 NAME: Final = "tensorrt"
-PRECISIONS: Final = {
-    "float32": ("fp32",),
-    "float16": ("fp16", "fp32"),
-    "bfloat16": ("bf16", "fp32"),
-}
-OPTIONS: Final = frozenset({"target", "level", "stripped"})
-TIMED: Final = False  # `load` takes the plan as it is
 PLAN: Final = "plan.trt"
 KERNELS: Final = "kernels.cache"
 
@@ -51,20 +46,20 @@ def status() -> Status:
     """What is installed, and whether there is a GPU; a library alone still builds for targets."""
     library, device = installed(), gpu()
     if isinstance(library, Missing):
-        return Status(NAME, None, problem=library.problem, remedy=library.remedy, unverified=True)
+        return Status(None, problem=library.problem, remedy=library.remedy)
     version = f"{library.version} ({library.name})"
     if isinstance(device, Missing):
         builds = f"; it builds for {', '.join(library.targets)}" if library.targets else ""
         problem = f"{device.problem}{builds}"
-        return Status(NAME, version, problem=problem, remedy=device.remedy, unverified=True)
+        return Status(version, problem=problem, remedy=device.remedy)
     problem = remedy = ""
     if library.name == RTX and device.target not in library.targets:
         problem = f"TensorRT for RTX has no kernels for {device.name} ({device.target})"
         remedy = "pip install 'latentrt[tensorrt]'"
-    return Status(NAME, version, (device.name,), problem, remedy, unverified=True)
+    return Status(version, (device.name,), problem, remedy)
 
 
-def identity(options: Options) -> dict[str, str]:
+def identity(options: TensorRtOptions) -> dict[str, str]:
     """What a plan depends on besides its graph, weights, sizes and options.
 
     A plan of TensorRT for RTX fits every GPU of its compute capability, whatever the driver; one
@@ -84,7 +79,7 @@ def identity(options: Options) -> dict[str, str]:
 
 def build(
     blueprint: Blueprint,
-    options: Options,
+    options: TensorRtOptions,
     folder: Path,
     *,
     timings: Path | None = None,
@@ -95,15 +90,14 @@ def build(
     `timings` is the folder that keeps what the data-centre library measures from one build to the
     next; by default one in this user's cache. TensorRT for RTX measures nothing; its plan for this
     machine's GPU is run once, and the kernels that this compiled are stored beside it. Raises
-    `InputError` for a precision that the graph cannot be computed in or a target that the library
-    does not know, `Unavailable` without a library or GPU, `BuildFailed` when the graph is refused,
-    and whatever `progress` raises, which stops the build.
+    `InputError` for a target that the library does not know, `Unavailable` without a library or
+    GPU, `BuildFailed` when the graph is refused, and whatever `progress` raises, which stops the
+    build.
     """
-    _check_precision(blueprint, options)
     library = library_for(options.target)
     capability = _capability(library, options)
     timed = None if library.name == RTX else _timings(library, timings)
-    source = NetworkSource.of(blueprint, options.precision)
+    source = OnnxGraph.of(blueprint)
     watch = monitor(library.api, progress or _unheard)
 
     def write() -> None:
@@ -139,9 +133,8 @@ def _unheard(phase: str, done: int, total: int) -> None:
     del phase, done, total
 
 
-def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine:
+def load(blueprint: Blueprint, options: TensorRtOptions, folder: Path) -> TensorRtEngine:
     """The engine of a plan that `build` wrote for this GPU; raises `Unavailable`, `BuildFailed`."""
-    _check_precision(blueprint, options)
     library = library_for(None)
     _device()
     heard = log(library.api)
@@ -154,13 +147,13 @@ def load(blueprint: Blueprint, options: Options, folder: Path) -> TensorRtEngine
     if engine is None:
         raise BuildFailed(f"{blueprint.component}: TensorRT says: {'; '.join(heard.errors)}")
     if options.stripped:
-        refit(library.api, engine, heard, NetworkSource.of(blueprint, options.precision))
-    wide, hint = as_computed(blueprint, options.precision), folder / KERNELS
+        refit(library.api, engine, heard, OnnxGraph.of(blueprint))
+    hint = folder / KERNELS
     kernels = Kernels.of(engine, hint.read_bytes() if hint.exists() else b"")
-    return TensorRtEngine(wide, engine, CudaMemory(), keep=(heard, runtime), kernels=kernels)
+    return TensorRtEngine(blueprint, engine, CudaMemory(), keep=(heard, runtime), kernels=kernels)
 
 
-def compile(blueprint: Blueprint, options: Options) -> TensorRtEngine:
+def compile(blueprint: Blueprint, options: TensorRtOptions) -> TensorRtEngine:
     """Build for this machine's GPU and load; raises `Unavailable` or `BuildFailed`."""
     with tempfile.TemporaryDirectory(prefix="latentrt-") as scratch:
         folder = Path(scratch) / "plan"
@@ -176,7 +169,7 @@ def _device() -> Gpu:
     return device
 
 
-def _capability(library: TensorRtLibrary, options: Options) -> Any:
+def _capability(library: TensorRtLibrary, options: TensorRtOptions) -> Any:
     """What to build for; None where the library takes the GPU that it finds."""
     if options.stripped and isinstance(device := gpu(), Missing):
         # Without weights a kernel is finished on a GPU, whatever GPU it is for.
@@ -194,7 +187,9 @@ def _capability(library: TensorRtLibrary, options: Options) -> Any:
     return library.capability(device.target)
 
 
-def _config(library: TensorRtLibrary, builder: Any, capability: Any, options: Options) -> Any:
+def _config(
+    library: TensorRtLibrary, builder: Any, capability: Any, options: TensorRtOptions
+) -> Any:
     api = library.api
     config: Any = builder.create_builder_config()
     config.builder_optimization_level = options.level
@@ -213,20 +208,13 @@ def _config(library: TensorRtLibrary, builder: Any, capability: Any, options: Op
     return config
 
 
-def _check_precision(blueprint: Blueprint, options: Options) -> None:
-    known = PRECISIONS[blueprint.dtype]
-    if options.precision not in known:
-        expected = f"{' or '.join(known)} for {blueprint.component}'s graph"
-        raise InputError("precision", expected, repr(options.precision))
-
-
 def _timings(library: TensorRtLibrary, folder: Path | None) -> Path:
     """The file of this library on this GPU: the timings of others say nothing here."""
     place = timings_folder(cache_folder()) if folder is None else folder
     return place / f"{library.name}-{library.version}-{_device().target}.cache"
 
 
-def _keep_kernels(blueprint: Blueprint, options: Options, folder: Path) -> None:
+def _keep_kernels(blueprint: Blueprint, options: TensorRtOptions, folder: Path) -> None:
     """Run a new plan once, and store what that compiled for this GPU beside it."""
     engine = load(blueprint, options, folder)
     try:

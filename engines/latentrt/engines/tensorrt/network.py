@@ -8,37 +8,7 @@ from typing import Any
 
 from latentrt.bundle.errors import BuildFailed
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs.external_weights import followed
-from latentrt.engines.graphs.float32 import widen, widened
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSource:
-    """What a plan is made of: a blueprint, and its ONNX graph as it is parsed."""
-
-    blueprint: Blueprint
-    graph: bytes
-
-    @staticmethod
-    def of(blueprint: Blueprint, precision: str) -> NetworkSource:
-        """The graph as it is, or for fp32 of a 16-bit one, widened.
-
-        Raises what `widen` and `followed` raise.
-        """
-        blueprint, graph = followed(blueprint)
-        wide = as_computed(blueprint, precision)
-        return NetworkSource(wide, graph if wide is blueprint else widen(graph))
-
-    @property
-    def path(self) -> Path:
-        """Where the graph would lie: weights are looked up beside it."""
-        return self.blueprint.root / self.blueprint.graph.name
-
-
-def as_computed(blueprint: Blueprint, precision: str) -> Blueprint:
-    """A blueprint whose arrays have the dtypes that a plan of this precision takes and gives."""
-    wide = precision == "fp32" and blueprint.dtype != "float32"
-    return widened(blueprint) if wide else blueprint
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +19,23 @@ class Network:
     parser: Any
 
 
-def parse(api: Any, builder: Any, log: Any, source: NetworkSource) -> Network:
+def parse(api: Any, builder: Any, log: Any, source: OnnxGraph) -> Network:
     """Parse a graph and its weights and fix the sizes; raises `BuildFailed` naming the node."""
     blueprint = source.blueprint
     # From TensorRT 11 on this is the only kind: each layer computes in the graph's own dtype.
     strongly_typed = 1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     definition: Any = builder.create_network(strongly_typed)
     parser: Any = api.OnnxParser(definition, log)
-    if not parser.parse(source.graph, str(source.path)):
+    if not parser.parse(source.content, str(path_of(source))):
         raise BuildFailed(f"{blueprint.component}: {complaint(parser)}")
     _fix(definition, blueprint)
     _allow_unfused_attention(api, definition)
     return Network(definition, parser)
+
+
+def path_of(source: OnnxGraph) -> Path:
+    """Where the graph would lie: weights are looked up beside it."""
+    return source.blueprint.root / source.blueprint.graph.name
 
 
 def complaint(parser: Any) -> str:

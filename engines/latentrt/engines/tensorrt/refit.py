@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed
-from latentrt.engines.tensorrt.network import NetworkSource, complaint
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
+from latentrt.engines.tensorrt.network import complaint, path_of
 
 _NAMED: Final = 3
 """Weights that a message names of those that are missing."""
 
 
-def refit(api: Any, plan: Any, log: Any, source: NetworkSource) -> None:
+def refit(api: Any, plan: Any, log: Any, source: OnnxGraph) -> None:
     """Give a deserialised plan every weight of the graph that it was built of.
 
     Raises `BuildFailed` naming the weights that it still lacks, or with what TensorRT says.
@@ -23,7 +24,7 @@ def refit(api: Any, plan: Any, log: Any, source: NetworkSource) -> None:
     component = source.blueprint.component
     refitter: Any = api.Refitter(plan, log)
     parser: Any = api.OnnxParserRefitter(refitter, log)
-    taken = parser.refit_from_bytes(source.graph, str(source.path))
+    taken = parser.refit_from_bytes(source.content, str(path_of(source)))
     missing: list[str] = refitter.get_missing_weights()
     if missing:
         names = ", ".join(missing[:_NAMED])

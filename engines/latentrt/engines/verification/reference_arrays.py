@@ -42,7 +42,8 @@ def inputs_at(bundle: Bundle, blueprint: Blueprint) -> dict[str, NDArray[Any]]:
     rng = np.random.default_rng(_SEED)
     golden = bundle.golden() if bundle.manifest.has_goldens else None
     inputs: dict[str, NDArray[Any]] = {}
-    for spec in blueprint.fixed_inputs:
+    # In the stored graph's dtypes: every precision is given the same numbers.
+    for spec in (s.fixed(blueprint.sizes) for s in blueprint.inputs):
         shape = spec.shape({})
         noise = rng.standard_normal(shape, dtype=np.float32)
         if golden is not None:
