@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import float32_graph
@@ -108,7 +107,7 @@ class _Job:
         """The traced graph of a component, which points at its weights."""
         model = trace.trace(component, self.parts[component.folder].config, self.dtype)
         trace.attach(model, entries, weights_file(component.folder))
-        return ir.to_proto(model).SerializeToString(deterministic=True)
+        return trace.to_bytes(model)
 
     def measure(self, *, golden: bool) -> Measured:
         """What the manifest has of rounded weights and of overflows in float16."""

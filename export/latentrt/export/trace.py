@@ -99,6 +99,11 @@ def attach(model: ir.Model, entries: Mapping[str, Entry], file: str) -> None:
             )
 
 
+def to_bytes(model: ir.Model) -> bytes:
+    """The graph as a file has it."""
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
 def _captured(
     module: torch.nn.Module, inputs: Sequence[TensorSpec]
 ) -> torch.export.ExportedProgram:
