@@ -12,7 +12,7 @@ from latentrt.engines.registry import Progress
 class Opening:
     """Opens engines by `engine`, a pipeline's method, and tells `progress` how far that is.
 
-    `total` is how many there will be. None of `engines` is freed for as long as this is there;
+    `total` is how many there will be. None of `engines` is freed before they are released;
     `seconds` is how long they took.
     """
 
@@ -28,6 +28,11 @@ class Opening:
     def more(self, count: int) -> None:
         """There are so many more than was known."""
         self._total += count
+
+    def release(self) -> tuple[Engine, ...]:
+        """The engines, which are held by the caller from now on."""
+        engines, self.engines = tuple(self.engines), []
+        return engines
 
     def __call__(self, component: str, sizes: Mapping[str, int]) -> None:
         """Open one engine; raises what the pipeline's method raises."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -94,8 +95,7 @@ class Picture:
         self.pixels: NDArray[np.float32] | None = None
         self.batches: dict[object, Batches] = {}
         self._noise = PictureNoise(stream, given)
-        self._index = 0
-        self._drawing = self._draw()
+        self._drawing = _draw(run, image, self._noise)
         self._wait_for(next(self._drawing))
 
     @property
@@ -123,43 +123,56 @@ class Picture:
             self._wait_for(self._drawing.send(outputs))
         except StopIteration as finished:
             self._wait_for(())
-            self.pixels = finished.value
+            self.batches.clear()  # their engines may be freed
+            self.latent, self.pixels = finished.value
 
     def _wait_for(self, rows: Sequence[Row]) -> None:
         self.rows = tuple(rows)
         self._outputs: list[Outputs | None] = [None] * len(self.rows)
 
-    def _draw(self) -> Evaluation[NDArray[np.float32]]:
-        plan = self.run.plan
-        latent: Latent | None = None
-        for leg in plan.legs:
-            latent = yield from self._denoise(leg, latent)
-        assert latent is not None
-        self.latent = latent
-        pixels = yield from plan.decode(latent)
-        if not all_finite(pixels):
-            raise NonFinite("vae_decoder")
-        return pixels
 
-    def _denoise(self, leg: Leg, latent: Latent | None) -> Evaluation[Latent]:
-        """One run of a sampler: it asks the denoiser, which asks the models."""
-        schedule = leg.schedule
-        sampler = sample(leg.enter(latent, self._noise), schedule, noise=self._noise.stream)
-        asked = next(sampler)
-        while True:
-            output = yield from leg.denoiser(asked)
-            if not all_finite(output):
-                raise NonFinite("unet", self._index)
-            estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
-            estimate.flags.writeable = False  # the sampler goes on with what the caller is shown
-            self._tell(asked.sigma, asked.timestep, estimate)
-            try:
-                asked = sampler.send((asked.latent, estimate))
-            except StopIteration as finished:
-                return finished.value * np.float32(schedule.final_scale)
+# The generators do not hold the picture that holds them: it goes, and its engines with it, as soon
+# as nobody has it.
 
-    def _tell(self, sigma: float, timestep: float, estimate: Latent) -> None:
-        total = self.run.plan.evaluations
-        step = Step(self._index, total, self.image, sigma, timestep, estimate, self.run.preview)
-        self._index += 1
-        self.run.tell(step)
+
+def _draw(
+    run: Driven, image: int, noise: PictureNoise
+) -> Evaluation[tuple[Latent, NDArray[np.float32]]]:
+    """A picture: one leg after the other, then the decoder. Gives its latent and its pixels."""
+    plan = run.plan
+    counted = itertools.count()
+    latent: Latent | None = None
+    for leg in plan.legs:
+        latent = yield from _denoise(leg, latent, run, image, noise, counted)
+    assert latent is not None
+    pixels = yield from plan.decode(latent)
+    if not all_finite(pixels):
+        raise NonFinite("vae_decoder")
+    return latent, pixels
+
+
+def _denoise(
+    leg: Leg,
+    latent: Latent | None,
+    run: Driven,
+    image: int,
+    noise: PictureNoise,
+    counted: Iterator[int],
+) -> Evaluation[Latent]:
+    """One run of a sampler: it asks the denoiser, which asks the models."""
+    schedule = leg.schedule
+    sampler = sample(leg.enter(latent, noise), schedule, noise=noise.stream)
+    asked = next(sampler)
+    for index in counted:
+        output = yield from leg.denoiser(asked)
+        if not all_finite(output):
+            raise NonFinite("unet", index)
+        estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
+        estimate.flags.writeable = False  # the sampler goes on with what the caller is shown
+        total = run.plan.evaluations
+        run.tell(Step(index, total, image, asked.sigma, asked.timestep, estimate, run.preview))
+        try:
+            asked = sampler.send((asked.latent, estimate))
+        except StopIteration as finished:
+            return finished.value * np.float32(schedule.final_scale)
+    raise AssertionError  # steps are counted without end

@@ -299,7 +299,7 @@ class Pipeline:
             together=together,
             seconds=Prepared(opening.seconds, kit.text_seconds, kit.vae_seconds),
             notes=(*notes, *kit.notes),
-            engines=tuple(opening.engines),
+            engines=opening.release(),
         )
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
