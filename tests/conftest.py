@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import inspect
 import json
 import logging
 import signal
@@ -30,21 +32,23 @@ from hypothesis import settings
 from tests.cli.outcome import Outcome, Run
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from latentrt.bundle import spec
 from latentrt.bundle.bundle import Bundle
 from latentrt.cli.main import main
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
 from latentrt.engines.openvino import backend as openvino
-from latentrt.export import trace
-from latentrt.export.components import Component
+from latentrt.export import casts, modules, trace
 from latentrt.export.export import export
-from latentrt.export.modules import Config
 from latentrt.runtime.rows import Calls, Evaluation, Model
+from latentrt.weights import component_specs
+from latentrt.weights.component_specs import ComponentSpec
+from latentrt.weights.source import Config
 
 ROOT = Path(__file__).parents[1]
 Found = TypeVar("Found")
-Trace = Callable[[Component, Config, str], ir.Model]
+Trace = Callable[[ComponentSpec, Config, str], ir.Model]
 
 # Machines that are shared pause now and then; a slow example is no failure.
 settings.register_profile("shared", deadline=None)
@@ -318,9 +322,10 @@ def checkpoint(shared: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def traced_once(shared: Path) -> Trace:
-    """Traces a component, or gives what was traced of it before."""
-    return _tracing_once(shared / "traced")
+def traced_once(pytestconfig: pytest.Config, shared: Path) -> Trace:
+    """Traces a component, or gives what the same code traced of it before, also in earlier runs."""
+    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)  # it may be switched off
+    return _tracing_once(shared / "traced" if cache is None else cache.mkdir(f"traced-{_tracer()}"))
 
 
 @pytest.fixture(scope="session")
@@ -357,11 +362,20 @@ def _once(folder: Path, make: Callable[[], object]) -> Path:
     return folder
 
 
+def _tracer() -> str:
+    """Changes with whatever decides a graph, beside the component, its config and its dtype."""
+    libraries = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in libraries]
+    code = [inspect.getsource(m).encode() for m in (trace, casts, modules, component_specs, spec)]
+    texts = [sys.version.encode(), *(version.encode() for version in versions), *code]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
+
+
 def _tracing_once(folder: Path) -> Trace:
     # A trace takes seconds, and several configurations have the same VAE.
     trace_anew = trace.trace
 
-    def get(component: Component, config: Config, dtype: str) -> ir.Model:
+    def get(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
         decisive = {k: v for k, v in config.items() if k not in _INERT}
         key = json.dumps([component.name, decisive, dtype], sort_keys=True, default=str)
         path = folder / hashlib.sha256(key.encode()).hexdigest()

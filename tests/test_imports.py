@@ -13,9 +13,18 @@ from latentrt import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "onnx", "transformers", "diffusers", "openvino", "tensorrt", "onnxruntime")
-LOADED = """
+LOADED = {
+    "runtime": "from latentrt.runtime import *",
+    **{
+        room: "\n".join(
+            f"import latentrt.{room}.{path.stem}"
+            for path in sorted((ROOT / room / "latentrt" / room).glob("[a-z]*.py"))
+        )
+        for room in ("bundle", "weights")
+    },
+}
+PRINT = """
 import sys
-from latentrt.runtime import *
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
@@ -32,10 +41,11 @@ def test_a_name_that_the_runtime_has_not_is_an_attribute_error() -> None:
     assert dir(runtime) == sorted(runtime.__all__)
 
 
-def test_the_runtimes_names_load_no_inference_or_export_library() -> None:
+@pytest.mark.parametrize("room", LOADED)
+def test_a_rooms_names_load_no_inference_or_export_library(room: str) -> None:
     # In a process of its own: other tests have loaded these libraries into this one.
     done = subprocess.run(
-        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=False
+        [sys.executable, "-c", LOADED[room] + PRINT], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())

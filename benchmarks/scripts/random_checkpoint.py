@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from latentrt.bundle.publish import publishing
 from latentrt.bundle.tensors import Layout, write_tensors
-from latentrt.export.family import family_of
-from latentrt.export.modules import WHOLE
 from latentrt.export.synthetic import SyntheticCheckpoint
+from latentrt.weights.component_specs import CLASSES
+from latentrt.weights.families import family_of
 
 _FILES: Final = {
     "diffusers": "diffusion_pytorch_model.safetensors",
@@ -70,7 +70,7 @@ def _write_part(source: SyntheticCheckpoint, part: str, folder: Path) -> None:
 
 def _owner(part: str) -> list[str]:
     library = "transformers" if part.startswith("text_encoder") else "diffusers"
-    return [library, WHOLE[part].class_name]
+    return [library, CLASSES[part]]
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from latentrt.benchmarks.latency.operations import work_of
 from latentrt.benchmarks.latency.roofline import roofline_of
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.engine import Blueprint
-from latentrt.export.components import components
+from latentrt.export.modules import TRACED
 
 Bundles = Callable[[str], Path]
 
@@ -33,10 +33,8 @@ CASES = [(name, component) for name in ("heads", "xl") for component in componen
 
 
 def counted_by_pytorch(blueprint: Blueprint, config: Any) -> int:
-    folders = ("text_encoder", "text_encoder_2", "unet", "vae")
-    make = {component.name: component.make for component in components(folders)}
     with torch.device("meta"):
-        module = make[blueprint.component](config).eval()
+        module = TRACED[blueprint.component](config).eval()
     inputs = {s.name: torch.zeros(s.shape({}), device="meta") for s in blueprint.fixed_inputs}
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module(**inputs)

@@ -15,8 +15,8 @@ import torch
 from tests.export.pytorch import FILES, graph_of, models, stored
 
 from latentrt.export import trace
-from latentrt.export.components import Component
-from latentrt.export.modules import Config
+from latentrt.weights.component_specs import ComponentSpec
+from latentrt.weights.source import Config
 
 Tensors = dict[str, torch.Tensor]
 
@@ -41,7 +41,7 @@ def traced(bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Ca
     def use(configuration: str) -> None:
         folder = bundle(configuration)
 
-        def load(component: Component, config: Config, dtype: str) -> ir.Model:
+        def load(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
             del config, dtype
             return ir.from_proto(graph_of(folder, component.name))
 

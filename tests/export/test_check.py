@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import diffusers
 import ml_dtypes
 import numpy as np
 import pytest
@@ -21,17 +19,15 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
-from diffusers.pipelines import auto_pipeline
 from tests.export.conftest import change_json, change_tensors, manifest_of
 from tests.export.damage import Change, config, tensors, unet, write
 from tests.export.pytorch import FILES, stored
 from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection
 
 from latentrt.bundle.errors import CheckpointError
-from latentrt.export.check import Checked, check
+from latentrt.export.check import check
 from latentrt.export.export import export
-from latentrt.export.family import FAMILIES
-from latentrt.export.latent_space import LatentSpace
+from latentrt.weights.checked import Checked
 
 INDEX = "model_index.json"
 PREFIX = "text_model."
@@ -219,17 +215,6 @@ def test_other_pipelines_take_the_size_that_an_old_unet_states(folder_xl: Path) 
     assert read(folder_xl).sample_size == (pipeline.default_sample_size,) * 2 == (8, 8)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_vae_is_not_shifted_as_in_every_pipeline_here(folder: Path, family: Any) -> None:
-    vae = {**json.loads((folder / "vae" / "config.json").read_text()), "shift_factor": 0.1159}
-    space = LatentSpace.of("it/vae", family, vae)
-    latents = torch.ones(1, 4, 2, 2)
-    pipeline = getattr(diffusers, family.pipeline)
-    assert "shift_factor" not in inspect.getsource(pipeline)
-    assert torch.equal(space.unscale(latents), latents / vae["scaling_factor"])
-    assert space.notes == (f"vae: {family.pipeline} does not read shift_factor 0.1159: ignored",)
-
-
 def test_a_bundle_of_a_shifted_vae_has_no_shift(
     folder: Path, traced: Callable[[str], None], out: Path
 ) -> None:
@@ -287,47 +272,6 @@ def test_a_bundle_has_the_scheduler_that_the_index_names_and_the_notes(
     assert written["_class_name"] == "EulerAncestralDiscreteScheduler"
     assert manifest_of(out / "bundle")["inferred"] == list(read(folder).notes)
     assert any("not read: diffusion_pytorch_model.fp16" in note for note in read(folder).notes)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_pipeline_that_diffusers_takes_for_text_to_image_is_of_its_family(
-    family: Any,
-) -> None:
-    keys = {"latent-consistency": "lcm"}.get(family.name, family.name)
-    mappings = [
-        auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
-        auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-        auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING,
-    ]
-    others = ("-xl", "-3") if family.name == "stable-diffusion" else ()
-    names = {
-        kind.__name__
-        for mapping in mappings
-        for key, kind in mapping.items()
-        if key.startswith(keys) and not key.startswith(tuple(f"{keys}{o}" for o in others))
-    }
-    assert family.pipeline in names
-    assert len(names) >= 2
-    for name in names:
-        matching = [f.name for f in FAMILIES if f.siblings.fullmatch(name)]
-        assert matching == [family.name], name
-
-
-def test_a_pipeline_of_another_architecture_is_of_no_family() -> None:
-    names = (
-        "StableDiffusion3Pipeline",
-        "FluxPipeline",
-        "StableUnCLIPPipeline",
-        "AnimateDiffPipeline",
-    )
-    assert not [n for n in names for f in FAMILIES if f.siblings.fullmatch(n)]
-
-
-@pytest.mark.parametrize("value", [0, float("nan"), "0.18", None, [1]])
-def test_a_scaling_factor_that_is_no_number_is_refused(folder: Path, value: Any) -> None:
-    config = json.loads((folder / "vae" / "config.json").read_text())
-    with pytest.raises(CheckpointError, match=r"scaling_factor is .*, expected a number"):
-        LatentSpace.of("it/vae", FAMILIES[0], {**config, "scaling_factor": value})
 
 
 def test_bytes_of_a_name_that_are_no_utf8_are_read(folder: Path, tmp_path: Path) -> None:

@@ -21,9 +21,7 @@ from tests.export.conftest import change_json, change_tensors, manifest_of
 from tests.export.pytorch import (
     FILES,
     canonical,
-    components_of,
     each_configuration,
-    folder_of,
     folders_of,
     stored,
 )
@@ -159,20 +157,6 @@ def test_each_text_encoder_has_its_tokenizer(
     assert last.pad_token == pads[configuration]
 
 
-@pytest.mark.parametrize(("stated", "zeros"), [(None, True), (True, True), (False, False)])
-def test_no_negative_prompt_is_zeros_unless_the_checkpoint_says_otherwise(
-    traced: Callable[[str], None], folder_xl: Path, out: Path, stated: bool | None, zeros: bool
-) -> None:
-    def change(index: dict[str, Any]) -> None:
-        index.pop("force_zeros_for_empty_prompt")
-        index.update({} if stated is None else {"force_zeros_for_empty_prompt": stated})
-
-    traced("xl")
-    change_json(folder_xl / "model_index.json", change)
-    export(folder_xl, out / "bundle", golden=False)
-    assert manifest_of(out / "bundle")["force_zeros_for_empty_prompt"] is zeros
-
-
 STATISTICS = {"latents_mean": [-1.6574, 1.886, -1.383, 2.5155], "latents_std": [8.4, 5.9, 6.5, 5.2]}
 
 
@@ -184,68 +168,6 @@ def test_a_vaes_statistics_are_kept_for_sdxl(
     export(folder_xl, out / "bundle", golden=False)
     manifest = manifest_of(out / "bundle")
     assert {name: manifest[name] for name in STATISTICS} == STATISTICS
-
-
-@pytest.mark.parametrize("name", STATISTICS)
-def test_half_a_vaes_statistics_are_left_out_as_in_diffusers(
-    traced: Callable[[str], None], folder_xl: Path, out: Path, name: str
-) -> None:
-    traced("xl")
-    change_json(folder_xl / "vae" / "config.json", lambda c: c.update({name: STATISTICS[name]}))
-    export(folder_xl, out / "bundle", golden=False)
-    assert [manifest_of(out / "bundle")[n] for n in STATISTICS] == [None, None]
-
-
-@pytest.mark.usefixtures("traced")
-def test_a_vaes_statistics_are_left_out_where_diffusers_pipeline_has_no_use_for_them(
-    folder: Path, out: Path
-) -> None:
-    change_json(folder / "vae" / "config.json", lambda c: c.update(STATISTICS))
-    export(folder, out / "bundle", golden=False)
-    assert [manifest_of(out / "bundle")[n] for n in STATISTICS] == [None, None]
-
-
-def fingerprints(bundle: Path) -> dict[str, str]:
-    return {name: c["fingerprint"] for name, c in manifest_of(bundle)["components"].items()}
-
-
-# Fields that change no shape: the tensors fit, and the picture would be another.
-DECISIVE: dict[str, tuple[str, str, Any]] = {
-    "heads": ("unet", "attention_head_dim", 2),
-    "norm_eps": ("unet", "norm_eps", 1e-6),
-    "norm_num_groups": ("unet", "norm_num_groups", 4),
-    "freq_shift": ("unet", "freq_shift", 1),
-    "act_fn": ("unet", "act_fn", "gelu"),
-    "hidden_act": ("text_encoder", "hidden_act", "gelu"),
-    "text heads": ("text_encoder", "num_attention_heads", 2),
-    "vae groups": ("vae", "norm_num_groups", 4),
-}
-
-
-@pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("field", DECISIVE)
-def test_a_field_that_changes_values_but_no_shape_changes_the_fingerprint(
-    bundle: Bundles, folder: Path, out: Path, field: str
-) -> None:
-    component, key, value = DECISIVE[field]
-    change_json(folder / component / "config.json", lambda c: c.update({key: value}))
-    export(folder, out / "bundle", golden=False)
-    before, after = fingerprints(bundle("heads")), fingerprints(out / "bundle")
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {c for c in components_of("heads") if folder_of(c) == component}
-
-
-@pytest.mark.usefixtures("traced")
-def test_fields_that_decide_nothing_leave_the_fingerprint(
-    bundle: Bundles, folder: Path, out: Path
-) -> None:
-    def change(config: dict[str, Any]) -> None:
-        config.update(_diffusers_version="0.0.1", _name_or_path="elsewhere", sample_size=16)
-        del config["freq_shift"]  # whose default is what it was
-
-    change_json(folder / "unet" / "config.json", change)
-    export(folder, out / "bundle", golden=False)
-    assert fingerprints(out / "bundle") == fingerprints(bundle("heads"))
 
 
 @pytest.mark.usefixtures("traced")

@@ -21,7 +21,7 @@ from latentrt.bundle.bundle import Bundle
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
-KILLS = 50
+KILLS = 20
 
 # Exports in forked children, so that libraries are imported once and graphs, traced once, are read.
 # Kills each at a moment drawn from the time that a whole export took, and prints what it left. The

@@ -37,8 +37,8 @@ from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime.cpu import OnnxRuntimeEngine
 from latentrt.engines.onnxruntime.session import session, settings
 from latentrt.export import trace
-from latentrt.export.components import components
 from latentrt.export.export import export
+from latentrt.weights.component_specs import component_specs
 
 Bundles = Callable[[str], Path]
 # What stays float32 in a float16 graph: a timestep is near 1000, where float16 has steps of a
@@ -107,7 +107,7 @@ def test_a_config_gives_the_same_graph_at_every_trace(
     bundle: Bundles, traced_once: Trace, name: str
 ) -> None:
     config = Bundle.open(bundle("heads")).manifest.components[name].config
-    (component,) = (c for c in components(("text_encoder", "vae")) if c.name == name)
+    (component,) = (c for c in component_specs(("text_encoder", "vae")) if c.name == name)
     again, before = (
         trace.trace(component, config, "float32"),
         traced_once(component, config, "float32"),

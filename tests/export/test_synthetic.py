@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentrt.export.family import family_of, forces_zeros
-from latentrt.export.parts import open_parts
-from latentrt.export.source import open_source
+from latentrt.export.modules import described
+from latentrt.export.synthetic import open_source
 from latentrt.export.tokenizer import open_tokenizers
+from latentrt.weights.families import family_of, forces_zeros
+from latentrt.weights.parts import open_parts
 
 # Parameters of the checkpoints as published.
 VIT_L, VIT_H, BIG_G, VAE = 123_060_480, 340_387_840, 694_659_840, 83_653_863
@@ -32,7 +33,7 @@ PADS = {"sd15": [49407], "sd21": [0], "sdxl": [49407, 0]}
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_random_checkpoint_has_the_published_numbers_of_parameters(name: str) -> None:
     source = open_source(f"random:{name}")
-    parts = open_parts(source, family_of(source))
+    parts = open_parts(source, family_of(source), described)
     found = {
         folder: sum(math.prod(part.tensors.entry(n).shape) for n in part.names)
         for folder, part in parts.items()
@@ -62,7 +63,8 @@ def test_a_random_checkpoint_states_what_the_published_one_does(
 def test_a_random_checkpoints_tokenizers_have_clips_ids(name: str, tmp_path: Path) -> None:
     source = open_source(f"random:{name}")
     family = family_of(source)
-    tokenizers = open_tokenizers(source, family, open_parts(source, family), tmp_path)
+    parts = open_parts(source, family, described)
+    tokenizers = open_tokenizers(source, family, parts, tmp_path)
     for tokenizer, pad in zip(tokenizers.values(), PADS[name], strict=True):
         ids = tokenizer("")[0]
         assert ids[:2].tolist() == [49406, 49407]

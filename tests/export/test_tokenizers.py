@@ -14,12 +14,12 @@ from tests.conftest import ROOT, read_json
 from transformers import CLIPTokenizer
 
 from latentrt.bundle.errors import CheckpointError
-from latentrt.export.family import FAMILIES
-from latentrt.export.parts import Part
-from latentrt.export.source import TensorSource
 from latentrt.export.tokenizer import open_tokenizers
 from latentrt.runtime.text import PromptTokenizer
 from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.families import FAMILIES
+from latentrt.weights.parts import Part
+from latentrt.weights.source import TensorSource
 
 Change = Callable[[Path], object]
 Places = Callable[[Change], Path]

@@ -3,71 +3,43 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.bundle import float32_graph, record_files
-from latentrt.bundle.errors import CheckpointError, InputError
+from latentrt.bundle.bundle import float32_graph
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_PROMPT
-from latentrt.bundle.manifest import FILE_NAME, GOLDEN, ComponentRecord, Manifest
+from latentrt.bundle.manifest import GOLDEN
 from latentrt.bundle.publish import publishing
-from latentrt.bundle.tensors import (
-    FLOAT8,
-    Entry,
-    Layout,
-    TensorFile,
-    save_tensors,
-    write_tensors,
-)
+from latentrt.bundle.tensors import Entry, TensorFile, save_tensors
 from latentrt.export import trace
-from latentrt.export.check import Checked, check
-from latentrt.export.components import BORDER, Component, components
-from latentrt.export.family import tokenizer_of
+from latentrt.export.check import check
 from latentrt.export.float32 import to_float32
 from latentrt.export.islands import check_measurable, measured_islands, set_apart, whole_island
 from latentrt.export.libraries import quiet_libraries
-from latentrt.export.parts import Part
 from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
+from latentrt.weights.bundle_writer import (
+    Measured,
+    Progress,
+    check_replaceable,
+    weights_file,
+    write_bundle,
+)
+from latentrt.weights.checked import Checked
+from latentrt.weights.component_specs import ComponentSpec, component_specs
+from latentrt.weights.parts import Part
 
 DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Arrays = Mapping[str, NDArray[Any]]
 _VERSIONED: Final = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnxscript")
 
 
-class Progress(Protocol):
-    """Called with the progress of a stage; `total` is in the stage's own unit."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
-
-
 def _silent(stage: str, done: int, total: int) -> None:
     del stage, done, total
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One export in progress: its source, its destination and its dtype."""
-
-    checked: Checked
-    folder: Path
-    dtype: str
-    progress: Progress
-
-    @property
-    def parts(self) -> Mapping[str, Part]:
-        """The folders that hold tensors."""
-        return self.checked.parts
-
-    @property
-    def components(self) -> tuple[Component, ...]:
-        """The graphs to make."""
-        return components(self.parts)
 
 
 def export(
@@ -93,101 +65,57 @@ def export(
     """
     if dtype not in DTYPES:
         raise InputError("dtype", f"one of {', '.join(DTYPES)}", repr(dtype))
-    _check_replaceable(Path(destination))
+    check_replaceable(Path(destination))
     if golden and dtype == "fp16":
         check_measurable()
     with quiet_libraries(), publishing(Path(destination), force=force) as folder:
         progress("check", 0, 1)
         checked = check(checkpoint, folder, variant)
-        job = _Job(checked=checked, folder=folder, dtype=DTYPES[dtype], progress=progress)
-        _copy_texts(job)
         progress("check", 1, 1)
-        entries = _write_weights(job)
-        _trace_graphs(job, entries)
-        goldens = _write_goldens(job) if golden else None
-        storage = _measure_storage(job, goldens)
-        islands = _set_islands_apart(job, goldens)
-        _write_float32_graphs(job)
-        _write_manifest(job, storage, islands)
-
-
-def _check_replaceable(destination: Path) -> None:
-    # The libraries of tokenizers and engines open only files with names in UTF-8.
-    if any("\ud800" <= letter <= "\udfff" for letter in str(destination)):
-        raise InputError("destination", "a path in UTF-8", repr(str(destination)))
-    # `force` replaces a bundle, never a folder of something else.
-    taken = destination.is_dir() and any(destination.iterdir())
-    if taken and not (destination / FILE_NAME).is_file():
-        raise InputError("destination", "a bundle or nothing", f"{destination}, another folder")
-
-
-def _copy_texts(job: _Job) -> None:
-    scheduler = job.folder / "scheduler" / "scheduler_config.json"
-    scheduler.parent.mkdir()
-    text = json.dumps(dict(job.checked.scheduler), indent=2)
-    scheduler.write_text(text + "\n", encoding="utf-8")
-    for encoder, tokenizer in job.checked.tokenizers.items():
-        tokenizer.save(job.folder / tokenizer_of(encoder))
-
-
-def _write_weights(job: _Job) -> dict[str, Mapping[str, Entry]]:
-    (job.folder / "weights").mkdir()
-    dtype = np.dtype(job.dtype)
-    layouts = {
-        folder: Layout.of({n: (dtype, part.tensors.entry(n).shape) for n in part.names})
-        for folder, part in job.parts.items()
-    }
-    total = sum(e.nbytes for layout in layouts.values() for e in layout.entries.values())
-    done = 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        job.progress("weights", done, total)
-
-    job.progress("weights", 0, total)
-    for folder, layout in layouts.items():
-        part = job.parts[folder]
-        write_tensors(
-            job.folder / "weights" / f"{folder}.safetensors",
-            layout,
-            lambda name, part=part: _converted(job.checked.source.name, part, name, dtype),
-            advance,
+        job = _Job(checked=checked, folder=folder, dtype=DTYPES[dtype], progress=progress)
+        write_bundle(
+            folder,
+            checked,
+            job.dtype,
+            job.graph,
+            measure=lambda: job.measure(golden=golden),
+            versions={name: importlib.metadata.version(name) for name in _VERSIONED},
+            progress=progress,
         )
-    return {folder: layout.entries for folder, layout in layouts.items()}
 
 
-def _converted(source: str, part: Part, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    stored = part.tensors[name]
-    if stored.dtype.name in FLOAT8:
-        stored = stored.astype(np.float32)  # exact
-    where = f"{source}/{part.folder}"
-    if not _finite(stored):
-        raise CheckpointError(where, f"tensor {name!r} holds a value that is not finite")
-    if stored.dtype == dtype:
-        return stored
-    with np.errstate(over="ignore"):
-        converted = stored.astype(dtype)
-    if not _finite(converted):
-        raise CheckpointError(where, f"tensor {name!r} does not fit into {dtype}")
-    return converted
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One export in progress: its source, its destination and its dtype."""
 
+    checked: Checked
+    folder: Path
+    dtype: str
+    progress: Progress
 
-def _finite(array: NDArray[Any]) -> bool:
-    # The sum of |x| would overflow in float16; min and max need no array of booleans.
-    with np.errstate(invalid="ignore"):  # bfloat16 warns of a NaN
-        return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+    @property
+    def parts(self) -> Mapping[str, Part]:
+        """The folders that hold tensors."""
+        return self.checked.parts
 
+    @property
+    def components(self) -> tuple[ComponentSpec, ...]:
+        """The graphs to make."""
+        return component_specs(self.parts)
 
-def _trace_graphs(job: _Job, entries: Mapping[str, Mapping[str, Entry]]) -> None:
-    total = len(job.components)
-    job.progress("graphs", 0, total)
-    for done, component in enumerate(job.components, start=1):
-        model = trace.trace(component, job.parts[component.folder].config, job.dtype)
-        file = f"weights/{component.folder}.safetensors"
-        trace.attach(model, entries[component.folder], file)
-        trace.save(model, job.folder / f"{component.name}.onnx")
-        job.progress("graphs", done, total)
+    def graph(self, component: ComponentSpec, entries: Mapping[str, Entry]) -> bytes:
+        """The traced graph of a component, which points at its weights."""
+        model = trace.trace(component, self.parts[component.folder].config, self.dtype)
+        trace.attach(model, entries, weights_file(component.folder))
+        return trace.to_bytes(model)
+
+    def measure(self, *, golden: bool) -> Measured:
+        """What the manifest has of rounded weights and of overflows in float16."""
+        goldens = _write_goldens(self) if golden else None
+        storage = _measure_storage(self, goldens)
+        islands = _set_islands_apart(self, goldens)
+        _write_float32_graphs(self)
+        return Measured(storage, islands)
 
 
 def _write_goldens(job: _Job) -> Arrays:
@@ -209,9 +137,9 @@ def _write_goldens(job: _Job) -> Arrays:
         forced=checked.family.forced,
         sample_size=checked.sample_size,
         size=(height, width),
-        unscale=checked.latent_space.unscale,
+        latent_space=checked.latent_space,
     )
-    stored = {f: TensorFile(job.folder / "weights" / f"{f}.safetensors") for f in job.parts}
+    stored = {f: TensorFile(job.folder / weights_file(f)) for f in job.parts}
     tensors = Goldens(job.parts, stored, inputs, advance).tensors()
     save_tensors(job.folder / GOLDEN, tensors)
     return tensors
@@ -263,46 +191,3 @@ def _write_float32_graphs(job: _Job) -> None:
         graph = job.folder / f"{component.name}.onnx"
         content = to_float32(graph.read_bytes())
         (job.folder / float32_graph(graph.name)).write_bytes(content)
-
-
-def _write_manifest(
-    job: _Job, storage: Mapping[str, float], islands: Mapping[str, tuple[str, ...]]
-) -> None:
-    job.progress("manifest", 0, 1)
-    checked = job.checked
-    latents = checked.latent_space
-    manifest = Manifest(
-        family=checked.family.name,
-        source=checked.source.name,
-        dtype=job.dtype,
-        latent_channels=latents.channels,
-        vae_factor=latents.factor,
-        vae_scaling=latents.scaling,
-        vae_shift=0.0,
-        latents_mean=latents.mean,
-        latents_std=latents.std,
-        sample_size=checked.sample_size,
-        prediction_type=checked.prediction_type,
-        force_zeros_for_empty_prompt=checked.zeros,
-        components={c.name: _record(job, c) for c in job.components},
-        storage=storage,
-        islands=islands,
-        files=record_files(job.folder),
-        inferred=checked.notes,
-        versions={name: importlib.metadata.version(name) for name in _VERSIONED},
-    )
-    text = json.dumps(manifest.to_json(), indent=1, sort_keys=False)
-    (job.folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
-    job.progress("manifest", 1, 1)
-
-
-def _record(job: _Job, component: Component) -> ComponentRecord:
-    part = job.parts[component.folder]
-    return ComponentRecord(
-        graph=f"{component.name}.onnx",
-        weights=f"weights/{component.folder}.safetensors",
-        fingerprint=part.fingerprint,
-        inputs=component.inputs(part.config, BORDER[job.dtype]),
-        outputs=component.outputs(part.config, BORDER[job.dtype]),
-        config=json.loads(json.dumps(dict(part.config), default=str)),
-    )

@@ -83,7 +83,7 @@ def set_apart(graph: Path, names: Collection[str]) -> None:
     """Let these nodes of a bundle's graph compute in float32."""
     model = _read(graph)
     nodes_in_float32(model, names)
-    trace.save(model, graph)
+    graph.write_bytes(trace.to_bytes(model))
 
 
 def _read(graph: Path) -> ir.Model:

@@ -17,7 +17,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-Config = Mapping[str, Any]
+from latentrt.weights.parts import Shapes
+from latentrt.weights.source import Config
 
 
 class QuickGelu(nn.Module):
@@ -145,12 +146,11 @@ def vae_encoder(config: Config) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """One folder of a checkpoint: the class its config names, and the module with all its tensors.
+    """One folder of a checkpoint: the module with all its tensors.
 
     `filled` gives the config with every default written out.
     """
 
-    class_name: str
     make: Callable[[Config], nn.Module]
     filled: Callable[[Any], Config]
 
@@ -174,8 +174,28 @@ def _unet_config(module: Any) -> Config:
 
 
 WHOLE: Final[Mapping[str, Whole]] = {
-    "text_encoder": Whole("CLIPTextModel", TextEncoder, _text_config),
-    "text_encoder_2": Whole("CLIPTextModelWithProjection", TextEncoderWithProjection, _text_config),
-    "unet": Whole("UNet2DConditionModel", unet, _unet_config),
-    "vae": Whole("AutoencoderKL", _vae, _model_config),
+    "text_encoder": Whole(TextEncoder, _text_config),
+    "text_encoder_2": Whole(TextEncoderWithProjection, _text_config),
+    "unet": Whole(unet, _unet_config),
+    "vae": Whole(_vae, _model_config),
 }
+
+TRACED: Final[Mapping[str, Callable[[Config], nn.Module]]] = {
+    "text_encoder": TextEncoder,
+    "text_encoder_2": TextEncoder,
+    "unet": unet,
+    "vae_decoder": vae_decoder,
+    "vae_encoder": vae_encoder,
+}
+"""The module that is traced for a component, by the component's name."""
+
+
+def described(folder: str, config: Config) -> tuple[Config, Shapes]:
+    """A folder's config with every default, and its tensors' shapes by name.
+
+    Raises whatever a library says of a config that it cannot build.
+    """
+    whole = WHOLE[folder]
+    with torch.device("meta"):
+        module = whole.make(config)
+    return whole.filled(module), {n: tuple(t.shape) for n, t in module.state_dict().items()}

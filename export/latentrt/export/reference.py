@@ -23,10 +23,12 @@ from torch import Tensor, nn
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_GUIDANCE_SCALE, RUN_STEPS, Difference
-from latentrt.export.components import Component, components
-from latentrt.export.modules import WHOLE, Config
-from latentrt.export.parts import Part
+from latentrt.export.modules import TRACED, WHOLE
 from latentrt.runtime.schedules import euler_name, find_sampler
+from latentrt.weights.component_specs import ComponentSpec, component_specs
+from latentrt.weights.latent_space import LatentSpace
+from latentrt.weights.parts import Part
+from latentrt.weights.source import Config
 
 SEED = 20_260_101
 TOKENS = "text_model.embeddings.token_embedding.weight"
@@ -44,8 +46,8 @@ class GoldenInputs:
 
     `input_ids` and `negative_input_ids`, by text encoder, are the tokens [1, n] of the prompt and
     of the empty one. `zeros`: zeros replace the empty prompt. `size` is the picture's (height,
-    width), `sample_size` its latent's. `unscale` turns latents into the VAE's. `forced` are values
-    that the reference's pipeline sets in `scheduler_config`. `seed` is that of the run's noise.
+    width), `sample_size` its latent's, in `latent_space`. `forced` are values that the reference's
+    pipeline sets in `scheduler_config`. `seed` is that of the run's noise.
     """
 
     input_ids: Mapping[str, NDArray[np.int64]]
@@ -55,7 +57,7 @@ class GoldenInputs:
     forced: Mapping[str, Any]
     sample_size: tuple[int, int]
     size: tuple[int, int]
-    unscale: Callable[[Tensor], Tensor]
+    latent_space: LatentSpace
     steps: int = RUN_STEPS
     seed: int = SEED
 
@@ -77,7 +79,7 @@ class Goldens:
         self._weights = weights
         self._inputs = inputs
         self._advance = advance
-        self._components = {c.name: c for c in components(parts)}
+        self._components = {c.name: c for c in component_specs(parts)}
         self._tensors: dict[str, NDArray[Any]] = {}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -86,7 +88,7 @@ class Goldens:
         for name, row in rows.items():
             self._keep(f"run/{name}", row)
         latents = self._denoise(rows, torch.Generator().manual_seed(self._inputs.seed))
-        latents = self._inputs.unscale(latents)
+        latents = unscale(latents, self._inputs.latent_space)
         images = self._evaluate("vae_decoder", {"latents": latents})[0]
         self._keep("run/images", images)
         self._evaluate("vae_encoder", {"images": images.clamp(-1, 1)})
@@ -149,7 +151,7 @@ class Goldens:
         self._keep("run/guidance_scale", torch.tensor([RUN_GUIDANCE_SCALE]))
         count, recorded = len(rows["encoder_hidden_states"]), min(1, self._inputs.steps - 1)
         latents = noise * scheduler.init_noise_sigma
-        with loaded(kind.make, config, self._weights["unet"]) as module:
+        with loaded(TRACED[kind.name], config, self._weights["unet"]) as module:
             for i, timestep in enumerate(scheduler.timesteps):
                 sample = scheduler.scale_model_input(latents, timestep)
                 inputs = {
@@ -182,13 +184,13 @@ class Goldens:
     def _evaluate(self, name: str, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         kind = self._components[name]
         config = self._parts[kind.folder].config
-        with loaded(kind.make, config, self._weights[kind.folder]) as module:
+        with loaded(TRACED[kind.name], config, self._weights[kind.folder]) as module:
             outputs = self._call(kind, module, inputs, keep=True)
         self._advance()
         return outputs
 
     def _call(
-        self, kind: Component, module: nn.Module, inputs: Mapping[str, Tensor], *, keep: bool
+        self, kind: ComponentSpec, module: nn.Module, inputs: Mapping[str, Tensor], *, keep: bool
     ) -> tuple[Tensor, ...]:
         outputs = _outputs(module, inputs)
         if keep:
@@ -203,7 +205,7 @@ class Goldens:
         self._tensors[name] = tensor.numpy().copy()
 
 
-def storage_cost(component: Component, part: Part, golden: Mapping[str, NDArray[Any]]) -> float:
+def storage_cost(component: ComponentSpec, part: Part, golden: Mapping[str, NDArray[Any]]) -> float:
     """The error of storing a component's weights in 16 bits, on the golden inputs.
 
     It is the relative change of its outputs from the checkpoint's own weights to the stored ones,
@@ -213,12 +215,20 @@ def storage_cost(component: Component, part: Part, golden: Mapping[str, NDArray[
     names = [name for name in golden if name.startswith(prefix)]
     inputs = {name.removeprefix(prefix): torch.from_numpy(golden[name]) for name in names}
     specs = component.outputs(part.config, "float32")
-    with loaded(component.make, part.config, part.tensors) as module:
+    with loaded(TRACED[component.name], part.config, part.tensors) as module:
         outputs = _outputs(module, inputs)
     return max(
         Difference.between(golden[f"{component.name}/outputs/{s.name}"], o.numpy()).relative
         for s, o in zip(specs, outputs, strict=True)
     )
+
+
+def unscale(latents: Tensor, space: LatentSpace) -> Tensor:
+    """Convert the model's latents [n, c, h, w] to the VAE's scale."""
+    if space.mean is None or space.std is None:
+        return latents / space.scaling
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (space.mean, space.std))
+    return latents * std / space.scaling + mean
 
 
 @contextmanager

@@ -13,17 +13,19 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import pre_tokenizers
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.tensors import Entry
-from latentrt.export.architectures import ARCHITECTURES
-from latentrt.export.modules import WHOLE, Config
+from latentrt.export.modules import described
+from latentrt.weights.architectures import ARCHITECTURES
+from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.source import Config, Source
 
 PREFIX: Final = "random:"
 
@@ -34,6 +36,18 @@ _BRANCH_ENDS: Final = (
     "out_proj.weight",
     "fc2.weight",
 )
+
+
+def open_source(checkpoint: str | Path, variant: str | None = None) -> Source:
+    """Open a folder or a random checkpoint by name; raises what opening either raises.
+
+    `variant` names the weights files of a folder to prefer, such as "fp16".
+    """
+    if str(checkpoint).startswith(PREFIX):
+        if variant is not None:
+            raise InputError("variant", f"none with {checkpoint}", repr(variant))
+        return SyntheticCheckpoint.named(str(checkpoint))
+    return Checkpoint.open(Path(checkpoint), variant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +78,7 @@ class SyntheticCheckpoint:
 
     def tensors(self, folder: str) -> SyntheticTensors:
         """The tensors of a component, none of them made yet."""
-        with torch.device("meta"):
-            module = WHOLE[folder].make(self.configs[folder])
-        shapes = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+        _, shapes = described(folder, self.configs[folder])
         return SyntheticTensors(shapes, f"{self.seed}/{folder}")
 
     def tokenizer(self, folder: str) -> dict[str, bytes]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,11 @@ from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
 from latentrt.bundle.errors import CheckpointError, FileError
 from latentrt.bundle.golden import RUN_PROMPT
-from latentrt.export.family import Family, tokenizer_of
-from latentrt.export.parts import Part
-from latentrt.export.source import Source
 from latentrt.runtime.text import PromptTokenizer
+from latentrt.weights.families import Family, tokenizer_of
+from latentrt.weights.parts import Part
+from latentrt.weights.source import Source
+from latentrt.weights.tokenizer_files import TokenizerFiles, check_end, check_ids, check_lengths
 
 _ADDED: Final = 100
 """Number of added tokens of a tokenizer that are tried."""
@@ -31,7 +30,7 @@ _LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
 
 
 @dataclass(frozen=True, slots=True)
-class Tokenizer:
+class LibraryTokenizer:
     """The library's tokenizer, and the number of tokens that its text encoder takes.
 
     `bos` and `eos` are the ids of the tokens before and after a prompt.
@@ -53,23 +52,20 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the files that `latentrt.runtime.text` reads."""
-        special: dict[str, Any] = {
-            "bos_token_id": self.bos,
-            "eos_token_id": self.eos,
-            "pad_token_id": self.library.pad_token_id,
-            "model_max_length": self.length,
-            "padding_side": self.library.padding_side,
-            "truncation_side": self.library.truncation_side,
-        }
-        folder.mkdir()
-        model: str = self.library.backend_tokenizer.to_str()
-        (folder / "tokenizer.json").write_text(model, "utf-8")
-        (folder / "special_tokens.json").write_text(json.dumps(special, indent=2) + "\n", "utf-8")
+        TokenizerFiles(
+            model=self.library.backend_tokenizer.to_str(),
+            bos=self.bos,
+            eos=self.eos,
+            pad=self.library.pad_token_id,
+            length=self.length,
+            padding_side=self.library.padding_side,
+            truncation_side=self.library.truncation_side,
+        ).save(folder)
 
 
 def open_tokenizers(
     source: Source, family: Family, parts: Mapping[str, Part], folder: Path
-) -> dict[str, Tokenizer]:
+) -> dict[str, LibraryTokenizer]:
     """The tokenizer of each text encoder, by the encoder's name; `folder` is one to work in.
 
     Raises `CheckpointError` for files that cannot be read and ids that the text encoder lacks. It
@@ -79,16 +75,13 @@ def open_tokenizers(
         encoder: _open(source, tokenizer_of(encoder), parts[encoder], folder)
         for encoder in family.text_encoders
     }
-    lengths = {t.length for t in tokenizers.values()}
-    if len(lengths) > 1:
-        problem = f"its tokenizers' lengths differ: {', '.join(str(n) for n in sorted(lengths))}"
-        raise CheckpointError(source.name, problem)
+    check_lengths(source.name, [t.length for t in tokenizers.values()])
     return tokenizers
 
 
-def _open(source: Source, name: str, encoder: Part, folder: Path) -> Tokenizer:
+def _open(source: Source, name: str, encoder: Part, folder: Path) -> LibraryTokenizer:
     where = f"{source.name}/{name}"
-    _check_end(f"{source.name}/{encoder.folder}/config.json", encoder)
+    check_end(f"{source.name}/{encoder.folder}/config.json", encoder)
     kind = _kind(source, name)
     files = source.tokenizer(name)
     # Inside the unfinished bundle, so that it is removed with it if the export ends early.
@@ -105,13 +98,13 @@ def _open(source: Source, name: str, encoder: Part, folder: Path) -> Tokenizer:
             vocabulary = library.get_vocab()
         except Exception as error:  # whatever a library says of files it cannot read
             raise CheckpointError(where, f"unreadable: {error}") from error
-        _check_ids(where, vocabulary, encoder)
+        check_ids(where, vocabulary, encoder)
         if len(around) != 2:
             problem = (
                 f"puts {len(around)} tokens around a prompt, expected one before and one after"
             )
             raise CheckpointError(where, problem)
-        tokenizer = Tokenizer(library, longest, *around)
+        tokenizer = LibraryTokenizer(library, longest, *around)
         try:
             expected = {text: tokenizer(text)[0].tolist() for text in _samples(library)}
             tokenizer.save(saved)
@@ -143,29 +136,6 @@ def _kind(source: Source, name: str) -> Any:
         return kind
     problem = f"{name} is {stated!r}, expected a tokenizer of transformers such as CLIPTokenizer"
     raise CheckpointError(f"{source.name}/model_index.json", problem)
-
-
-def _check_end(where: str, encoder: Part) -> None:
-    """The id of the end of a text: transformers pools by it, and fails if it is no integer."""
-    end: object = encoder.config["eos_token_id"]
-    if not isinstance(end, int) or isinstance(end, bool):
-        raise CheckpointError(where, f"eos_token_id is {end!r}, expected an integer")
-
-
-def _check_ids(where: str, vocabulary: Mapping[str, int], encoder: Part) -> None:
-    """Every id that the tokenizer can give has to be one token's, and a row of the table."""
-    shared = [id_ for id_, count in Counter(vocabulary.values()).items() if count > 1]
-    if shared:
-        raise CheckpointError(where, f"two tokens have the id {shared[0]}")
-    rows: int = encoder.config["vocab_size"]
-    token = max(vocabulary, key=vocabulary.__getitem__, default="")
-    largest = vocabulary.get(token, 0)
-    if largest >= rows:
-        problem = (
-            f"token {token!r} has id {largest}, but the table of {encoder.folder} has {rows} rows: "
-            "resize the text encoder, or take the added tokens out of the tokenizer"
-        )
-        raise CheckpointError(where, problem)
 
 
 def _samples(library: Any) -> list[str]:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,8 +25,9 @@ from torch.fx.experimental import _config as symbolic
 from latentrt.bundle.spec import TensorSpec
 from latentrt.bundle.tensors import Entry
 from latentrt.export.casts import border_in_float32
-from latentrt.export.components import BORDER, Component
-from latentrt.export.modules import Config
+from latentrt.export.modules import TRACED
+from latentrt.weights.component_specs import BORDER, ComponentSpec
+from latentrt.weights.source import Config
 
 OPSET: Final = 23
 EXAMPLE: Final = {
@@ -50,7 +50,7 @@ _TORCH_DTYPES: Final = {
 }
 
 
-def trace(component: Component, config: Config, dtype: str) -> ir.Model:
+def trace(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
     """The component's graph in opset 23, every parameter an initialiser under its own name.
 
     `dtype` ("float32", "float16", "bfloat16") is that of parameters and of the computation. Inputs
@@ -59,7 +59,7 @@ def trace(component: Component, config: Config, dtype: str) -> ir.Model:
     inputs = component.inputs(config, dtype)
     outputs = component.outputs(config, dtype)
     with _default_dtype(dtype), FakeTensorMode(allow_non_fake_inputs=True), _quiet():
-        module = component.make(config).eval()
+        module = TRACED[component.name](config).eval()
         names = set(module.state_dict())
         program = torch.onnx.export(
             _captured(module, inputs),
@@ -99,9 +99,9 @@ def attach(model: ir.Model, entries: Mapping[str, Entry], file: str) -> None:
             )
 
 
-def save(model: ir.Model, path: Path) -> None:
-    """Write the graph; its external tensors stay where they are."""
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+def to_bytes(model: ir.Model) -> bytes:
+    """The graph as a file has it."""
+    return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
 def _captured(

@@ -31,6 +31,7 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.registry import Chosen
 from latentrt.engines.verification.tolerances import TOLERANCES
+from latentrt.export.modules import TRACED
 from latentrt.export.reference import loaded
 
 ROOM: Final = 2 << 30
@@ -120,7 +121,7 @@ class _TorchComponent:
 
     def __init__(self, bundle: Bundle, component: str, model: TorchModel, inputs: Arrays) -> None:
         folder = folder_of(bundle, component)
-        self._make = next(c.make for c in model.components if c.name == component)
+        self._make = TRACED[component]
         self._config = model.parts[folder].config
         self._weights = model.weights[folder]
         self._inputs = {n: torch.from_numpy(np.array(a, np.float32)) for n, a in inputs.items()}

@@ -20,14 +20,14 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.bundle.tensors import TensorFile
 from latentrt.export.check import check
-from latentrt.export.components import Component, components
-from latentrt.export.family import FAMILIES, Family, tokenizer_of
-from latentrt.export.latent_space import LatentSpace
-from latentrt.export.parts import Part
 from latentrt.export.reference import GoldenInputs, Goldens, Weights
-from latentrt.export.source import TensorSource
 from latentrt.runtime.size import Size
 from latentrt.runtime.text import PromptTokenizer
+from latentrt.weights.component_specs import ComponentSpec, component_specs
+from latentrt.weights.families import FAMILIES, Family, tokenizer_of
+from latentrt.weights.latent_space import LatentSpace
+from latentrt.weights.parts import Part
+from latentrt.weights.source import TensorSource
 
 SMALLEST: Final = 16
 """Least pixels along an axis: the window of SSIM needs 11."""
@@ -53,9 +53,9 @@ class TorchModel:
     zeros: bool
 
     @property
-    def components(self) -> tuple[Component, ...]:
+    def components(self) -> tuple[ComponentSpec, ...]:
         """The components, in the order in which they are exported."""
-        return components(self.parts)
+        return component_specs(self.parts)
 
     @staticmethod
     def of(bundle: Bundle, checkpoint: str | None = None) -> TorchModel:
@@ -104,7 +104,7 @@ class TorchModel:
             forced=self.family.forced,
             sample_size=(size.height // latents.factor, size.width // latents.factor),
             size=pixels,
-            unscale=latents.unscale,
+            latent_space=latents,
             steps=request.steps,
             seed=request.seed,
         )

@@ -1,4 +1,4 @@
-"""The graphs of a checkpoint: the folder, the module and the named arrays of each."""
+"""The graphs of a checkpoint: the folder and the named arrays of each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from torch import nn
-
 from latentrt.bundle.spec import TensorSpec
-from latentrt.export.modules import Config, TextEncoder, unet, vae_decoder, vae_encoder
+from latentrt.weights.source import Config
 
 SIZES: Final = 6
 """SDXL's `time_ids`: height and width of the original, top and left of the crop, of the target."""
@@ -21,23 +19,33 @@ BORDER: Final[Mapping[str, str]] = MappingProxyType(
 """Dtype of a graph's inputs and outputs, by its own dtype: NumPy has no bfloat16."""
 
 
+CLASSES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+    }
+)
+"""The class in transformers or diffusers that each folder's config names."""
+
+
 @dataclass(frozen=True, slots=True)
-class Component:
-    """One graph: its folder in the checkpoint, its module, and its named arrays.
+class ComponentSpec:
+    """One graph: its folder in the checkpoint, and its named arrays.
 
     `inputs` and `outputs` give the arrays for a config at a floating-point dtype.
     """
 
     name: str
     folder: str
-    make: Callable[[Config], nn.Module]
     inputs: Callable[[Config, str], tuple[TensorSpec, ...]]
     outputs: Callable[[Config, str], tuple[TensorSpec, ...]]
 
 
-def components(folders: Collection[str]) -> tuple[Component, ...]:
+def component_specs(folders: Collection[str]) -> tuple[ComponentSpec, ...]:
     """The graphs of a checkpoint that has these folders, in the order they are made."""
-    return tuple(component for component in _ALL if component.folder in folders)
+    return tuple(spec for spec in _ALL if spec.folder in folders)
 
 
 def pooled_width(config: Config) -> int | None:
@@ -114,9 +122,9 @@ def _encoder_outputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
 
 
 _ALL: Final = (
-    Component("text_encoder", "text_encoder", TextEncoder, _text_inputs, _text_outputs),
-    Component("text_encoder_2", "text_encoder_2", TextEncoder, _text_inputs, _text_outputs),
-    Component("unet", "unet", unet, _unet_inputs, _unet_outputs),
-    Component("vae_decoder", "vae", vae_decoder, _decoder_inputs, _decoder_outputs),
-    Component("vae_encoder", "vae", vae_encoder, _encoder_inputs, _encoder_outputs),
+    ComponentSpec("text_encoder", "text_encoder", _text_inputs, _text_outputs),
+    ComponentSpec("text_encoder_2", "text_encoder_2", _text_inputs, _text_outputs),
+    ComponentSpec("unet", "unet", _unet_inputs, _unet_outputs),
+    ComponentSpec("vae_decoder", "vae", _decoder_inputs, _decoder_outputs),
+    ComponentSpec("vae_encoder", "vae", _encoder_inputs, _encoder_outputs),
 )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import InputError
 from latentrt.bundle.tensors import Entry
-from latentrt.export.synthetic import PREFIX, SyntheticCheckpoint
-from latentrt.weights.checkpoint import Checkpoint
+
+Config = Mapping[str, Any]
 
 
 class TensorSource(Protocol):
@@ -36,15 +34,3 @@ class Source(Protocol):
     def config(self, folder: str) -> Mapping[str, Any]: ...
     def tensors(self, folder: str) -> TensorSource: ...
     def tokenizer(self, folder: str) -> dict[str, bytes]: ...
-
-
-def open_source(checkpoint: str | Path, variant: str | None = None) -> Source:
-    """Open a folder or a random checkpoint by name; raises what opening either raises.
-
-    `variant` names the weights files of a folder to prefer, such as "fp16".
-    """
-    if str(checkpoint).startswith(PREFIX):
-        if variant is not None:
-            raise InputError("variant", f"none with {checkpoint}", repr(variant))
-        return SyntheticCheckpoint.named(str(checkpoint))
-    return Checkpoint.open(Path(checkpoint), variant)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-
 from latentrt.bundle.errors import CheckpointError
 from latentrt.bundle.tensors import FLOAT8
-from latentrt.export.family import Family, check_fit, check_text, check_unet
-from latentrt.export.modules import WHOLE, Config
-from latentrt.export.source import Source, TensorSource
 from latentrt.weights.checkpoint import HARMLESS, class_of
+from latentrt.weights.component_specs import CLASSES
+from latentrt.weights.families import Family, check_fit, check_text, check_unet
+from latentrt.weights.source import Config, Source, TensorSource
+
+Shapes = Mapping[str, tuple[int, ...]]
+Describe = Callable[[str, Config], tuple[Config, Shapes]]
+"""From a folder and its config to the config with every default, and the tensors' shapes."""
 
 _INERT: Final = frozenset(
     {
@@ -62,40 +64,38 @@ class Part:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_parts(source: Source, family: Family) -> dict[str, Part]:
+def open_parts(source: Source, family: Family, describe: Describe) -> dict[str, Part]:
     """Check a checkpoint's architecture and every tensor's name and shape.
 
+    `describe` may raise anything for a config that it cannot describe.
     Raises `CheckpointError` naming the config field or the tensor that does not fit.
     """
-    parts = {folder: _open_part(source, family, folder) for folder in family.folders}
+    parts = {f: _open_part(source, family, f, describe) for f in family.folders}
     check_fit(source, family, {folder: part.config for folder, part in parts.items()})
     return parts
 
 
-def _open_part(source: Source, family: Family, folder: str) -> Part:
-    whole = WHOLE[folder]
+def _open_part(source: Source, family: Family, folder: str, describe: Describe) -> Part:
+    own = CLASSES[folder]
     where = f"{source.name}/{folder}"
     stated = source.config(folder)
     found, note = _class_of(source, folder, stated)
-    if found not in (None, whole.class_name):
+    if found not in (None, own):
         names = "model_index.json" if folder in source.index else f"{folder}/config.json"
-        problem = f"architecture {found!r} is not supported; {whole.class_name} is"
+        problem = f"architecture {found!r} is not supported; {own} is"
         raise CheckpointError(f"{source.name}/{names}", f"{folder}: {problem}")
     if stated.get("quantization_config"):
         problem = "quantization_config: quantized weights are not supported; export the originals"
         raise CheckpointError(f"{where}/config.json", problem)
     try:
-        with torch.device("meta"):
-            module = whole.make(stated)
+        config, expected = describe(folder, stated)
     except Exception as error:  # whatever a library says of a config that it cannot build
-        problem = f"is not a config of {whole.class_name}: {type(error).__name__}: {error}"
+        problem = f"is not a config of {own}: {type(error).__name__}: {error}"
         raise CheckpointError(f"{where}/config.json", problem) from error
-    config = whole.filled(module)
     if folder == "unet":
         check_unet(where, family, config)
     elif folder in family.text_encoders:
         check_text(f"{where}/config.json", family, config)
-    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     tensors = source.tensors(folder)
     notes = [note, *tensors.notes, tensors.renamed and f"{folder}: {tensors.renamed}"]
     notes += _check_tensors(where, expected, tensors)
@@ -109,9 +109,7 @@ def _class_of(source: Source, folder: str, config: Config) -> tuple[str | None, 
         raise CheckpointError(f"{source.name}/model_index.json", str(error)) from error
 
 
-def _check_tensors(
-    where: str, expected: Mapping[str, tuple[int, ...]], tensors: TensorSource
-) -> list[str]:
+def _check_tensors(where: str, expected: Shapes, tensors: TensorSource) -> list[str]:
     """Check a part's tensors; returns notes on those that were left out or converted."""
     folder = where.rpartition("/")[2]
     stored = set(tensors)

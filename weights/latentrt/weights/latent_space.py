@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeGuard, cast
-
-import torch
-from torch import Tensor
+from typing import Any, Final, TypeGuard, cast
 
 from latentrt.bundle.errors import CheckpointError
-from latentrt.bundle.manifest import STABLE_DIFFUSION_XL
-from latentrt.export.components import vae_factor
-from latentrt.export.family import Family
-from latentrt.export.modules import Config
+from latentrt.bundle.manifest import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
+from latentrt.weights.component_specs import vae_factor
+from latentrt.weights.families import Family
+from latentrt.weights.source import Config, Source
+
+_SAMPLE_SIZE: Final = 64
+"""The sample size of a U-Net whose config states none, as in diffusers' pipelines."""
+
+_OLD: Final = (0, 9)
+"""Before this version of diffusers, a U-Net's config may state a wrong size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,31 @@ class LatentSpace:
             notes=(note,) if shift else (),
         )
 
-    def unscale(self, latents: Tensor) -> Tensor:
-        """Convert the model's latents [n, c, h, w] to the VAE's scale."""
-        if self.mean is None or self.std is None:
-            return latents / self.scaling
-        mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (self.mean, self.std))
-        return latents * std / self.scaling + mean
+
+def read_sample_size(
+    source: Source, family: Family, config: Config
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """The default (height, width) of a latent, and a note where the config says another.
+
+    Source: `StableDiffusionPipeline.__init__`, which corrects what old U-Nets state.
+    """
+    stated: object = config["sample_size"] or _SAMPLE_SIZE
+    several = cast("list[Any]", stated) if isinstance(stated, list | tuple) else []
+    sides = [stated, stated] if isinstance(stated, int) else several
+    if len(sides) != 2 or not all(type(n) is int and n > 0 for n in sides):
+        problem = f"sample_size is {stated!r}, expected one or two whole numbers"
+        raise CheckpointError(f"{source.name}/unet/config.json", problem)
+    small = isinstance(stated, int) and stated < _SAMPLE_SIZE
+    if family.name == STABLE_DIFFUSION and small and _is_old(source.config("unet")):
+        note = f"unet: sample_size {stated} of an old config is read as {_SAMPLE_SIZE}"
+        return (_SAMPLE_SIZE, _SAMPLE_SIZE), (f"{note}, as in {family.pipeline}",)
+    return (sides[0], sides[1]), ()
+
+
+def _is_old(config: Config) -> bool:
+    """Whether diffusers before 0.9 wrote a config; one that names no version is not old."""
+    numbers = str(config.get("_diffusers_version")).split(".")[:2]
+    return all(n.isdecimal() for n in numbers) and tuple(map(int, numbers)) < _OLD
 
 
 def _number(where: str, field: str, value: object) -> float:

@@ -10,9 +10,8 @@ from typing import Any, Final, cast
 
 from latentrt.bundle.errors import CheckpointError
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
-from latentrt.export.components import SIZES, pooled_width
-from latentrt.export.modules import Config
-from latentrt.export.source import Source
+from latentrt.weights.component_specs import SIZES, pooled_width
+from latentrt.weights.source import Config, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ _PLAIN_UNET: Final[Mapping[str, Any]] = {
     "encoder_hid_dim_type": None,
     "center_input_sample": False,
 }
-"""Config values of a U-Net with only the inputs that `latentrt.export.components` knows."""
+"""Config values of a U-Net with only the inputs that `latentrt.weights.component_specs` knows."""
 
 
 _RGB: Final = 3
@@ -107,8 +106,9 @@ def family_of(source: Source) -> Family:
     """
     where = f"{source.name}/model_index.json"
     stated: object = source.index.get("_class_name")
-    custom = isinstance(stated, list) and bool(stated)
-    found = str(cast("list[object]", stated)[-1]) if custom else stated
+    words = cast("list[object]", stated) if isinstance(stated, list) else []
+    custom = bool(words)
+    found: object = str(words[-1]) if custom else source.index.get("_class_name")
     family = next((f for f in FAMILIES if f.pipeline == found), None) or next(
         (f for f in FAMILIES if isinstance(found, str) and f.siblings.fullmatch(found)), None
     )
