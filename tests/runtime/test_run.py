@@ -326,20 +326,32 @@ def test_another_sampler_of_ones_own_is_noted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("engine", "name", "value"),
+    [
+        ("onnxruntime", "threads", 1.5),
+        ("onnxruntime", "threads", "2"),
+        ("onnxruntime", "threads", True),
+        ("onnxruntime", "threads", 0),
+        ("onnxruntime", "arena", "no"),
+        ("openvino", "streams", "1"),
+    ],
+)
+def test_a_value_that_an_engines_option_cannot_have_is_named(
+    bundle: Callable[[str], Path], engine: str, name: str, value: Any
+) -> None:
+    with pytest.raises(InputError, match=f"^{name}: expected"):
+        Pipeline.open(bundle("heads"), engine=engine, options={name: value})
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"engine": 5},
         {"engine": None},
         {"precision": None},
-        {"threads": 1.5},
-        {"threads": "2"},
-        {"threads": True},
-        {"threads": 0},
-        {"streams": "1"},
-        {"arena": "no"},
-        {"level": "3"},
-        {"level": 2.0},
-        {"stripped": 1},
+        {"options": None},
+        {"options": {5: 1}},
+        {"verify": "x"},
         {"components": None},
         {"components": ["unet"]},
         {"components": {"unet": 5}},
@@ -377,7 +389,7 @@ def test_an_option_of_a_wrong_kind_is_named(
         (lambda p: p.engine("vea", {}), "component"),
         (lambda p: p.engine("unet", None), "sizes"),
         (lambda p: Pipeline(None), "bundle"),  # pyright: ignore[reportArgumentType]
-        (lambda p: Pipeline(p.bundle, "auto", None, {}), "options"),  # pyright: ignore[reportArgumentType]
+        (lambda p: Pipeline(p.bundle, "auto", "auto", None), "options"),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_an_argument_of_a_wrong_kind_is_named(pipeline: Pipeline, call: Any, field: str) -> None:

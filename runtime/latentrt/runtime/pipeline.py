@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Final, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import as_path, integer, shown
-from latentrt.bundle.errors import InputError, ShapeNotBuilt, only_latentrt_errors
-from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
+from latentrt.bundle.errors import InputError, only_latentrt_errors
 from latentrt.engines.cache.cache import Build, Cache
 from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
@@ -25,25 +21,13 @@ from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines
-from latentrt.runtime.conditioning import Conditioner
-from latentrt.runtime.kit import Kit
-from latentrt.runtime.latents import for_vae
-from latentrt.runtime.opening import Opening
-from latentrt.runtime.plan import Latent, Plan, Prepared
-from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.plan import Plan
+from latentrt.runtime.planning import Planning
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
-from latentrt.runtime.rows import Calls, Evaluation, Model, Row
+from latentrt.runtime.rows import Calls
 from latentrt.runtime.run import DirectRun
-from latentrt.runtime.sampling import Sampling
-from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
-from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
-
-_ROWS: Final = 8
-"""Rows of a U-Net call that several pictures of one request share."""
-_SCHEDULES: Final = 64
-"""How many schedules a pipeline remembers."""
 
 
 class Pipeline:
@@ -90,26 +74,14 @@ class Pipeline:
             max_engines=most_engines,
             memory=memory,
         )
-        self._limit = SizeLimit.of(
+        limit = SizeLimit.of(
             bundle.manifest,
             set(self.engines.values()),
             max_pixels=most_pixels,
             memory=memory,
             verified=guarded and build == "missing" and verify == "full",
         )
-        self._models = {
-            name: Model(name, record.inputs, partial(self._engine_of, name))
-            for name, record in bundle.manifest.components.items()
-        }
-        self._conditioner = Conditioner(bundle, self._models.__getitem__)
-        self._model_hash = bundle.manifest.model_hash
-        config = bundle.scheduler_config()
-        if bundle.manifest.forces_scheduler:
-            config = as_stable_diffusion(config)
-        # Requests are served with the same few over and over.
-        self._schedule = lru_cache(maxsize=_SCHEDULES)(
-            partial(_schedule, config, bundle.manifest.family)
-        )
+        self._planning = Planning(bundle, self._opened, limit)
 
     @classmethod
     def open(
@@ -255,58 +227,13 @@ class Pipeline:
             raise InputError(
                 "request", "a Request, such as Request('a red circle')", shown(request)
             )
-        request = self._resolved(request)
-        together = self._together(request) if batches is None else 1
-        self._check_size(request, batches, decodes)
-        self._conditioner.check(request)
-        opening = Opening(self.engine, progress, self._expected(batches, decodes))
-        shape = self._latent_shape(request)
-        kit = Kit(
-            request,
-            shape,
-            self.bundle.manifest,
-            self._models,
-            self._conditioner,
-            self._schedule,
-            opening,
-        )
-        legs = request.task.legs(kit)
-        # Asked for in any case: a scale function that fails does so before any step.
-        rows = sorted(set[int]().union(*(leg.denoiser.row_counts(leg.schedule) for leg in legs)))
-        sizes = {"sequence": self._conditioner.length, "height": shape[1], "width": shape[2]}
-        counts = [together * n for n in rows] if batches is None else sorted(batches)
-        if batches is None:
-            opening.more(len(rows) - 1)
-        try:
-            for count in counts:
-                opening("unet", {"batch": count, **sizes})
-        except ShapeNotBuilt:
-            if together == 1:
-                raise
-            # Nothing is to be built: single pictures are drawn where those are.
-            together, counts = 1, rows
-            for count in counts:
-                opening("unet", {"batch": count, **sizes})
-        for count in decodes:
-            opening("vae_decoder", {"batch": count, "height": shape[1], "width": shape[2]})
-        request, notes = self._traced(request, legs[0].schedule)
-        return Plan(
-            request=request,
-            legs=legs,
-            decode=self._decode,
-            model=self.bundle.manifest.source,
-            batches={"unet": tuple(counts), "vae": tuple(sorted(decodes))},
-            together=together,
-            seconds=Prepared(opening.seconds, kit.text_seconds, kit.vae_seconds),
-            notes=(*notes, *kit.notes),
-            engines=opening.release(),
-        )
+        return self._planning(request, batches=batches, decodes=decodes, progress=progress)
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
         if not isinstance(latents, np.ndarray) or latents.ndim != 4:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("latents", "an array [n, c, h, w]", shown(latents))
-        rows = [self._decoder_row(latent) for latent in latents]
+        rows = [self._planning.decoder_row(latent) for latent in latents]
         outputs = Calls({"vae": (len(rows),)}).together(rows)
         return np.stack([output["images"] for output in outputs])
 
@@ -324,65 +251,9 @@ class Pipeline:
             raise InputError("sizes", "a mapping, such as {'batch': 1}", shown(sizes))
         return self._engines.get(component, sizes, progress)
 
-    def _decode(self, latent: Latent) -> Evaluation[NDArray[np.float32]]:
-        """One latent [c, h, w] to pixels [3, H, W], as a row of the VAE decoder."""
-        (outputs,) = yield [self._decoder_row(latent)]
-        return outputs["images"]
-
-    def _decoder_row(self, latent: Latent) -> Row:
-        decoder = self._models["vae_decoder"]
-        (spec,) = decoder.inputs
-        return Row(decoder, {spec.name: for_vae(latent, self.bundle.manifest)})
-
-    def _traced(self, request: Request, schedule: Schedule) -> tuple[Request, tuple[str, ...]]:
-        """The request as it was drawn, with its provenance, and what is to be said of that."""
-        if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
-            visited = sum(e.stage == 0 for e in schedule.evaluations)
-            request = request.with_values(sampling=replace(request.sampling, steps=visited))
-        drawn = Provenance(
-            model=self.bundle.manifest.source,
-            model_hash=self._model_hash,
-            sampler=schedule.sampler,
-            schedule=schedule.spacing or "",
-        )
-        before = request.provenance
-        notes = () if before is None else before.notes(drawn, request.sampling)
-        return request.with_values(provenance=drawn), notes
-
-    def _expected(self, batches: Sequence[int] | None, decodes: Sequence[int]) -> int:
-        """How many engines a plan opens, at least."""
-        encoders = sum(name.startswith("text_encoder") for name in self._models)
-        return encoders + (1 if batches is None else len(batches)) + len(decodes)
-
-    def _together(self, request: Request) -> int:
-        """How many pictures of a request share calls: rows for 8, or what memory bears.
-
-        The groups that several are drawn in are about equal.
-        """
-        assert request.size is not None
-        most, rows = max(_ROWS // _rows(request), 1), _rows(request)
-        groups = -(-request.num_images // most)
-        count = -(-request.num_images // groups)
-        while count > 1 and not self._limit.allows(request.size, rows=count * rows):
-            count -= 1
-        return count
-
-    def _engine_of(self, component: str, sizes: Mapping[str, int]) -> Engine:
-        return self.engine(component, sizes)
-
-    def _resolved(self, request: Request) -> Request:
-        manifest = self.bundle.manifest
-        size = request.size or request.task.size(manifest.vae_factor)
-        if size is None:
-            height, width = (n * manifest.vae_factor for n in manifest.sample_size)
-            size = Size(width, height)
-        factor = manifest.vae_factor
-        if size.width % factor or size.height % factor:
-            low, high = (Size(*(_multiple(n, factor, up) for n in _pair(size))) for up in (0, 1))
-            expected = f"width and height in multiples of {factor}, such as {low} or {high}"
-            raise InputError("size", expected, size)
-        seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
-        return request.with_values(size=size, seed=seed)
+    def _opened(self, *asked: Any) -> Engine:
+        # Looked up at every call: a subclass may have an `engine` of its own.
+        return self.engine(*asked)
 
     def _batch_sizes(self, most: int) -> Sequence[int]:
         """Powers of two up to `most`, and that; where memory is short, the most useful of them."""
@@ -391,58 +262,7 @@ class Pipeline:
         useful = list(dict.fromkeys([most, *(n for n in (2, 1) if n < most), *powers]))
         return sorted(useful[: self._engines.copies("unet", len(useful))])
 
-    def _check_size(
-        self, request: Request, batches: Sequence[int] | None, decodes: Sequence[int]
-    ) -> None:
-        assert request.size is not None
-        rows = _rows(request) if batches is None else max(batches)
-        self._limit.check(request.size, rows=rows, decodes=max(decodes), images=request.num_images)
-
-    def _latent_shape(self, request: Request) -> tuple[int, int, int]:
-        manifest = self.bundle.manifest
-        assert request.size is not None
-        height, width = (
-            n // manifest.vae_factor for n in (request.size.height, request.size.width)
-        )
-        shape = (manifest.latent_channels, height, width)
-        if request.latents is not None and request.latents.shape[1:] != shape:
-            expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
-            raise InputError("latents", expected, request.latents.shape)
-        return shape
-
 
 def _limit(field: str, value: object) -> int | None:
     """A limit that the operator sets; None for the default."""
     return None if value is None else integer(field, "an integer of at least 1", value, 1)
-
-
-def _rows(request: Request) -> int:
-    """The most rows that an evaluation of a picture has."""
-    return 2 + len(request.composed) if request.guidance.active else 1
-
-
-def _schedule(
-    config: Mapping[str, object], family: str, sampling: Sampling, strength: float
-) -> Schedule:
-    return build_schedule(
-        config,
-        steps=sampling.steps,
-        sampler=sampling.sampler,
-        schedule=sampling.schedule,
-        eta=sampling.eta,
-        rho=sampling.rho,
-        timesteps=sampling.timesteps,
-        sigmas=sampling.sigmas,
-        brownian=sampling.brownian,
-        xl=family == STABLE_DIFFUSION_XL,
-        strength=strength,
-        distilled=family == LATENT_CONSISTENCY,
-    )
-
-
-def _pair(size: Size) -> tuple[int, int]:
-    return size.width, size.height
-
-
-def _multiple(pixels: int, factor: int, up: int) -> int:
-    return max(1, pixels // factor + (up if pixels % factor else 0)) * factor

@@ -1,0 +1,236 @@
+"""Requests to plans: sizes and seeds resolved, prompts encoded, engines opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import InputError, ShapeNotBuilt
+from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
+from latentrt.engines.engine import Engine
+from latentrt.engines.registry import Progress
+from latentrt.runtime.conditioning import Conditioner
+from latentrt.runtime.kit import Kit
+from latentrt.runtime.latents import for_vae
+from latentrt.runtime.opening import Opening
+from latentrt.runtime.plan import Latent, Plan, Prepared
+from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.request import Request
+from latentrt.runtime.rows import Evaluation, Model, Row
+from latentrt.runtime.sampling import Sampling
+from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
+from latentrt.runtime.size import Size
+from latentrt.runtime.size_limit import SizeLimit
+
+_ROWS: Final = 8
+"""Rows of a U-Net call that several pictures of one request share."""
+_SCHEDULES: Final = 64
+"""How many schedules are remembered."""
+
+
+class Planning:
+    """Makes plans over one bundle. Thread-safe.
+
+    `engine` gives a component's engine for sizes, and tells a progress; `limit` is how large
+    pictures may be.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Callable[..., Engine], limit: SizeLimit) -> None:
+        self._manifest = bundle.manifest
+        self._engine = engine
+        self._limit = limit
+        self._models = {
+            name: Model(name, record.inputs, partial(engine, name))
+            for name, record in bundle.manifest.components.items()
+        }
+        self._conditioner = Conditioner(bundle, self._models.__getitem__)
+        config = bundle.scheduler_config()
+        if bundle.manifest.forces_scheduler:
+            config = as_stable_diffusion(config)
+        # Requests are served with the same few over and over.
+        self._schedule = lru_cache(maxsize=_SCHEDULES)(
+            partial(_schedule, config, bundle.manifest.family)
+        )
+
+    def __call__(
+        self,
+        request: Request,
+        *,
+        batches: Sequence[int] | None,
+        decodes: Sequence[int],
+        progress: Progress | None,
+    ) -> Plan:
+        """The plan of a request; arguments are as in `Pipeline.plan`."""
+        request = self._resolved(request)
+        together = self._together(request) if batches is None else 1
+        self._check_size(request, batches, decodes)
+        self._conditioner.check(request)
+        opening = Opening(self._engine, progress, self._expected(batches, decodes))
+        shape = self._latent_shape(request)
+        kit = Kit(
+            request,
+            shape,
+            self._manifest,
+            self._models,
+            self._conditioner,
+            self._schedule,
+            opening,
+        )
+        legs = request.task.legs(kit)
+        # Asked for in any case: a scale function that fails does so before any step.
+        rows = sorted(set[int]().union(*(leg.denoiser.row_counts(leg.schedule) for leg in legs)))
+        sizes = {"sequence": self._conditioner.length, "height": shape[1], "width": shape[2]}
+        if batches is None:
+            opening.more(len(rows) - 1)
+            together, counts = self._open_together(opening, sizes, together, rows)
+        else:
+            counts = sorted(batches)
+            for count in counts:
+                opening("unet", {"batch": count, **sizes})
+        for count in decodes:
+            opening("vae_decoder", {"batch": count, "height": shape[1], "width": shape[2]})
+        request, notes = self._traced(request, legs[0].schedule)
+        return Plan(
+            request=request,
+            legs=legs,
+            decode=self.decode,
+            model=self._manifest.source,
+            batches={"unet": tuple(counts), "vae": tuple(sorted(decodes))},
+            together=together,
+            seconds=Prepared(opening.seconds, kit.text_seconds, kit.vae_seconds),
+            notes=(*notes, *kit.notes),
+            engines=opening.release(),
+        )
+
+    def decode(self, latent: Latent) -> Evaluation[NDArray[np.float32]]:
+        """One latent [c, h, w] to pixels [3, H, W], as a row of the VAE decoder."""
+        (outputs,) = yield [self.decoder_row(latent)]
+        return outputs["images"]
+
+    def decoder_row(self, latent: Latent) -> Row:
+        """What the VAE decoder is asked about a latent [c, h, w]."""
+        decoder = self._models["vae_decoder"]
+        (spec,) = decoder.inputs
+        return Row(decoder, {spec.name: for_vae(latent, self._manifest)})
+
+    def _open_together(
+        self, opening: Opening, sizes: Mapping[str, int], together: int, rows: Sequence[int]
+    ) -> tuple[int, Sequence[int]]:
+        """Open U-Nets for the rows of pictures drawn together: how many those are, and the sizes.
+
+        Where nothing is to be built and no such engine is, pictures are drawn one by one.
+        """
+        counts = [together * count for count in rows]
+        try:
+            for count in counts:
+                opening("unet", {"batch": count, **sizes})
+        except ShapeNotBuilt:
+            if together == 1:
+                raise
+            return self._open_together(opening, sizes, 1, rows)
+        return together, counts
+
+    def _traced(self, request: Request, schedule: Schedule) -> tuple[Request, tuple[str, ...]]:
+        """The request as it was drawn, with its provenance, and what is to be said of that."""
+        if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
+            visited = sum(e.stage == 0 for e in schedule.evaluations)
+            request = request.with_values(sampling=replace(request.sampling, steps=visited))
+        drawn = Provenance(
+            model=self._manifest.source,
+            model_hash=self._manifest.model_hash,
+            sampler=schedule.sampler,
+            schedule=schedule.spacing or "",
+        )
+        before = request.provenance
+        notes = () if before is None else before.notes(drawn, request.sampling)
+        return request.with_values(provenance=drawn), notes
+
+    def _expected(self, batches: Sequence[int] | None, decodes: Sequence[int]) -> int:
+        """How many engines a plan opens, at least."""
+        encoders = sum(name.startswith("text_encoder") for name in self._models)
+        return encoders + (1 if batches is None else len(batches)) + len(decodes)
+
+    def _together(self, request: Request) -> int:
+        """How many pictures of a request share calls: rows for 8, or what memory bears.
+
+        The groups that several are drawn in are about equal.
+        """
+        assert request.size is not None
+        most, rows = max(_ROWS // _rows(request), 1), _rows(request)
+        groups = -(-request.num_images // most)
+        count = -(-request.num_images // groups)
+        while count > 1 and not self._limit.allows(request.size, rows=count * rows):
+            count -= 1
+        return count
+
+    def _resolved(self, request: Request) -> Request:
+        manifest = self._manifest
+        size = request.size or request.task.size(manifest.vae_factor)
+        if size is None:
+            height, width = (n * manifest.vae_factor for n in manifest.sample_size)
+            size = Size(width, height)
+        factor = manifest.vae_factor
+        if size.width % factor or size.height % factor:
+            low, high = (Size(*(_multiple(n, factor, up) for n in _pair(size))) for up in (0, 1))
+            expected = f"width and height in multiples of {factor}, such as {low} or {high}"
+            raise InputError("size", expected, size)
+        seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
+        return request.with_values(size=size, seed=seed)
+
+    def _check_size(
+        self, request: Request, batches: Sequence[int] | None, decodes: Sequence[int]
+    ) -> None:
+        assert request.size is not None
+        rows = _rows(request) if batches is None else max(batches)
+        self._limit.check(request.size, rows=rows, decodes=max(decodes), images=request.num_images)
+
+    def _latent_shape(self, request: Request) -> tuple[int, int, int]:
+        manifest = self._manifest
+        assert request.size is not None
+        height, width = (
+            n // manifest.vae_factor for n in (request.size.height, request.size.width)
+        )
+        shape = (manifest.latent_channels, height, width)
+        if request.latents is not None and request.latents.shape[1:] != shape:
+            expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
+            raise InputError("latents", expected, request.latents.shape)
+        return shape
+
+
+def _rows(request: Request) -> int:
+    """The most rows that an evaluation of a picture has."""
+    return 2 + len(request.composed) if request.guidance.active else 1
+
+
+def _schedule(
+    config: Mapping[str, object], family: str, sampling: Sampling, strength: float
+) -> Schedule:
+    return build_schedule(
+        config,
+        steps=sampling.steps,
+        sampler=sampling.sampler,
+        schedule=sampling.schedule,
+        eta=sampling.eta,
+        rho=sampling.rho,
+        timesteps=sampling.timesteps,
+        sigmas=sampling.sigmas,
+        brownian=sampling.brownian,
+        xl=family == STABLE_DIFFUSION_XL,
+        strength=strength,
+        distilled=family == LATENT_CONSISTENCY,
+    )
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return size.width, size.height
+
+
+def _multiple(pixels: int, factor: int, up: int) -> int:
+    return max(1, pixels // factor + (up if pixels % factor else 0)) * factor
