@@ -25,7 +25,7 @@ MAX_BATCH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedEngine:
     """A component and the size of each of its symbols."""
 
     component: str
@@ -38,7 +38,7 @@ class Wanted:
 
 def wanted(
     bundle: Bundle, sizes: Sequence[Size], batches: Sequence[int], decodes: Sequence[int]
-) -> list[Wanted]:
+) -> list[WantedEngine]:
     """Every engine that pictures of these sizes need.
 
     U-Nets for each of the `batches`, VAE decoders for each of `decodes`. No size is the bundle's
@@ -102,7 +102,9 @@ def build(
         limit.check(size, rows=max(batches), decodes=max(decodes))
     for done, want in enumerate(engines):
 
-        def tell(phase: str, step: int, steps: int, done: int = done, want: Wanted = want) -> None:
+        def tell(
+            phase: str, step: int, steps: int, done: int = done, want: WantedEngine = want
+        ) -> None:
             part = f" {step}/{steps}" if steps > 1 else ""
             progress("build", done, len(engines), f"{want}: {phase}{part}")
 
@@ -132,25 +134,30 @@ def _of_component(
     decodes: Sequence[int],
     length: int,
     factor: int,
-) -> Iterator[Wanted]:
+) -> Iterator[WantedEngine]:
     if name.startswith("text_encoder"):
-        yield Wanted(name, {"batch": 1, "sequence": length})
+        yield WantedEngine(name, {"batch": 1, "sequence": length})
         return
     for size in sizes:
         latent = {"height": size.height // factor, "width": size.width // factor}
         if name == "unet":
             for batch in batches:
-                yield Wanted(name, {"batch": batch, **latent, "sequence": length})
+                yield WantedEngine(name, {"batch": batch, **latent, "sequence": length})
         elif name == "vae_encoder":
             pixels = {"image_height": size.height, "image_width": size.width}
-            yield Wanted(name, {"batch": 1, **pixels})
+            yield WantedEngine(name, {"batch": 1, **pixels})
         else:
             for count in decodes:
-                yield Wanted(name, {"batch": count, **latent})
+                yield WantedEngine(name, {"batch": count, **latent})
 
 
 def _had(
-    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
+    cache: Cache,
+    bundle: Bundle,
+    want: WantedEngine,
+    chosen: Chosen,
+    verify: Verify,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Load, build or refuse an engine; returns its row."""
     begun = perf_counter()
@@ -173,7 +180,12 @@ def _had(
 
 
 def _found(
-    cache: Cache, bundle: Bundle, want: Wanted, chosen: Chosen, verify: Verify, progress: Progress
+    cache: Cache,
+    bundle: Bundle,
+    want: WantedEngine,
+    chosen: Chosen,
+    verify: Verify,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Whether the engine was in the cache, the reason if not, and its verification."""
     target = chosen.target

@@ -38,7 +38,7 @@ def _of_text(config: Config) -> Config:
     return inner if isinstance(inner, Mapping) else config
 
 
-class TextEncoder(nn.Module):
+class TextEncoderGraph(nn.Module):
     """CLIP text encoder from token embeddings to every hidden state."""
 
     def __init__(self, config: Config) -> None:
@@ -62,7 +62,7 @@ class TextEncoder(nn.Module):
         return (self.text_model.final_layer_norm(hidden), *states)
 
 
-class TextEncoderWithProjection(TextEncoder):
+class TextEncoderWithProjection(TextEncoderGraph):
     """The same with the projection of the pooled state, which the runtime applies in NumPy."""
 
     def __init__(self, config: Config) -> None:
@@ -174,15 +174,15 @@ def _unet_config(module: Any) -> Config:
 
 
 WHOLE: Final[Mapping[str, Whole]] = {
-    "text_encoder": Whole(TextEncoder, _text_config),
+    "text_encoder": Whole(TextEncoderGraph, _text_config),
     "text_encoder_2": Whole(TextEncoderWithProjection, _text_config),
     "unet": Whole(unet, _unet_config),
     "vae": Whole(_vae, _model_config),
 }
 
 TRACED: Final[Mapping[str, Callable[[Config], nn.Module]]] = {
-    "text_encoder": TextEncoder,
-    "text_encoder_2": TextEncoder,
+    "text_encoder": TextEncoderGraph,
+    "text_encoder_2": TextEncoderGraph,
     "unet": unet,
     "vae_decoder": vae_decoder,
     "vae_encoder": vae_encoder,

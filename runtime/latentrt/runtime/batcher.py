@@ -38,7 +38,7 @@ class Planner(Protocol):
 class Load:
     """How busy a batcher is, and what it has done so far.
 
-    `pictures` are on their way; `rows` of them wait for a U-Net call, `latents` for a VAE call;
+    `pictures` are in progress; `rows` of them wait for a U-Net call, `latents` for a VAE call;
     `calls` U-Net calls were made for `evaluated` rows, with `padded` places left over; `decodes`
     VAE calls were made, those of previews not counted.
     """
@@ -55,9 +55,9 @@ class Load:
 class Batcher:
     """Serves requests by step-level batching. Thread-safe.
 
-    Rows are taken in the order in which they came to wait, as many of one model and shape as the
-    largest compiled batch holds, and evaluated by the smallest batch that fits them; a picture
-    whose rows are all answered takes its step and its next rows go to the end of the line. VAEs
+    Rows wait in line. The first of them and those of its model and shape behind it share a call, as
+    many as the largest compiled batch holds. The smallest batch that fits them is called. A picture
+    whose rows are all answered takes its step, and its next rows go to the end of the line. VAEs
     have a line and a thread of their own. Closing it, or leaving its `with` block, first finishes
     what was submitted; after an exception, it cancels that. One that is left without being closed
     finishes what was submitted, too, and is collected.
@@ -160,7 +160,7 @@ class Batcher:
         )
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take nothing more in, finish (or cancel) what is on its way, and end the threads.
+        """Take nothing more in, finish (or cancel) what is in progress, and end the threads.
 
         In a forked process, which has none of them, it does nothing.
         """
@@ -184,7 +184,7 @@ class _Service:
             thread.start()
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take nothing more in, finish (or cancel) what is on its way, and end the threads."""
+        """Take nothing more in, finish (or cancel) what is in progress, and end the threads."""
         if not self._home.here:
             return
         runs = self._line.close()

@@ -52,7 +52,7 @@ class _Place:
         return self.kept or (None if self.known is None else self.known())
 
     def keep(self, engine: Engine) -> None:
-        """Have it stay though nobody uses it."""
+        """Keep it while it is not used."""
         self.kept, self.known = engine, weakref.ref(engine)
 
 
@@ -114,7 +114,7 @@ class BundleEngines:
     ) -> Engine:
         """The component's engine for these sizes, opened at first use, or after it was freed.
 
-        It stays for as long as somebody holds it. `progress` is told of what has to be done. Raises
+        It stays for as long as it is held. `progress` is called with what has to be done. Raises
         `Closed` when closed or in a process that did not open the pipeline, `ShapeNotBuilt`,
         `BuildFailed` or `VerificationFailed`.
         """

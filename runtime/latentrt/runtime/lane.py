@@ -38,9 +38,9 @@ class Count:
 class Lane:
     """Takes rows that wait, evaluates them in one call, and lets their pictures go on.
 
-    `take` gives the first row that waits and those with its key after it, at most as many as it is
-    told; none when all is over. `put_back` lets a picture's next rows wait. `serve` and `turn` are
-    for one thread, `count` is for all.
+    `take` gives the first row that waits and those with its key behind it. Its argument gives the
+    most rows of a call. It gives none when all is over. `put_back` lets a picture's next rows wait.
+    `serve` and `turn` are for one thread, `count` is for all.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The pictures that a batcher has on their way, in line for a call of their kind of model."""
+"""The pictures of a batcher, in line for a call of their kind of model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("unet", "vae")
 class Line:
     """At most `places` pictures; who comes first is taken first. Thread-safe.
 
-    A picture is on its way from its admission until it is decoded or its run ends.
+    A picture is in progress from its admission until it is decoded or its run ends.
     """
 
     def __init__(self, places: int) -> None:
@@ -83,7 +83,7 @@ class Line:
             self._changed.notify_all()
 
     def close(self) -> set[BatchedRun]:
-        """Admit nothing more; gives the runs that are still on their way."""
+        """Admit nothing more; gives the runs that are in progress."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

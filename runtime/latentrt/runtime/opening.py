@@ -26,7 +26,7 @@ class Opening:
         self.seconds = 0.0
 
     def more(self, count: int) -> None:
-        """There are so many more than was known."""
+        """Expect `count` engines more."""
         self._total += count
 
     def release(self) -> tuple[Engine, ...]:

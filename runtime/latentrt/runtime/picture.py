@@ -1,4 +1,4 @@
-"""One picture on its way from noise: which rows it wants evaluated, and what comes of them."""
+"""One picture in progress: the rows that it asks for, and what it makes of their outputs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Driven(Protocol):
 
 
 class Picture:
-    """Picture `image` of a run, for whoever calls the models. Not thread-safe.
+    """Picture `image` of a run, for the loop that calls the models. Not thread-safe.
 
     `rows` are what is to be evaluated next; none are left at the end. Then `latent` float32
     [c, h, w] is what was decoded, and `pixels` float32 [3, H, W] in [-1, 1] is the picture. `start`
@@ -131,8 +131,8 @@ class Picture:
         self._outputs: list[Outputs | None] = [None] * len(self.rows)
 
 
-# The generators do not hold the picture that holds them: it goes, and its engines with it, as soon
-# as nobody has it.
+# The generators do not hold the picture that holds them. So it is freed with its last user, and its
+# engines with it.
 
 
 def _draw(

@@ -50,8 +50,8 @@ class Pipeline:
     ) -> None:
         """Over a bundle that is open already; other arguments as in `open`.
 
-        Without `guarded`, engines are compiled for this pipeline alone and not verified: for
-        measuring how far off an engine is that would be refused.
+        Without `guarded`, engines are compiled for this pipeline alone and not verified. That
+        measures the error of an engine that would be refused.
         """
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -100,24 +100,26 @@ class Pipeline:
     ) -> Self:
         """Open a bundle.
 
-        `engine` is a backend's name or "auto", the fastest that is installed, verified and has the
-        `precision`, which by default is the backend's own for the dtype of the weights;
-        `components` gives single components another backend or precision, such as
-        {"vae_decoder": "fp32"} or "onnxruntime:fp32"; `options` are the backends' own, such as
-        {"threads": 4}, which `latentrt doctor` lists: each backend gets those that it has. Engines
-        come from the folder `cache` (None: the user's
-        own, see `latentrt.engines.cache`); one that is missing is built and verified at first use,
-        or, with `build="never"`, raises `ShapeNotBuilt` with the command that builds it.
-        `verify` says how new engines are compared with PyTorch's outputs, or ONNX Runtime's:
-        "golden" compares one small engine for all sizes, "full" every engine at its own size, which
-        takes a second engine beside it; "off" compares nothing.
-        `max_pixels` is how many pixels, width times height, a picture may have; by default 16 times
-        those of the checkpoint's own size, and what the machine's memory bears. `max_engines` is
-        how many engines are kept while nobody uses them, the last used first; by default 12, with
-        weights of at most half of the memory that is available when the pipeline is opened. Raises
-        `BundleError`, `Unavailable` or `InputError`.
+        - `engine`: a backend's name, or "auto": the fastest that is installed, is not unverified
+          and has the `precision`.
+        - `precision`: "fp32", "fp16" or "bf16"; "auto" is the backend's own for the dtype of the
+          weights.
+        - `options`: the backends' own, such as {"threads": 4}; `latentrt doctor` lists them. Each
+          backend gets those that it has.
+        - `components`: another backend or precision for single components, such as
+          {"vae_decoder": "fp32"} or "onnxruntime:fp32".
+        - `cache`: the folder of compiled engines; None is the user's own. `build="never"` compiles
+          nothing: a missing engine raises `ShapeNotBuilt` with the command that builds it.
+        - `verify`: how new engines are compared with PyTorch's outputs, or ONNX Runtime's. "golden"
+          compares one small engine for all sizes. "full" compares every engine at its own size,
+          which takes a second engine beside it. "off" compares nothing.
+        - `max_pixels`: the most pixels of a picture, width times height. The default is 16 times
+          the checkpoint's own size, and what the machine's memory allows.
+        - `max_engines`: the number of unused engines that are kept, the last used first. The
+          default is 12, with weights of at most half of the memory that is available now.
 
-        A pipeline is used by the process that opened it: open it after a fork.
+        Raises `BundleError`, `Unavailable` or `InputError`. A pipeline is used by the process that
+        opened it: open it after a fork.
         """
         if build not in ("missing", "never"):
             raise InputError("build", "missing or never", shown(build))
@@ -181,8 +183,8 @@ class Pipeline:
     def run(self, request: Request, *, progress: Progress | None = None) -> DirectRun:
         """Begin a request: check it, compile the engines that are missing, encode its prompts.
 
-        `progress` is told which engine is being opened, compiled or verified: what is done to
-        which, how many engines are ready, and how many there will be. Raises `InputError` naming
+        `progress` is called with what is done to which engine, the number of engines that are
+        ready, and the number that there will be. Raises `InputError` naming
         the field that does not fit this bundle, before any step.
         """
         with only_latentrt_errors():
@@ -196,13 +198,13 @@ class Pipeline:
         decode_sizes: Sequence[int] = (1,),
         queue: int = 256,
     ) -> Batcher:
-        """Serve many requests at once, their rows sharing U-Net calls at every step.
+        """Serve many requests at once. Their rows share U-Net calls at every step.
 
-        U-Nets are compiled for `batch_sizes`, by default the powers of two up to `max_batch`, or as
-        many of them as have weights in half of the available memory, and VAE decoders for
-        `decode_sizes`. With one size each, such as `batch_sizes=(8,)`, a request
-        gives the same picture bit for bit whatever it shares calls with. `queue` is how many
-        pictures may be on their way before `submit` raises `QueueFull`.
+        U-Nets are compiled for `batch_sizes`, and VAE decoders for `decode_sizes`. The default
+        batch sizes are the powers of two up to `max_batch`. There are fewer of them where their
+        weights would take more than half of the available memory. With one size each, such as
+        `batch_sizes=(8,)`, a request gives the same picture, whatever shares its calls, bit for
+        bit. `queue` is the number of pictures in progress beyond which `submit` raises `QueueFull`.
         """
         max_batch = integer("max_batch", "an integer of at least 1", max_batch, 1)
         sizes = self._batch_sizes(max_batch) if batch_sizes is None else batch_sizes
@@ -242,7 +244,7 @@ class Pipeline:
     ) -> Engine:
         """The component's engine for these sizes, opened at first use.
 
-        It is not freed while somebody holds it; `progress` is told of what is done for it.
+        It is not freed while somebody holds it; `progress` is called with what is done for it.
         """
         if component not in self._engines.chosen:
             expected = f"one of {', '.join(self._engines.chosen)}"

@@ -1,4 +1,4 @@
-"""What is asked for: a prompt, and everything else that decides the picture."""
+"""A request: a prompt, and everything else that decides the picture."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Row:
         return self.model, tuple((name, a.shape, a.dtype.name) for name, a in arrays)
 
     def sizes(self, batch: int) -> dict[str, int]:
-        """The sizes of the model's symbols, for an engine of so many rows."""
+        """The sizes of the model's symbols, for an engine of `batch` rows."""
         found = {"batch": batch}
         arrays = {**self.changing, **self.constant}
         for spec in self.model.inputs:
@@ -120,7 +120,7 @@ class Batches:
         self._made: dict[int, Batch] = {}
 
     def fitting(self, count: int) -> Batch:
-        """The smallest that holds so many rows."""
+        """The smallest that holds `count` rows."""
         size = next(size for size in self._sizes if size >= count)
         if size not in self._made:
             self._made[size] = Batch(self._first.model.engine(self._first.sizes(size)))

@@ -1,4 +1,4 @@
-"""A request on its way to pictures: something to iterate, to cancel, and to ask for the result."""
+"""A request in progress: iterate over its steps, cancel it, or ask for its result."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Run(ABC):
 
 
 class DirectRun(Run):
-    """A run that is driven by whoever iterates it, as many pictures at a time as its plan says."""
+    """A run that its caller drives, as many pictures at a time as its plan says."""
 
     def __init__(self, plan: Plan) -> None:
         self._home = Home("run")
@@ -149,7 +149,7 @@ class DirectRun(Run):
             self._error = error
             raise
         finally:
-            self._engines = ()  # those that nobody else uses may be freed now
+            self._engines = ()  # unused ones may be freed now
 
     def _pictures(self) -> Generator[Step, None, None]:
         count, most = self.plan.request.num_images, self.plan.together

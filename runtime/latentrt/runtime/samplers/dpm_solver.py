@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from latentrt.runtime.noise import Noise
 from latentrt.runtime.samplers.clipping import clip
 from latentrt.runtime.samplers.denoise import Array, Denoise, Sampler
-from latentrt.runtime.samplers.exponential import Point, Step
+from latentrt.runtime.samplers.exponential import ExponentialStep, Point
 from latentrt.runtime.schedules.schedule import Schedule
 
 __all__ = ["dpm_solver_multistep", "dpm_solver_singlestep"]
@@ -39,7 +39,7 @@ def dpm_solver_multistep(
     for e, order in zip(schedule.evaluations, orders, strict=True):
         latent, denoised = yield Denoise(latent, e.sigma, e.timestep)
         denoised = clip(denoised, schedule.clipping)
-        step = Step(e.sigma, e.sigma_next, predict_x0, eta)
+        step = ExponentialStep(e.sigma, e.sigma_next, predict_x0, eta)
         prediction = step.prediction(latent, denoised)
         # After a step of length 0 there are two predictions at one level: the later counts.
         past = [(e.sigma, prediction), *(point for point in past if point[0] > e.sigma)][:3]
@@ -82,12 +82,12 @@ def dpm_solver_singlestep(
     for e, order in zip(schedule.evaluations, orders, strict=True):
         latent, denoised = yield Denoise(latent, e.sigma, e.timestep)
         denoised = clip(denoised, schedule.clipping)
-        prediction = Step(e.sigma, e.sigma_next, predict_x0).prediction(latent, denoised)
+        prediction = ExponentialStep(e.sigma, e.sigma_next, predict_x0).prediction(latent, denoised)
         if order == 1 or not past:
             start, begun, past = latent, denoised, [(e.sigma, prediction)]
         elif e.sigma < past[-1][0]:
             past = [*past, (e.sigma, prediction)]
-        step = Step(past[0][0], e.sigma_next, predict_x0, eta)
+        step = ExponentialStep(past[0][0], e.sigma_next, predict_x0, eta)
         points = step.usable(past)
         if len(points) == 3 and solver_type == "midpoint":
             points = [points[0], points[2]]
@@ -100,7 +100,7 @@ def dpm_solver_singlestep(
     return latent
 
 
-def _moments(step: Step, count: int, solver_type: str) -> list[float]:
+def _moments(step: ExponentialStep, count: int, solver_type: str) -> list[float]:
     """The step's moments as these solvers take them."""
     moments = step.moments(count)
     if count == 2 and solver_type == "midpoint":

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 
 from latentrt.runtime.samplers.denoise import Array
 
-__all__ = ["Point", "Step"]
+__all__ = ["ExponentialStep", "Point"]
 
 Point = tuple[float, Array]
 """A noise level and what was predicted there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ExponentialStep:
     """A step from level `sigma` down to `sigma_next`.
 
     With `predict_x0` it goes by the estimate of x0 (DPM-Solver++), else by that of the noise

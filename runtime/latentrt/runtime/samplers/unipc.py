@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from latentrt.runtime.noise import Noise
 from latentrt.runtime.samplers.clipping import clip
 from latentrt.runtime.samplers.denoise import Array, Denoise, Sampler
-from latentrt.runtime.samplers.exponential import Point, Step
+from latentrt.runtime.samplers.exponential import ExponentialStep, Point
 from latentrt.runtime.schedules.schedule import Schedule
 
 __all__ = ["unipc"]
@@ -35,11 +35,11 @@ def unipc(
     Source: arXiv:2302.04867, section 3.
     """
     past: list[Point] = []
-    correctable: tuple[Step, Array, Sequence[Point], Array] | None = None
+    correctable: tuple[ExponentialStep, Array, Sequence[Point], Array] | None = None
     for i, (e, order) in enumerate(zip(schedule.evaluations, orders, strict=True)):
         latent, denoised = yield Denoise(latent, e.sigma, e.timestep)
         denoised = clip(denoised, schedule.clipping)
-        step = Step(e.sigma, e.sigma_next, predict_x0)
+        step = ExponentialStep(e.sigma, e.sigma_next, predict_x0)
         prediction = step.prediction(latent, denoised)
         if correctable is not None:
             # The last step again, with what is known of its end: only its estimate is another.
@@ -59,7 +59,7 @@ def unipc(
     return latent
 
 
-def _moments(step: Step, count: int, solver_type: str) -> list[float]:
+def _moments(step: ExponentialStep, count: int, solver_type: str) -> list[float]:
     """The step's moments; of a line, what B(h) makes of its first."""
     moments = step.moments(count)
     if count == 2:
