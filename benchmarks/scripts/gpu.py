@@ -103,7 +103,11 @@ def noise(limit: float) -> dict[str, Any]:
     """Whether PyTorch's CUDA numbers are the runtime's (see cuda_noise.py)."""
     script = Path(__file__).with_name("cuda_noise.py")
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=limit, check=False
+        [sys.executable, str(script)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=limit,
+        check=False,
     )
     if done.returncode != 0:
         return {"found": False, "problem": done.stderr.strip().splitlines()[-1:]}

@@ -34,7 +34,7 @@ def import_seconds(module: str, repeats: int) -> Samples:
     code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
     found = [
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        float(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
         for _ in range(repeats + 1)
     ]
     return Samples.of(found[1:])

@@ -136,7 +136,7 @@ def test_a_peer_named_twice_takes_part_once_and_the_reference_always() -> None:
 def test_bf16_takes_part_where_the_cpu_has_it(
     monkeypatch: pytest.MonkeyPatch, bundle: Bundles, tmp_path: Path, bf16: bool
 ) -> None:
-    monkeypatch.setattr(openvino, "_heeds_bf16", lambda: bf16)
+    monkeypatch.setattr(openvino, "computes_bf16", lambda: bf16)
     assert any(each.precision == "bf16" for each in selected(None, "cpu")) == bf16
     assert {each.precision for each in selected(None, "cuda")} == {"fp16"}
     spec = Settings(Size(64, 64)).spec(tmp_path, tmp_path)

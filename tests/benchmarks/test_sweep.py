@@ -19,7 +19,9 @@ from latentrt.bundle.errors import EngineError
 from latentrt.runtime import Request, Sampling, Size
 
 Bundles = Callable[[str], Path]
-BASE = Workload(Path("b"), {"engine": "x", "threads": 1}, Request("a", sampling=Sampling(steps=1)))
+BASE = Workload(
+    Path("b"), {"engine": "x", "options": {"threads": 1}}, Request("a", sampling=Sampling(steps=1))
+)
 FOUND = {"size": "64x64", "precision": "fp32", "first": 2.0, "seconds": [0.5, 0.5], "memory": 10**9}
 ERRORS = {"relative": {"unet": 1e-6}, "psnr": 60.0}
 
@@ -29,7 +31,7 @@ def test_a_grid_has_every_combination_and_keeps_the_rest_of_the_workload() -> No
     workloads = grid.workloads(BASE)
     assert len(workloads) == 16
     last, batch = workloads[-1]
-    assert (last.engine, batch) == ({"engine": "b", "threads": 1}, 4)
+    assert (last.engine, batch) == ({"engine": "b", "options": {"threads": 1}}, 4)
     assert (last.request.size, last.request.sampling.steps) == (None, 2)
     assert (grid.is_sweep, Grid(("a",), (None,), (1,), (1, 2)).is_sweep) == (True, False)
 

@@ -232,6 +232,7 @@ def test_compare_passes_on_the_goldens_and_fails_on_changed_weights(
 ) -> None:
     good = json.loads(run("compare", bundle("heads"), "--engine", "onnxruntime", "--json").out)
     assert good["passed"]
+    (good,) = good["comparisons"]
     assert good["first_bad_step"] is None
     assert [r["name"] for r in good["steps"]] == [f"step {i}" for i in range(4)]
     assert good["picture_psnr"] is None or good["picture_psnr"] > 55

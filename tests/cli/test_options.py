@@ -75,9 +75,11 @@ def test_no_value_of_an_option_gives_a_traceback(
     monkeypatch.setenv("LATENTRT_TRACEBACK", "1")  # an error that nobody expected is raised
     for name in ("Pipeline.run", "Pipeline.plan"):
         monkeypatch.setattr(f"latentrt.runtime.pipeline.{name}", stop)
-    for place in ("cli.build._had", "benchmarks.bench.measure", "cli.compare._compared"):
+    survey = "benchmarks.numerics.survey"
+    for place in ("cli.build._had", f"{survey}._compared", f"{survey}._torch_model"):
         monkeypatch.setattr(f"latentrt.{place}", stop)
-    monkeypatch.setattr("latentrt.cli.compare._original", stop)
+    for place in ("measure", "measure_sweep", "beside"):
+        monkeypatch.setattr(f"latentrt.cli.benchmark.{place}", stop)
     words = {
         "generate": ["generate", str(bundle("heads")), "a red circle"],
         "export": ["export", "nowhere", "b"],

@@ -158,7 +158,7 @@ def test_without_onnx_the_command_that_installs_it_is_named(
     blueprint = blueprint_of(bundle("heads"), "heads", "unet")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(
-        Unavailable, match=r"onnx is not installed; pip install 'latentrt\[build\]'"
+        Unavailable, match=r"onnx is not installed; pip install 'latentrt\[onnxruntime-gpu\]'"
     ):
         folded(blueprint)
 
