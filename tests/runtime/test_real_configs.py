@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.fuzz import fuzz
@@ -549,9 +549,15 @@ def test_what_is_adopted_can_be_drawn_by_every_sampler_that_is_listed(
         # Noise says nothing of the picture where there is nothing else: diffusers draws NaN.
         missing = missing - {"prediction_type"}
     config = {key: value for key, value in config.items() if key not in missing}
-    # Two kinds of levels at once are refused here, as by diffusers' constructors.
-    assume(sum({**config, **keys}.get(kind) is True for kind in KINDS) < 2)
-    adopted = adopt_config({**config, **keys}, class_name)
+    asked = {**config, **keys}
+    if sum(asked.get(kind) is True for kind in KINDS) > 1:
+        # As in diffusers: levels are of one kind.
+        with pytest.raises(ValueError, match="Only one of"):
+            getattr(diffusers, class_name).from_config(asked)
+        with pytest.raises(InputError, match="expected false where"):
+            adopt_config(asked, class_name)
+        return
+    adopted = adopt_config(asked, class_name)
     samplers = samplers_of(adopted.config)
     assert len(samplers) >= (15 if config.get("beta_schedule") == "scaled_linear" else 1)
     sampler = data.draw(st.sampled_from([None, *samplers]))
