@@ -534,6 +534,15 @@ KEYS = st.fixed_dictionaries({}, optional=OTHERS)
 KINDS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 
 
+def test_two_kinds_of_levels_at_once_are_refused_as_in_diffusers() -> None:
+    class_name, config = FILES["cosine, beta"]
+    asked = {**config, "use_karras_sigmas": True}
+    with pytest.raises(ValueError, match="Only one of"):
+        getattr(diffusers, class_name).from_config(asked)
+    with pytest.raises(InputError, match="expected false where"):
+        adopt_config(asked, class_name)
+
+
 @fuzz(40)
 @given(
     name=st.sampled_from(sorted(FILES)),
