@@ -59,6 +59,7 @@ OPTIONS = options()
 @example(chosen=("generate", "--output", True), value="caf\udce9")
 @example(chosen=("bench", "--prompt", True), value="caf\udce9")
 @example(chosen=("bench", "--limit", True), value="nan")
+@example(chosen=("bench", "--against", True), value="")
 @example(chosen=("compare", "--prompt", True), value="caf\udce9")
 @example(chosen=("cache", "--limit", True), value="x" * 300)
 def test_no_value_of_an_option_gives_a_traceback(
@@ -78,7 +79,7 @@ def test_no_value_of_an_option_gives_a_traceback(
     survey = "benchmarks.numerics.survey"
     for place in ("cli.build._had", f"{survey}._compared", f"{survey}._torch_model"):
         monkeypatch.setattr(f"latentrt.{place}", stop)
-    for place in ("measure", "measure_sweep", "beside"):
+    for place in ("measure", "measure_sweep", "beside.measure"):
         monkeypatch.setattr(f"latentrt.cli.benchmark.{place}", stop)
     words = {
         "generate": ["generate", str(bundle("heads")), "a red circle"],
