@@ -13,6 +13,7 @@ from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.files import open_file, read_object
 from latentrt.bundle.manifest import GOLDEN, FileRecord, Manifest, read_manifest
+from latentrt.bundle.stored_tensors import StoredTensors
 from latentrt.bundle.tensors import TensorFile
 
 SMALL: Final = 64 << 20
@@ -40,7 +41,7 @@ class Bundle:
         for name, record in manifest.files.items():
             bundle._check(name, record, hashed=verify or record.size <= SMALL)
         for component in manifest.components.values():
-            for name in (component.graph, component.weights):
+            for name in component.files:
                 if name not in manifest.files:
                     raise BundleError(folder, f"uses {name}, which its manifest does not list")
         return bundle
@@ -78,6 +79,17 @@ class Bundle:
     def weights(self, component: str) -> Path:
         """The safetensors file that a component's graph reads."""
         return self.path / self.manifest.components[component].weights
+
+    def other_weights(self, component: str) -> dict[str, Path]:
+        """Further files that its graph reads, by the paths that the graph names."""
+        return {name: self.path / name for name in self.manifest.components[component].others}
+
+    def tensors(self, component: str) -> StoredTensors:
+        """A component's tensors under canonical names; raises `WeightsError`, `BundleError`."""
+        record = self.manifest.components[component]
+        if record.table is not None:
+            return StoredTensors.read(self.path, record.table)
+        return StoredTensors.of(record.weights, TensorFile(self.path / record.weights))
 
     def golden(self) -> TensorFile:
         """The reference tensors; raises `BundleError` if exported with `--no-golden`."""

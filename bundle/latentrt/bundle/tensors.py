@@ -92,7 +92,16 @@ class TensorFile(Mapping[str, NDArray[Any]]):
             raise WeightsError(path, f"cannot be read: {error.strerror or error}") from error
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        entry = self.entries[name]
+        return self.view(self.entries[name])
+
+    def check_range(self, entry: Entry) -> None:
+        """Raise `ValueError` for a range that is not inside the file."""
+        if entry.end > len(self._map):
+            problem = f"tensor {entry.name!r} ends at {entry.end} of {len(self._map)} bytes"
+            raise ValueError(f"{self.path.name}: {problem}")
+
+    def view(self, entry: Entry) -> NDArray[Any]:
+        """The array at a range of the file, which need not be one of its tensors."""
         flat = np.frombuffer(
             self._map,
             dtype=entry.dtype,

@@ -78,8 +78,7 @@ class SyntheticCheckpoint:
 
     def tensors(self, folder: str) -> SyntheticTensors:
         """The tensors of a component, none of them made yet."""
-        _, shapes = described(folder, self.configs[folder])
-        return SyntheticTensors(shapes, f"{self.seed}/{folder}")
+        return SyntheticTensors(described(folder, self.configs[folder]), f"{self.seed}/{folder}")
 
     def tokenizer(self, folder: str) -> dict[str, bytes]:
         """A vocabulary of the right size that spells every word in bytes.

@@ -1,8 +1,9 @@
 """From a config to an ONNX graph, with no weights in memory.
 
-The module is made of fake tensors and traced with symbolic batch, height, width and sequence. Every
-initialiser of the graph then points at a byte range of a `.safetensors` file. Tracing starts from a
-latent of odd height and width, so that one graph serves sizes whose latents do not halve evenly.
+The module is made of fake tensors and traced with symbolic batch, height, width and sequence. Its
+parameters are initialisers without bytes, until `latentrt.graphs.attach` points them at a file.
+Tracing starts from a latent of odd height and width, so that one graph serves sizes whose latents
+do not halve evenly.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,9 +24,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic
 
 from latentrt.bundle.spec import TensorSpec
-from latentrt.bundle.tensors import Entry
 from latentrt.export.casts import border_in_float32
 from latentrt.export.modules import TRACED
+from latentrt.graphs.attach import NOWHERE
 from latentrt.weights.component_specs import BORDER, ComponentSpec
 from latentrt.weights.source import Config
 
@@ -78,25 +79,8 @@ def trace(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
     _declare(model.graph.inputs, inputs)
     _declare(model.graph.outputs, outputs)
     _forget_shapes(model)
+    _externalise(model)
     return model
-
-
-def attach(model: ir.Model, entries: Mapping[str, Entry], file: str) -> None:
-    """Point every parameter at its bytes in `file`, a name relative to the weights folder.
-
-    Small constants that the graph made itself stay inside it.
-    """
-    for value in model.graph.initializers.values():
-        entry = entries.get(value.name or "")
-        if entry is not None:
-            value.const_value = ir.ExternalTensor(
-                location=file,
-                offset=entry.begin,
-                length=entry.nbytes,
-                dtype=ir.DataType.from_numpy(entry.dtype),
-                shape=ir.Shape(entry.shape),
-                name=entry.name,
-            )
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -169,6 +153,17 @@ def _forget_shapes(model: ir.Model) -> None:
             if not value.is_graph_output():
                 value.shape = None
                 value.type = None
+
+
+def _externalise(model: ir.Model) -> None:
+    # A parameter has no value, and without one would not be written.
+    for value in model.graph.initializers.values():
+        if value.const_value is None:
+            assert value.dtype is not None
+            assert value.shape is not None
+            value.const_value = ir.ExternalTensor(
+                NOWHERE, 0, 0, value.dtype, shape=value.shape, name=value.name or ""
+            )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import integer
 from latentrt.bundle.errors import BundleError, InputError, NonFinite
-from latentrt.bundle.tensors import TensorFile
 from latentrt.runtime.checks import all_finite, text
 from latentrt.runtime.rows import Evaluation, Model, Outputs, Row
 
@@ -157,7 +156,7 @@ class TextEncoder:
         self._model = model
         self._component = component = model.component
         self._path = bundle.weights(component)
-        self._weights = TensorFile(self._path)
+        self._weights = bundle.tensors(component)
         config: Mapping[str, Any] = bundle.manifest.components[component].config
         try:
             self._table: NDArray[Any] = self._weights[TOKEN_TABLE]
