@@ -74,6 +74,17 @@ class Entry:
         return self.end - self.begin
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of a tensor lie in a file, in the tensor's element order.
+
+    `entry` has the byte range, the dtype as stored, and the tensor's shape.
+    """
+
+    path: Path
+    entry: Entry
+
+
 class TensorFile(Mapping[str, NDArray[Any]]):
     """A read-only mapping of names to arrays; an array is a view of the mapped file.
 

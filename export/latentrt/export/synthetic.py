@@ -121,6 +121,9 @@ class SyntheticTensors(Mapping[str, NDArray[Any]]):
         shape = self._shapes[name]
         return Entry(name, np.dtype(np.float32), shape, 0, 4 * math.prod(shape))
 
+    def place(self, name: str) -> None:
+        """None: a tensor is made, and lies in no file."""
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         shape = self._shapes[name]
         digest = hashlib.sha256(f"{self._seed}/{name}".encode()).digest()
