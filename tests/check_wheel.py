@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("bundle", "weights", "engines", "runtime", "export", "benchmarks", "cli")
+ROOMS = ("bundle", "graphs", "weights", "engines", "runtime", "export", "benchmarks", "cli")
 NOT_IN_BASE = ("torch", "onnx", "diffusers", "transformers")
 INSTALLED = """
 import importlib.util, sys

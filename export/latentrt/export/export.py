@@ -69,7 +69,9 @@ def export(
         progress("check", 0, 1)
         checked = check(checkpoint, folder, variant)
         progress("check", 1, 1)
-        job = _Job(checked=checked, folder=folder, dtype=DTYPES[dtype], trace=trace, progress=progress)
+        job = _Job(
+            checked=checked, folder=folder, dtype=DTYPES[dtype], trace=trace, progress=progress
+        )
         write_bundle(
             folder,
             checked,

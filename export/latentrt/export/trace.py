@@ -26,6 +26,7 @@ from torch.fx.experimental import _config as symbolic
 from latentrt.bundle.spec import TensorSpec
 from latentrt.export.casts import border_in_float32
 from latentrt.export.modules import TRACED
+from latentrt.export.retype import retype
 from latentrt.graphs.attach import NOWHERE
 from latentrt.weights.component_specs import BORDER, ComponentSpec
 from latentrt.weights.source import Config
@@ -55,8 +56,23 @@ def trace(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
     """The component's graph in opset 23, every parameter an initialiser under its own name.
 
     `dtype` ("float32", "float16", "bfloat16") is that of parameters and of the computation. Inputs
-    and outputs have the dtype in `BORDER`.
+    and outputs have the dtype in `BORDER`. A parameter has no bytes yet.
     """
+    model = traced_at(component, config, "float16")
+    kind = ir.DataType.from_numpy(np.dtype(dtype))
+    if dtype != "float16":
+        retype(model, kind)
+    if BORDER[dtype] != dtype:
+        border_in_float32(model, kind)
+    _declare(model.graph.inputs, component.inputs(config, dtype))
+    _declare(model.graph.outputs, component.outputs(config, dtype))
+    _forget_shapes(model)
+    _externalise(model)
+    return model
+
+
+def traced_at(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
+    """What PyTorch gives at a dtype, optimised; a parameter has no value."""
     inputs = component.inputs(config, dtype)
     outputs = component.outputs(config, dtype)
     with _default_dtype(dtype), FakeTensorMode(allow_non_fake_inputs=True), _quiet():
@@ -72,15 +88,8 @@ def trace(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
             verbose=False,
         )
     assert program is not None
-    model = program.model
-    _optimise(model, names)
-    if BORDER[dtype] != dtype:
-        border_in_float32(model, ir.DataType.from_numpy(np.dtype(dtype)))
-    _declare(model.graph.inputs, inputs)
-    _declare(model.graph.outputs, outputs)
-    _forget_shapes(model)
-    _externalise(model)
-    return model
+    _optimise(program.model, names)
+    return program.model
 
 
 def to_bytes(model: ir.Model) -> bytes:

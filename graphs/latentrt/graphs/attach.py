@@ -1,7 +1,7 @@
 """A traced graph and the weights that it reads.
 
-A traced graph names its parameters and has none of their bytes. `attach` points each at a range of a
-file, as ONNX's external data.
+A traced graph names its parameters and has none of their bytes. `attach` points each at a range of
+a file, as ONNX's external data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ NOWHERE: Final = "-"
 """The file that a parameter of a traced graph names before it is attached."""
 
 
-def attach(graph: bytes, locations: Mapping[str, Location], inputs: Sequence[TensorSpec] = ()) -> bytes:
+def attach(
+    graph: bytes, locations: Mapping[str, Location], inputs: Sequence[TensorSpec] = ()
+) -> bytes:
     """Point every parameter at its bytes, and give it the shape that it has there.
 
     A graph does not depend on the number of input channels or tokens, so one graph serves

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 DTYPES: Final = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}

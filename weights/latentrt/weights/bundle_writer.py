@@ -73,7 +73,11 @@ def write_bundle(
     for done, spec in enumerate(specs, start=1):
         part = checked.parts[spec.folder]
         found = graphs(spec, part)
-        if measure is None and dtype == "float16" and checked.family.upcasts(spec.folder, part.config):
+        if (
+            measure is None
+            and dtype == "float16"
+            and checked.family.upcasts(spec.folder, part.config)
+        ):
             assert found.upcast is not None
             islands[spec.name] = found.upcast_nodes
             found = replace(found, own=found.upcast)

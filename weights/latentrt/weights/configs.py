@@ -189,7 +189,7 @@ def _text_width(config: Config) -> object:
     stated: object = config["cross_attention_dim"]
     if not isinstance(stated, list | tuple):
         return stated
-    widths = cast("list[Any]", list(cast("Any", stated)))
+    widths = list(cast("list[Any]", stated))
     down, up = config["down_block_types"], config["up_block_types"]
     if not len(widths) == len(down) == len(up):
         return widths

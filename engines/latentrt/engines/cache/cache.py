@@ -121,7 +121,7 @@ class Cache:
 
     def _check_weights(self, blueprint: Blueprint) -> None:
         """Raise `BundleError` for a file of weights that has changed."""
-        _, *digests = blueprint.digests or ()
+        digests = (blueprint.digests or ())[1:]
         for path, sha256 in zip(blueprint.files.values(), digests, strict=True):
             self._known.check(path, sha256)
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines import libraries
-from latentrt.engines.engine import Blueprint
 from latentrt.engines.graphs.onnx_graph import OnnxGraph
 
 _RECORD: Final = "session.record_ep_graph_assignment_info"
