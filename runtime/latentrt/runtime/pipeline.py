@@ -21,6 +21,7 @@ from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines
+from latentrt.runtime.conversion.opened import is_checkpoint
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.planning import Planning
 from latentrt.runtime.request import Request
@@ -97,8 +98,12 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        dtype: str | None = None,
+        progress: Progress | None = None,
     ) -> Self:
-        """Open a bundle.
+        """Open a bundle, or a checkpoint: a diffusers folder.
+
+        Of a checkpoint a bundle is made in the user's cache folder, without PyTorch, once.
 
         - `engine`: a backend's name, or "auto": the fastest that is installed, is not unverified
           and has the `precision`.
@@ -117,6 +122,8 @@ class Pipeline:
           the checkpoint's own size, and what the machine's memory allows.
         - `max_engines`: the number of unused engines that are kept, the last used first. The
           default is 12, with weights of at most half of the memory that is available now.
+        - `dtype`: how a checkpoint's bundle stores weights: "fp32", "fp16", "bf16"; None is the
+          checkpoint's own. `progress` is told how far its making is.
 
         Raises `BundleError`, `Unavailable` or `InputError`. A pipeline is used by the process that
         opened it: open it after a fork.
@@ -126,7 +133,7 @@ class Pipeline:
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
             return cls(
-                Bundle.open(path),
+                Bundle.open(_bundle_of(as_path("path", path), dtype, progress)),
                 engine,
                 precision,
                 options,
@@ -268,3 +275,11 @@ class Pipeline:
 def _limit(field: str, value: object) -> int | None:
     """A limit that the operator sets; None for the default."""
     return None if value is None else integer(field, "an integer of at least 1", value, 1)
+
+
+def _bundle_of(path: Path, dtype: str | None, progress: Progress | None) -> Path:
+    if not is_checkpoint(path):
+        return path
+    from latentrt.runtime.conversion.cached import cached_bundle  # only where one may be made
+
+    return cached_bundle(path, dtype, progress or (lambda stage, done, total: None))
