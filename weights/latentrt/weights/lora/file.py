@@ -29,6 +29,10 @@ COMPONENTS: Final = ("unet", "text_encoder", "text_encoder_2")
 """The folders whose tensors a LoRA changes."""
 
 _FLOATS: Final = ("float64", "float32", "float16", "bfloat16", *FLOAT8)
+_EXPONENTS: Final = {"float16": 0x7C00, "bfloat16": 0x7F80}
+"""The bits of infinity: as integers they are compared ten times as fast as in these dtypes."""
+_PIECE: Final = 1 << 20
+"""Values that are checked at once."""
 _SHOWN: Final = 3
 """Keys and names that a message lists."""
 
@@ -85,9 +89,11 @@ def _read(file: TensorFile, base: Mapping[str, Shapes], partial: bool) -> LoraFi
     changes: dict[str, dict[str, Change]] = {}
     notes: list[str] = []
     for targets, keys in found.items():
-        stored = {role: _checked(file, key) for role, key in keys.items() if role != ALPHA}
+        stored = {role: _stored(file, key) for role, key in keys.items() if role != ALPHA}
         alpha = _alpha(file, keys[ALPHA]) if ALPHA in keys else None
         target, of_layer = _choose(file, targets, stored, alpha, base, configuration)
+        for key in keys.values():
+            _check_finite(file, key)
         changes.setdefault(target.folder, {}).update(of_layer)
         for change in of_layer.values():
             if isinstance(change, Dora) and change.guessed:
@@ -136,16 +142,26 @@ def _nearest(key: str, known: Mapping[str, tuple[Target, ...]]) -> list[str]:
     return [f"{name}{ending}" for name in difflib.get_close_matches(stem, alike, _SHOWN, 0.5)]
 
 
-def _checked(file: TensorFile, key: str) -> NDArray[Any]:
-    array = file[key]
-    if array.dtype.name not in _FLOATS:
-        raise WeightsError(file.path, f"tensor {key!r} is {array.dtype}, expected a float")
-    # The sum of |x| would overflow in float16.
-    with np.errstate(invalid="ignore"):
-        finite = array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
-    if not finite:
-        raise WeightsError(file.path, f"tensor {key!r} holds a value that is not finite")
-    return array
+def _stored(file: TensorFile, key: str) -> NDArray[Any]:
+    """A tensor whose values are not read yet."""
+    dtype = file.entries[key].dtype
+    if dtype.name not in _FLOATS:
+        raise WeightsError(file.path, f"tensor {key!r} is {dtype}, expected a float")
+    return file[key]
+
+
+def _check_finite(file: TensorFile, key: str) -> None:
+    flat = file[key].reshape(-1)
+    for begin in range(0, flat.size, _PIECE):
+        piece = flat[begin : begin + _PIECE]
+        exponent = _EXPONENTS.get(piece.dtype.name)
+        if exponent is not None:
+            finite = bool((piece.view(np.uint16) & 0x7FFF).max() < exponent)
+        else:
+            with np.errstate(invalid="ignore"):  # float8 warns of a NaN
+                finite = bool(np.isfinite(piece).all())
+        if not finite:
+            raise WeightsError(file.path, f"tensor {key!r} holds a value that is not finite")
 
 
 def _alpha(file: TensorFile, key: str) -> float:
