@@ -87,6 +87,7 @@ def test_we_read_what_the_library_writes(
     found = TensorFile(path)
     assert set(found) == set(expected)
     assert len(found) == len(expected)
+    assert found.metadata == {"format": "pt"}
     for name, tensor in expected.items():
         assert found[name].dtype == DTYPES[tensor.dtype]
         assert found[name].shape == tuple(tensor.shape)

@@ -88,6 +88,8 @@ class Place:
 class TensorFile(Mapping[str, NDArray[Any]]):
     """A read-only mapping of names to arrays; an array is a view of the mapped file.
 
+    `metadata` has the strings that the header holds beside the tensors.
+
     Raises `WeightsError` for a truncated file and for a header that is too long. The header may
     neither list a name twice, nor leave gaps or overlaps, nor have an unknown dtype.
     """
@@ -97,7 +99,7 @@ class TensorFile(Mapping[str, NDArray[Any]]):
         try:
             with open_file(path) as file:
                 size = os.fstat(file.fileno()).st_size
-                self.entries = _read_header(path, file.read(8), file.read, size)
+                self.entries, self.metadata = _read_header(path, file.read(8), file.read, size)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise WeightsError(path, f"cannot be read: {error.strerror or error}") from error
@@ -130,7 +132,7 @@ class TensorFile(Mapping[str, NDArray[Any]]):
 
 def _read_header(
     path: Path, prefix: bytes, read: Callable[[int], bytes], size: int
-) -> dict[str, Entry]:
+) -> tuple[dict[str, Entry], dict[str, str]]:
     if len(prefix) < 8:
         raise WeightsError(path, "is not a safetensors file: shorter than its 8-byte prefix")
     length = int.from_bytes(prefix, "little")
@@ -145,7 +147,7 @@ def _read_header(
     if not isinstance(header, dict):
         raise WeightsError(path, "header is not a JSON object")
     fields = cast("dict[str, Any]", header)
-    fields.pop("__metadata__", None)
+    metadata = _texts(fields.pop("__metadata__", None))
     if len(fields) > MAX_TENSORS:
         raise WeightsError(path, f"lists {len(fields)} tensors, more than {MAX_TENSORS}")
     entries = [_entry(path, name, value, 8 + length) for name, value in fields.items()]
@@ -158,7 +160,13 @@ def _read_header(
     if position != size:
         word = "truncated" if position > size else "longer than its tensors"
         raise WeightsError(path, f"is {word}: tensors end at {position} of {size} bytes")
-    return {e.name: e for e in entries}
+    return {e.name: e for e in entries}, metadata
+
+
+def _texts(value: object) -> dict[str, str]:
+    """The strings of a file's metadata; whatever else is there is left out."""
+    pairs = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    return {name: text for name, text in pairs.items() if isinstance(text, str)}
 
 
 def _entry(path: Path, name: str, value: Any, base: int) -> Entry:

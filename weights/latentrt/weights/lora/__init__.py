@@ -1,0 +1,1 @@
+"""LoRA files: their spellings and kinds, and the weights that they change."""
