@@ -57,6 +57,8 @@ def check_types(wheel: Path, folder: Path, python: Path) -> None:
     missing = [room for room in ROOMS if f"latentrt/{room}/py.typed" not in names]
     if missing:
         sys.exit(f"{wheel.name}: no py.typed in {', '.join(missing)}")
+    if "latentrt/weights/clip_merges.xz" not in names:
+        sys.exit(f"{wheel.name}: no clip_merges.xz")
     program = folder / "program" / "user.py"
     program.parent.mkdir()
     program.write_text(WRONG)
