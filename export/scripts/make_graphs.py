@@ -37,7 +37,7 @@ from latentrt.export.modules import TRACED
 from latentrt.export.reference import loaded
 from latentrt.export.synthetic import SyntheticTensors
 from latentrt.graphs.archive import pack
-from latentrt.graphs.attach import attach, shapes
+from latentrt.graphs.attach import attach
 from latentrt.graphs.store import INDEX, SHIPPED, GraphSet
 from latentrt.weights import component_specs as components
 from latentrt.weights.architectures import ARCHITECTURES
@@ -162,7 +162,7 @@ def measured(each: Architecture, dtype: str, graphs: GraphSet) -> float:
     """The relative error of ONNX Runtime in fp32 against PyTorch, on seeded weights of a dtype."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights = seeded_weights(each, dtype, graphs.own, folder / "weights.safetensors")
+        weights = seeded_weights(each, dtype, folder / "weights.safetensors")
         inputs = seeded_inputs(each)
         with loaded(TRACED[each.spec.name], each.config, weights) as module:
             with torch.inference_mode():
@@ -178,8 +178,11 @@ def measured(each: Architecture, dtype: str, graphs: GraphSet) -> float:
     return max(Difference.between(b, a).relative for a, b in zip(found, expected, strict=True))
 
 
-def seeded_weights(each: Architecture, dtype: str, graph: bytes, path: Path) -> TensorFile:
-    tensors = SyntheticTensors(shapes(graph), f"{SEED}/{each.spec.folder}")
+def seeded_weights(each: Architecture, dtype: str, path: Path) -> TensorFile:
+    with torch.device("meta"):
+        state = TRACED[each.spec.name](each.config).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    tensors = SyntheticTensors(shapes, f"{SEED}/{each.spec.folder}")
     stored = np.dtype(dtype)
     layout = Layout.of({name: (stored, tensors.entry(name).shape) for name in tensors})
     write_tensors(path, layout, lambda name: tensors[name].astype(stored))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -22,10 +22,14 @@ SMALL: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder and its manifest; made by `Bundle.open`."""
+    """A folder and its manifest; made by `Bundle.open`.
+
+    `elsewhere` has the files that lie outside the folder, by the paths that the manifest lists.
+    """
 
     path: Path
     manifest: Manifest
+    elsewhere: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     @staticmethod
     def open(path: Path | str, *, verify: bool = False) -> Bundle:
@@ -67,14 +71,18 @@ class Bundle:
         if changed:
             raise BundleError(path, "has changed since export: its SHA-256 differs")
 
+    def file(self, name: str) -> Path:
+        """Where a file lies that the manifest lists."""
+        return self.elsewhere.get(name) or self.path / name
+
     def graph(self, component: str) -> Path:
         """The ONNX file of a component."""
-        return self.path / self.manifest.components[component].graph
+        return self.file(self.manifest.components[component].graph)
 
     def graph_fp32(self, component: str) -> Path | None:
         """Its graph in fp32 over the same 16-bit weights; None where the bundle has none."""
         name = float32_graph(self.manifest.components[component].graph)
-        return self.path / name if name in self.manifest.files else None
+        return self.file(name) if name in self.manifest.files else None
 
     def weights(self, component: str) -> Path:
         """The safetensors file that a component's graph reads."""
@@ -82,13 +90,13 @@ class Bundle:
 
     def other_weights(self, component: str) -> dict[str, Path]:
         """Further files that its graph reads, by the paths that the graph names."""
-        return {name: self.path / name for name in self.manifest.components[component].others}
+        return {name: self.file(name) for name in self.manifest.components[component].others}
 
     def tensors(self, component: str) -> StoredTensors:
         """A component's tensors under canonical names; raises `WeightsError`, `BundleError`."""
         record = self.manifest.components[component]
         if record.table is not None:
-            return StoredTensors.read(self.path, record.table)
+            return StoredTensors.read(self.file(record.table), self.file)
         return StoredTensors.of(record.weights, TensorFile(self.path / record.weights))
 
     def golden(self) -> TensorFile:

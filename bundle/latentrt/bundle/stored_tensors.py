@@ -7,7 +7,7 @@ checkpoint's own file has a table instead, which says where each tensor lies.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.files import Field, read_object
-from latentrt.bundle.tensors import DTYPES, Entry, TensorFile
+from latentrt.bundle.tensors import DTYPES, Entry, Place, TensorFile
 
 _LARGEST: Final = 2**53
 _NAMES: Final = {dtype: code for code, dtype in DTYPES.items()}
@@ -31,6 +31,9 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
     `files` are the opened files by their paths in the bundle.
     """
 
+    renamed = ""
+    notes: tuple[str, ...] = ()
+
     def __init__(self, files: Mapping[str, TensorFile], locations: Mapping[str, Location]) -> None:
         self._files = files
         self.locations = locations
@@ -41,21 +44,29 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
         return StoredTensors({name: file}, {e.name: (name, e) for e in file.entries.values()})
 
     @staticmethod
-    def read(folder: Path, table: str) -> StoredTensors:
-        """The tensors of a table; raises `BundleError` naming what is malformed."""
+    def read(table: Path, file: Callable[[str], Path]) -> StoredTensors:
+        """The tensors of a table; raises `BundleError` naming what is malformed.
+
+        `file` gives a file of the bundle by its path there.
+        """
         try:
-            members = Field("", read_object(folder / table)).members()
+            members = Field("", read_object(table)).members()
             locations = {name: _location(name, field) for name, field in members.items()}
-            files = {file: TensorFile(folder / file) for file in {f for f, _ in locations.values()}}
-            for file, entry in locations.values():
-                files[file].check_range(entry)
+            files = {name: TensorFile(file(name)) for name in {n for n, _ in locations.values()}}
+            for name, entry in locations.values():
+                files[name].check_range(entry)
         except ValueError as error:
-            raise BundleError(folder / table, f"is malformed: {error}") from error
+            raise BundleError(table, f"is malformed: {error}") from error
         return StoredTensors(files, locations)
 
     def entry(self, name: str) -> Entry:
         """Dtype and shape of a tensor, without reading it."""
         return self.locations[name][1]
+
+    def place(self, name: str) -> Place:
+        """Where a tensor lies."""
+        file, entry = self.locations[name]
+        return Place(self._files[file].path, entry)
 
     @property
     def nbytes(self) -> int:

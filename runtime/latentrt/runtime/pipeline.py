@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,11 @@ from latentrt.runtime.result import Result
 from latentrt.runtime.rows import Calls
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.size_limit import SizeLimit
+from latentrt.runtime.variants import variant_of
+from latentrt.weights.lora.lora import Lora
+
+_VARIANTS: Final = 4
+"""Sets of weights whose engines a pipeline keeps, the last used."""
 
 
 class Pipeline:
@@ -48,11 +54,14 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        base: Pipeline | None = None,
+        changed: frozenset[str] = frozenset(),
     ) -> None:
         """Over a bundle that is open already; other arguments as in `open`.
 
         Without `guarded`, engines are compiled for this pipeline alone and not verified. That
-        measures the error of an engine that would be refused.
+        measures the error of an engine that would be refused. All components but the `changed` ones
+        are those of `base`, if it is given.
         """
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -82,7 +91,26 @@ class Pipeline:
             memory=memory,
             verified=guarded and build == "missing" and verify == "full",
         )
-        self._planning = Planning(bundle, self._opened, limit)
+        self._base = base
+        self._changed = changed
+        own = {} if base is None else base._planning.models
+        shared = {name: model for name, model in own.items() if name not in changed}
+        self._planning = Planning(bundle, self._opened, limit, shared)
+        self._like = partial(
+            Pipeline,
+            engine=engine,
+            precision=precision,
+            options=options,
+            components=components,
+            build=build,
+            cache=cache,
+            # The base's engines were compared, and a variant's are of the same graphs.
+            guarded=guarded and verify == "full",
+            verify=verify,
+            max_pixels=max_pixels,
+            max_engines=max_engines,
+        )
+        self._variant = lru_cache(maxsize=_VARIANTS)(self._make_variant)
 
     @classmethod
     def open(
@@ -197,6 +225,17 @@ class Pipeline:
         with only_latentrt_errors():
             return DirectRun(self.plan(request, progress=progress))
 
+    def with_weights(self, *weights: Lora) -> Pipeline:
+        """This pipeline with LoRAs added to its weights; the base stays as it is.
+
+        Both share every engine whose weights are the same. The changed tensors are computed in
+        float32, rounded once, and kept in the cache folder. Raises `WeightsError` for a file that
+        does not fit, `InputError`.
+        """
+        self._home.check()
+        with only_latentrt_errors():
+            return self._variant(weights) if weights else self
+
     def batcher(
         self,
         *,
@@ -258,11 +297,17 @@ class Pipeline:
             raise InputError("component", expected, shown(component))
         if not isinstance(sizes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("sizes", "a mapping, such as {'batch': 1}", shown(sizes))
+        if self._base is not None and component not in self._changed:
+            return self._base.engine(component, sizes, progress)
         return self._engines.get(component, sizes, progress)
 
     def _opened(self, *asked: Any) -> Engine:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
+
+    def _make_variant(self, weights: tuple[Lora, ...]) -> Pipeline:
+        found = variant_of(self.bundle, weights)
+        return self._like(found.bundle, base=self, changed=found.components)
 
     def _batch_sizes(self, most: int) -> Sequence[int]:
         """Powers of two up to `most`, and that; where memory is short, the most useful of them."""

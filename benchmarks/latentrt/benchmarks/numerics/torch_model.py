@@ -22,7 +22,7 @@ from latentrt.export.check import check
 from latentrt.export.reference import GoldenInputs, Goldens, Weights
 from latentrt.runtime.size import Size
 from latentrt.runtime.text import PromptTokenizer
-from latentrt.weights.component_specs import ComponentSpec, component_specs
+from latentrt.weights.component_specs import ComponentSpec, component_specs, folder_of
 from latentrt.weights.families import FAMILIES, Family, tokenizer_of
 from latentrt.weights.latent_space import LatentSpace
 from latentrt.weights.parts import Part
@@ -109,11 +109,6 @@ class TorchModel:
         )
         goldens = Goldens(self.parts, self.weights, inputs, advance)
         return Reference(request.prompt, f"seed {request.seed}", goldens.tensors())
-
-
-def folder_of(component: str) -> str:
-    """The checkpoint's folder that a component's weights come from."""
-    return "vae" if component.startswith("vae") else component
 
 
 class _Rounded:

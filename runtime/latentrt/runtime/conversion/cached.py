@@ -12,15 +12,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from latentrt.bundle.cache_folder import cache_folder, unwritable
+from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import FileError
 from latentrt.bundle.files import read_object
 from latentrt.bundle.publish import write_file
+from latentrt.runtime.conversion.locks import locked
 from latentrt.runtime.conversion.make import make_bundle
 from latentrt.weights.checkpoint import Checkpoint
 from latentrt.weights.weight_store import Progress
@@ -51,7 +51,7 @@ def cached_bundle(checkpoint: str | Path, dtype: str | None, progress: Progress)
     origin = Path(os.path.abspath(checkpoint))
     place = _place(origin, dtype)
     state = _state(origin)
-    with _locked(place):
+    with locked(place):
         if _state_of(place) != state:
             make_bundle(source, place, dtype=dtype, force=True, progress=progress)
             record = {"schema": _SCHEMA, "source": str(origin), "state": state}
@@ -101,19 +101,3 @@ def _state_of(place: Path) -> Any:
     except FileError:
         return None
     return record.get("state") if record.get("schema") == _SCHEMA else None
-
-
-@contextlib.contextmanager
-def _locked(place: Path) -> Generator[None]:
-    from filelock import FileLock  # only where a bundle is made or looked up
-
-    lock = FileLock(cache_folder() / "locks" / f"{place.name}.lock")
-    try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise unwritable(cache_folder(), error.strerror or error) from error
-    try:
-        yield
-    finally:
-        lock.release()
