@@ -10,14 +10,15 @@ from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.manifest import STABLE_DIFFUSION
 from latentrt.export.modules import described
 from latentrt.export.synthetic import open_source
-from latentrt.export.tokenizer import open_tokenizers
 from latentrt.runtime.schedules import adopt_config
 from latentrt.weights.checked import Checked
 from latentrt.weights.checkpoint import listed_class
-from latentrt.weights.families import family_of, forces_zeros, left_out
+from latentrt.weights.clip_tokenizer import open_clip_tokenizers
+from latentrt.weights.families import Family, family_of, forces_zeros, left_out
 from latentrt.weights.latent_space import LatentSpace, read_sample_size
-from latentrt.weights.parts import open_parts
+from latentrt.weights.parts import Part, open_parts
 from latentrt.weights.source import Source
+from latentrt.weights.tokenizer_files import Tokenizer
 
 
 def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> Checked:
@@ -36,7 +37,7 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
         source=source,
         family=family,
         parts=parts,
-        tokenizers=open_tokenizers(source, family, parts, scratch),
+        tokenizers=_tokenizers(source, family, parts, scratch),
         latent_space=latent_space,
         scheduler=scheduler,
         sample_size=sample_size,
@@ -49,6 +50,18 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
             *notes,
         ),
     )
+
+
+def _tokenizers(
+    source: Source, family: Family, parts: Mapping[str, Part], scratch: Path
+) -> Mapping[str, Tokenizer]:
+    """CLIP's tokenizers, or whatever else transformers reads."""
+    try:
+        return open_clip_tokenizers(source, family, parts)
+    except CheckpointError:
+        from latentrt.export.tokenizer import open_tokenizers
+
+        return open_tokenizers(source, family, parts, scratch)
 
 
 def _scheduler(source: Source, *, forced: bool) -> tuple[Mapping[str, Any], tuple[str, ...]]:
