@@ -92,7 +92,7 @@ def extract(
         tensors[f"{name}.lora_down.weight"] = (stored, (own, inner, *kernel))
         tensors[f"{name}.lora_up.weight"] = (stored, (out, own, *ones))
         tensors[f"{name}.alpha"] = (np.dtype(np.float32), ())
-    layout = Layout.of(tensors)
+    layout = Layout.of(tensors, {"format": "pt"})
     layers: list[ExtractedLayer] = []
     factors: dict[str, NDArray[Any]] = {}
 
