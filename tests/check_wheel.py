@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("bundle", "weights", "engines", "runtime", "export", "benchmarks", "cli")
+ROOMS = ("bundle", "graphs", "weights", "engines", "runtime", "export", "benchmarks", "cli")
 NOT_IN_BASE = ("torch", "onnx", "diffusers", "transformers")
 INSTALLED = """
 import importlib.util, sys
@@ -57,6 +57,8 @@ def check_types(wheel: Path, folder: Path, python: Path) -> None:
     missing = [room for room in ROOMS if f"latentrt/{room}/py.typed" not in names]
     if missing:
         sys.exit(f"{wheel.name}: no py.typed in {', '.join(missing)}")
+    if "latentrt/weights/clip_merges.xz" not in names:
+        sys.exit(f"{wheel.name}: no clip_merges.xz")
     program = folder / "program" / "user.py"
     program.parent.mkdir()
     program.write_text(WRONG)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import inspect
 import json
 import logging
 import signal
@@ -13,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from diffusers import (
@@ -32,23 +27,19 @@ from hypothesis import settings
 from tests.cli.outcome import Outcome, Run
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from latentrt.bundle import spec
 from latentrt.bundle.bundle import Bundle
 from latentrt.cli.main import main
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.onnxruntime import cpu as onnxruntime
 from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
 from latentrt.engines.openvino import backend as openvino
-from latentrt.export import casts, modules, trace
 from latentrt.export.export import export
 from latentrt.runtime.rows import Calls, Evaluation, Model
-from latentrt.weights import component_specs
-from latentrt.weights.component_specs import ComponentSpec
-from latentrt.weights.source import Config
 
-ROOT = Path(__file__).parents[1]
 Found = TypeVar("Found")
-Trace = Callable[[ComponentSpec, Config, str], ir.Model]
+ROOT = Path(__file__).parents[1]
+TRACED = ROOT / "tests" / "graphs" / "traced"
+"""Graphs of the tiny checkpoints; `make graphs` traces them."""
 
 # Machines that are shared pause now and then; a slow example is no failure.
 settings.register_profile("shared", deadline=None)
@@ -298,9 +289,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def engines_of_this_session(shared: Path) -> Iterator[None]:
-    """Tests neither use nor fill the user's own cache."""
+    """Tests neither use nor fill the user's own cache, and have the graphs of tiny checkpoints."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTRT_CACHE", str(shared / "cache"))
+        patch.setenv("LATENTRT_GRAPHS", str(TRACED))
         yield
 
 
@@ -322,16 +314,7 @@ def checkpoint(shared: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def traced_once(pytestconfig: pytest.Config, shared: Path) -> Trace:
-    """Traces a component, or gives what the same code traced of it before, also in earlier runs."""
-    cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)  # it may be switched off
-    return _tracing_once(shared / "traced" if cache is None else cache.mkdir(f"traced-{_tracer()}"))
-
-
-@pytest.fixture(scope="session")
-def bundle(
-    shared: Path, checkpoint: Callable[[str], Path], traced_once: Trace
-) -> Callable[[str], Path]:
+def bundle(shared: Path, checkpoint: Callable[[str], Path]) -> Callable[[str], Path]:
     """The bundle of a tiny checkpoint or of "shapes", exported once a session.
 
     A dtype may follow, as in "shapes-fp16"; else weights are stored in fp32.
@@ -341,12 +324,7 @@ def bundle(
         folder = shared / "bundle" / configuration
         name, _, dtype = configuration.partition("-")
 
-        def make() -> None:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(trace, "trace", traced_once)
-                export(checkpoint(name), folder, dtype=dtype or "fp32")
-
-        return _once(folder, make)
+        return _once(folder, lambda: export(checkpoint(name), folder, dtype=dtype or "fp32"))
 
     return get
 
@@ -360,41 +338,6 @@ def _once(folder: Path, make: Callable[[], object]) -> Path:
             make()
             done.touch()
     return folder
-
-
-def _tracer() -> str:
-    """Changes with whatever decides a graph, beside the component, its config and its dtype."""
-    libraries = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in libraries]
-    code = [inspect.getsource(m).encode() for m in (trace, casts, modules, component_specs, spec)]
-    texts = [sys.version.encode(), *(version.encode() for version in versions), *code]
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
-
-
-def _tracing_once(folder: Path) -> Trace:
-    # A trace takes seconds, and several configurations have the same VAE.
-    trace_anew = trace.trace
-
-    def get(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
-        decisive = {k: v for k, v in config.items() if k not in _INERT}
-        key = json.dumps([component.name, decisive, dtype], sort_keys=True, default=str)
-        path = folder / hashlib.sha256(key.encode()).hexdigest()
-        _once(path, lambda: _write_traced(trace_anew(component, config, dtype), path))
-        return ir.from_proto(onnx.load_model(path, load_external_data=False))
-
-    return get
-
-
-def _write_traced(model: ir.Model, path: Path) -> None:
-    # A parameter has no value yet, and without one would not be written.
-    for value in model.graph.initializers.values():
-        if value.const_value is None:
-            assert value.dtype is not None
-            assert value.shape is not None
-            value.const_value = ir.ExternalTensor(
-                "none", 0, 0, value.dtype, shape=value.shape, name=value.name or ""
-            )
-    path.write_bytes(ir.to_proto(model).SerializeToString())
 
 
 def text_models(opened: Bundle) -> Callable[[str], Model]:

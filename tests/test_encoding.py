@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("bundle", "weights", "engines", "runtime", "export", "benchmarks", "cli", "models")
+SHIPPED = (
+    "bundle",
+    "graphs",
+    "weights",
+    "engines",
+    "runtime",
+    "export",
+    "benchmarks",
+    "cli",
+    "models",
+)
 FILES = sorted(path for room in SHIPPED for path in (ROOT / room).rglob("*.py"))
 
 

@@ -20,7 +20,7 @@ LOADED = {
             f"import latentrt.{room}.{path.stem}"
             for path in sorted((ROOT / room / "latentrt" / room).glob("[a-z]*.py"))
         )
-        for room in ("bundle", "weights")
+        for room in ("bundle", "graphs", "weights")
     },
 }
 PRINT = """

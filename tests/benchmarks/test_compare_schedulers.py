@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from tests.benchmarks.planted import planted
-from tests.conftest import Trace, read_json
+from tests.conftest import read_json
 from tests.export.golden_run import check_run, goldens_of
 
 from latentrt.benchmarks.numerics.compare import compare
@@ -24,7 +24,6 @@ from latentrt.benchmarks.numerics.torch_model import TorchModel
 from latentrt.benchmarks.peers.measure import check
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
-from latentrt.export import trace
 from latentrt.export.export import export
 from latentrt.runtime import Pipeline
 
@@ -50,7 +49,6 @@ Made = Callable[[str], tuple[Path, Path]]
 @pytest.fixture(scope="module")
 def made(
     checkpoint: Callable[[str], Path],
-    traced_once: Trace,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Made:
     """The tiny SD 1 checkpoint with another scheduler, and its bundle, made once."""
@@ -66,9 +64,7 @@ def made(
             (source / "model_index.json").write_text(json.dumps(index))
             stated = {"_class_name": kind, **config}
             (source / "scheduler" / "scheduler_config.json").write_text(json.dumps(stated))
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(trace, "trace", traced_once)
-                export(source, folder / "bundle")
+            export(source, folder / "bundle")
             found[name] = source, folder / "bundle"
         return found[name]
 

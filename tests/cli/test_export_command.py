@@ -14,53 +14,48 @@ from latentrt.bundle.bundle import Bundle
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM and a locale without UTF-8")
 
-# Graphs were traced once; where there are none, tracing ends the process as a service manager does.
+# With TRACE, tracing ends the process as a service manager does.
 SCRIPT = """
 import os, signal, sys, time
-import onnx, onnx_ir
 from latentrt.cli.main import main
 
-class Graphs:
+class Tracing:
     def find_spec(self, name, path=None, target=None):
         if name == "latentrt.export.export":
             sys.meta_path.remove(self)
             from latentrt.export import trace
-            trace.trace = graph
+            trace.trace = end
         return None
 
-def graph(component, config, dtype):
-    if not graphs:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
-    path = os.path.join(graphs, component.name + ".onnx")
-    return onnx_ir.from_proto(onnx.load(path, load_external_data=False))
+def end(component, config, dtype):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
 
-graphs, *sys.argv[1:] = sys.argv[1:]
-sys.meta_path.insert(0, Graphs())
+sys.meta_path.insert(0, Tracing())
 main()
 """
 NO_UTF8 = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
-def export(graphs: object, *arguments: object) -> subprocess.CompletedProcess[str]:
+def export(*arguments: object) -> subprocess.CompletedProcess[str]:
     """`latentrt export` where neither names nor texts are UTF-8."""
-    command = [sys.executable, "-c", SCRIPT, str(graphs), "export", *map(str, arguments)]
+    command = [sys.executable, "-c", SCRIPT, "export", *map(str, arguments)]
     return subprocess.run(
         command, env={**os.environ, **NO_UTF8}, capture_output=True, encoding="utf-8"
     )
 
 
 def test_export_works_without_utf8_and_prints_its_own_lines_alone(
-    bundle: Callable[[str], Path], checkpoint: Callable[[str], Path], tmp_path: Path
+    checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = export(bundle("heads"), checkpoint("heads"), tmp_path / "b", "--no-golden")
+    done = export(checkpoint("heads"), tmp_path / "b")
     assert done.returncode == 0, done.stderr
     Bundle.open(tmp_path / "b", verify=True)
     tokenizer = (tmp_path / "b" / "tokenizer" / "tokenizer.json").read_bytes().decode("utf-8")
     assert not tokenizer.isascii()
     lines = done.stderr.splitlines()
-    assert lines[0].split() == ["load", "0", "%"]
-    stages = ("load", "check", "weights", "graphs", "manifest", "note:")
+    assert lines[0].split() == ["check", "0", "%"]
+    stages = ("check", "weights", "graphs", "manifest", "note:")
     assert [line for line in lines if not line.startswith(stages)] == []
     assert lines[-1] == "note: text_encoder: text encoder without the prefix 'text_model.'"
 
@@ -68,7 +63,7 @@ def test_export_works_without_utf8_and_prints_its_own_lines_alone(
 def test_sigterm_leaves_nothing_of_an_export_and_status_143(
     checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = export("", checkpoint("heads"), tmp_path / "place" / "b")
+    done = export(checkpoint("heads"), tmp_path / "place" / "b", "--trace")
     assert done.returncode == 128 + 15, done.stderr
     assert list((tmp_path / "place").iterdir()) == []
     assert "Traceback" not in done.stderr

@@ -16,7 +16,16 @@ import pytest
 from latentrt.engines import libraries
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("bundle", "weights", "engines", "runtime", "export", "benchmarks/latentrt", "cli")
+ROOMS = (
+    "bundle",
+    "graphs",
+    "weights",
+    "engines",
+    "runtime",
+    "export",
+    "benchmarks/latentrt",
+    "cli",
+)
 IMPORTED = """
 import sys, time
 from latentrt.engines import libraries

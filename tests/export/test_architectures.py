@@ -10,7 +10,9 @@ import pytest
 
 from latentrt.export.modules import described
 from latentrt.weights.architectures import ARCHITECTURES
+from latentrt.weights.canonical_names import canonical_names
 from latentrt.weights.component_specs import CLASSES
+from latentrt.weights.parts import Shapes
 
 # Millions of parameters of the U-Nets, as published, or half the bytes of the files in float16.
 UNETS = {
@@ -39,14 +41,17 @@ OTHERS = {
 APPENDED = {"inpainting": 5, "pix2pix": 4, "depth": 1}
 
 
-def count(name: str, folder: str) -> int:
-    return _count(folder, json.dumps(ARCHITECTURES[name][folder]))
+def shapes_of(name: str, folder: str) -> Shapes:
+    return _shapes(folder, json.dumps(ARCHITECTURES[name][folder]))
 
 
 @cache  # several architectures share their parts
-def _count(folder: str, config: str) -> int:
-    _, shapes = described(folder, json.loads(config))
-    return sum(math.prod(shape) for shape in shapes.values())
+def _shapes(folder: str, config: str) -> Shapes:
+    return described(folder, json.loads(config))[1]
+
+
+def count(name: str, folder: str) -> int:
+    return sum(math.prod(shape) for shape in shapes_of(name, folder).values())
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -58,6 +63,14 @@ def test_a_unet_has_the_published_number_of_parameters(name: str) -> None:
 def test_the_other_parts_have_the_published_numbers_of_parameters(name: str) -> None:
     for folder in set(ARCHITECTURES[name]) & set(OTHERS):
         assert count(name, folder) in OTHERS[folder]
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_the_names_of_tensors_are_those_of_the_modules(name: str) -> None:
+    for folder in set(ARCHITECTURES[name]) & set(CLASSES):
+        names = canonical_names(folder, ARCHITECTURES[name][folder])
+        assert set(names) == set(shapes_of(name, folder))
+        assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", UNETS)

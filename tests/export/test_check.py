@@ -28,6 +28,7 @@ from latentrt.bundle.errors import CheckpointError
 from latentrt.export.check import check
 from latentrt.export.export import export
 from latentrt.weights.checked import Checked
+from latentrt.weights.clip_tokenizer import ClipTokenizer
 
 INDEX = "model_index.json"
 PREFIX = "text_model."
@@ -282,3 +283,13 @@ def test_bytes_of_a_name_that_are_no_utf8_are_read(folder: Path, tmp_path: Path)
     write("scheduler/scheduler_config.json", "{")(named)
     with pytest.raises(CheckpointError, match=r"scheduler_config\.json: is not readable JSON"):
         read(named)
+
+
+@pytest.mark.parametrize(("kind", "own"), [("CLIPTokenizer", True), ("AutoTokenizer", False)])
+def test_transformers_reads_only_tokenizers_that_are_not_clips(
+    folder: Path, kind: str, own: bool
+) -> None:
+    config(INDEX, tokenizer=["transformers", kind])(folder)
+    tokenizer = read(folder).tokenizers["text_encoder"]
+    assert isinstance(tokenizer, ClipTokenizer) == own
+    assert tokenizer("red").shape == (1, 77)

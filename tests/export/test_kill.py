@@ -23,27 +23,22 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 
 KILLS = 20
 
-# Exports in forked children, so that libraries are imported once and graphs, traced once, are read.
+# Exports in forked children, so that libraries are imported once and graphs need no tracing.
 # Kills each at a moment drawn from the time that a whole export took, and prints what it left. The
 # second half of the children replace a bundle that was made from the other of two checkpoints.
 SERVER = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 
-import onnx
-import onnx_ir
 import torch
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.export import trace
 from latentrt.export.export import export
 
-graphs, place, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-checkpoints = [Path(path) for path in sys.argv[4:]]
+place, kills = Path(sys.argv[1]), int(sys.argv[2])
+checkpoints = [Path(path) for path in sys.argv[3:]]
 destination = place / "bundle"
 torch.set_num_threads(1)  # threads do not survive a fork
-models = {p.stem: onnx.load(p, load_external_data=False) for p in graphs.glob("*.onnx")}
-trace.trace = lambda component, config, dtype: onnx_ir.from_proto(models[component.name])
 
 
 def start(checkpoint, force):
@@ -126,7 +121,7 @@ def killed(
     """What each killed export left: `KILLS` new ones, then `KILLS` that replace."""
     place = tmp_path_factory.mktemp("place")
     done = subprocess.run(
-        [sys.executable, "-c", SERVER, bundle("heads"), place, str(KILLS), *checkpoints],
+        [sys.executable, "-c", SERVER, place, str(KILLS), *checkpoints],
         env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,

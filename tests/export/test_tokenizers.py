@@ -17,6 +17,7 @@ from latentrt.bundle.errors import CheckpointError
 from latentrt.export.tokenizer import open_tokenizers
 from latentrt.runtime.text import PromptTokenizer
 from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.clip_tokenizer import open_clip_tokenizers
 from latentrt.weights.families import FAMILIES
 from latentrt.weights.parts import Part
 from latentrt.weights.source import TensorSource
@@ -54,11 +55,16 @@ def place(tmp_path: Path) -> Places:
     return make
 
 
-def opened(folder: Path, rows: int = SIZE + 10, **config: Any) -> PromptTokenizer:
-    """The tokenizer as a bundle has it, beside a text encoder with a table of `rows`."""
+def parts(rows: int = SIZE + 10, **config: Any) -> dict[str, Part]:
+    """A text encoder with a table of `rows`."""
     stated = {"vocab_size": rows, "max_position_embeddings": 77, "eos_token_id": 625, **config}
-    parts = {"text_encoder": Part("text_encoder", stated, cast("TensorSource", {}), ())}
-    found = open_tokenizers(Checkpoint.open(folder), FAMILIES[0], parts, folder.parent)
+    return {"text_encoder": Part("text_encoder", stated, cast("TensorSource", {}), ())}
+
+
+def opened(folder: Path, rows: int = SIZE + 10, **config: Any) -> PromptTokenizer:
+    """The tokenizer as a bundle has it, read with transformers."""
+    encoder = parts(rows, **config)
+    found = open_tokenizers(Checkpoint.open(folder), FAMILIES[0], encoder, folder.parent)
     found["text_encoder"].save(folder.parent / "saved")
     return PromptTokenizer(folder.parent / "saved")
 
@@ -157,6 +163,17 @@ READ: dict[str, Change] = {
     "several vectors, with capitals": saved("<Cat>", "<Cat>_1"),
     "vectors with a gap": saved("<x>", "<x>_2"),
 }
+
+
+WITHOUT_TRANSFORMERS = [name for name in READ if name != "tokenizer.json for a version"]
+
+
+@pytest.mark.parametrize("name", WITHOUT_TRANSFORMERS)
+def test_tokens_without_transformers_are_those_of_its_loader(place: Places, name: str) -> None:
+    folder = place(READ[name])
+    ours = open_clip_tokenizers(Checkpoint.open(folder), FAMILIES[0], parts())["text_encoder"]
+    found = {prompt: ours(prompt)[0].tolist() for prompt in PROMPTS}
+    assert found == {prompt: theirs(folder, prompt) for prompt in PROMPTS}
 
 
 @pytest.mark.parametrize("change", READ.values(), ids=READ)

@@ -16,13 +16,12 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import Trace, answered, text_models
+from tests.conftest import answered, text_models
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError, InputError, NonFinite
 from latentrt.bundle.golden import Difference, psnr
-from latentrt.export import trace
 from latentrt.export.export import export
 from latentrt.runtime import Pipeline, Request, Sampling, Size
 from latentrt.runtime.conditioning import Conditioner
@@ -266,7 +265,6 @@ INVERTED = "a red <x> beside <x>, circle"
 @pytest.fixture(scope="module")
 def inverted(
     checkpoint: Callable[[str], Path],
-    traced_once: Trace,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Any, Path]:
     """diffusers' pipeline of SDXL with added vectors, and the bundle of what it saves."""
@@ -284,9 +282,7 @@ def inverted(
         table[-len(tokens) :] = rows * table.std()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.save_pretrained(folder / "checkpoint")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trace, "trace", traced_once)
-        export(folder / "checkpoint", folder / "bundle")
+    export(folder / "checkpoint", folder / "bundle")
     return pipeline, folder / "bundle"
 
 

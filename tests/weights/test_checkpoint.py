@@ -170,6 +170,20 @@ def test_tensors_are_what_the_library_reads(folder: Path) -> None:
     assert entry.dtype == np.float32
 
 
+def test_the_place_of_a_tensor_is_its_bytes_in_the_file_that_holds_it(folder: Path) -> None:
+    expected = stored(folder / "text_encoder" / "model.safetensors")
+    shard(folder, "text_encoder", None)
+    found = Checkpoint.open(folder).tensors("text_encoder")
+    files = set()
+    for name, tensor in expected.items():
+        place = found.place(with_prefix(name))
+        files.add(place.path)
+        assert place.entry == found.entry(with_prefix(name))
+        stored_bytes = place.path.read_bytes()[place.entry.begin : place.entry.end]
+        assert stored_bytes == tensor.numpy().tobytes()
+    assert len(files) > 2
+
+
 def shard(folder: Path, component: str, variant: str | None) -> None:
     """Write a component in shards, by the library it belongs to."""
     kind: Any = {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel}[component]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import BundleError
 from latentrt.bundle.files import open_file, read_object
 from latentrt.bundle.manifest import GOLDEN, FileRecord, Manifest, read_manifest
+from latentrt.bundle.stored_tensors import StoredTensors
 from latentrt.bundle.tensors import TensorFile
 
 SMALL: Final = 64 << 20
@@ -21,10 +22,14 @@ SMALL: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder and its manifest; made by `Bundle.open`."""
+    """A folder and its manifest; made by `Bundle.open`.
+
+    `elsewhere` has the files that lie outside the folder, by the paths that the manifest lists.
+    """
 
     path: Path
     manifest: Manifest
+    elsewhere: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     @staticmethod
     def open(path: Path | str, *, verify: bool = False) -> Bundle:
@@ -40,7 +45,7 @@ class Bundle:
         for name, record in manifest.files.items():
             bundle._check(name, record, hashed=verify or record.size <= SMALL)
         for component in manifest.components.values():
-            for name in (component.graph, component.weights):
+            for name in component.files:
                 if name not in manifest.files:
                     raise BundleError(folder, f"uses {name}, which its manifest does not list")
         return bundle
@@ -66,18 +71,33 @@ class Bundle:
         if changed:
             raise BundleError(path, "has changed since export: its SHA-256 differs")
 
+    def file(self, name: str) -> Path:
+        """Where a file lies that the manifest lists."""
+        return self.elsewhere.get(name) or self.path / name
+
     def graph(self, component: str) -> Path:
         """The ONNX file of a component."""
-        return self.path / self.manifest.components[component].graph
+        return self.file(self.manifest.components[component].graph)
 
     def graph_fp32(self, component: str) -> Path | None:
         """Its graph in fp32 over the same 16-bit weights; None where the bundle has none."""
         name = float32_graph(self.manifest.components[component].graph)
-        return self.path / name if name in self.manifest.files else None
+        return self.file(name) if name in self.manifest.files else None
 
     def weights(self, component: str) -> Path:
         """The safetensors file that a component's graph reads."""
         return self.path / self.manifest.components[component].weights
+
+    def other_weights(self, component: str) -> dict[str, Path]:
+        """Further files that its graph reads, by the paths that the graph names."""
+        return {name: self.file(name) for name in self.manifest.components[component].others}
+
+    def tensors(self, component: str) -> StoredTensors:
+        """A component's tensors under canonical names; raises `WeightsError`, `BundleError`."""
+        record = self.manifest.components[component]
+        if record.table is not None:
+            return StoredTensors.read(self.file(record.table), self.file)
+        return StoredTensors.of(record.weights, TensorFile(self.path / record.weights))
 
     def golden(self) -> TensorFile:
         """The reference tensors; raises `BundleError` if exported with `--no-golden`."""

@@ -49,7 +49,9 @@ class ComponentRecord:
     """One graph of a bundle and the weights it reads.
 
     `fingerprint` is of every config field that decides what the graph computes; `config` is the
-    checkpoint's config, for the few fields the runtime needs.
+    checkpoint's config, for the few fields the runtime needs. `others` are further files that hold
+    weights. `table` is the file that says where each tensor lies; None where `weights` has them all
+    under their canonical names.
     """
 
     graph: str
@@ -58,6 +60,14 @@ class ComponentRecord:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     config: Mapping[str, Any]
+    others: tuple[str, ...] = ()
+    table: str | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of the bundle that belongs to the component alone or with others."""
+        table = () if self.table is None else (self.table,)
+        return (self.graph, self.weights, *self.others, *table)
 
     def to_json(self) -> dict[str, Any]:
         """As the JSON object that `read_components` reads."""
@@ -68,6 +78,8 @@ class ComponentRecord:
             "inputs": [s.to_json() for s in self.inputs],
             "outputs": [s.to_json() for s in self.outputs],
             "config": dict(self.config),
+            **({"others": list(self.others)} if self.others else {}),
+            **({} if self.table is None else {"table": self.table}),
         }
 
 
@@ -125,6 +137,7 @@ def _component(name: str, field: Field) -> ComponentRecord:
         outputs += [f"hidden_states.{i}" for i in range(layers + 1)]
         if "layer_norm_eps" in config.members():
             config.at("layer_norm_eps").number()
+    more = field.members().get("others")
     record = ComponentRecord(
         graph=inside(field.at("graph").text()),
         weights=inside(field.at("weights").text()),
@@ -132,6 +145,8 @@ def _component(name: str, field: Field) -> ComponentRecord:
         inputs=_specs(field.at("inputs"), known.symbols, known.inputs),
         outputs=_specs(field.at("outputs"), known.symbols, outputs),
         config={key: member.value for key, member in config.members().items()},
+        others=tuple(inside(item.text()) for item in more.items()) if more else (),
+        table=inside(field.at("table").text()) if "table" in field.members() else None,
     )
     allowed = {*known.inputs, *known.more}
     for spec in record.inputs:

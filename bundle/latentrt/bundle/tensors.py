@@ -74,6 +74,17 @@ class Entry:
         return self.end - self.begin
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of a tensor lie in a file, in the tensor's element order.
+
+    `entry` has the byte range, the dtype as stored, and the tensor's shape.
+    """
+
+    path: Path
+    entry: Entry
+
+
 class TensorFile(Mapping[str, NDArray[Any]]):
     """A read-only mapping of names to arrays; an array is a view of the mapped file.
 
@@ -94,7 +105,16 @@ class TensorFile(Mapping[str, NDArray[Any]]):
             raise WeightsError(path, f"cannot be read: {error.strerror or error}") from error
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        entry = self.entries[name]
+        return self.view(self.entries[name])
+
+    def check_range(self, entry: Entry) -> None:
+        """Raise `ValueError` for a range that is not inside the file."""
+        if entry.end > len(self._map):
+            problem = f"tensor {entry.name!r} ends at {entry.end} of {len(self._map)} bytes"
+            raise ValueError(f"{self.path.name}: {problem}")
+
+    def view(self, entry: Entry) -> NDArray[Any]:
+        """The array at a range of the file, which need not be one of its tensors."""
         flat = np.frombuffer(
             self._map,
             dtype=entry.dtype,

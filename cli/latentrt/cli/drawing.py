@@ -104,7 +104,10 @@ def generate(
     max_pixels: MaxPixelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw pictures from a bundle; prints their paths last."""
+    """Draw pictures from a bundle or a checkpoint; prints their paths last.
+
+    A checkpoint's bundle is made once, in the cache folder.
+    """
     from latentrt.cli.again import again
     from latentrt.cli.generate import load_latents, make, task_of
     from latentrt.cli.values import (
@@ -120,10 +123,8 @@ def generate(
     from latentrt.runtime import Guidance, Request, Sampling
 
     if prompt is None and source is None:
-        if not bundle.is_dir():
-            raise InputError(
-                "bundle", "a folder made by `latentrt export`, then the prompt", bundle
-            )
+        if not bundle.exists():
+            raise InputError("bundle", "a bundle or a checkpoint, then the prompt", bundle)
         raise InputError("prompt", "text, or --from a picture", "neither")
     if prompt is not None and not bundle.exists() and Path(prompt).is_dir():
         raise InputError("bundle", "the bundle before the prompt", bundle)

@@ -17,6 +17,7 @@ from rich.console import Console
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.publish import write_file
+from latentrt.cli.bundles import bundle_of
 from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
 from latentrt.cli.progress import Bars
 from latentrt.engines.verification.verify import Verify
@@ -83,7 +84,7 @@ def make(
         raise InputError("save-latents", "a file", "-, standard output")
     if save_latents is not None:
         check_writable("save-latents", save_latents)
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle_of(bundle, quiet=as_json))
     asked = (engine, precision, options, components)
     with Pipeline(opened, *asked, max_pixels=max_pixels, verify=verify) as pipeline:
         paths: list[Path] = []

@@ -9,7 +9,6 @@ from typing import Any
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.manifest import FILE_NAME
-from latentrt.bundle.tensors import TensorFile
 from latentrt.cli.table import print_table
 from latentrt.runtime.schedules import adopt_config, unused_keys
 from latentrt.weights.checkpoint import Checkpoint, class_of, listed_class
@@ -57,7 +56,7 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
         "scheduler": _scheduler(bundle.scheduler_config()),
         "components": {
             name: {
-                "tensors": len(TensorFile(bundle.weights(name))),
+                "tensors": len(bundle.tensors(name)),
                 "inputs": {s.name: str(s) for s in record.inputs},
                 "outputs": {s.name: str(s) for s in record.outputs},
                 "fingerprint": record.fingerprint,

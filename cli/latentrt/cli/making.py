@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from latentrt.bundle.errors import CheckpointError, LatentrtError
-from latentrt.bundle.manifest import FILE_NAME, read_manifest
+from latentrt.bundle.manifest import read_manifest
 from latentrt.cli.options import (
     OUT_OF_TOLERANCE,
     BundleArgument,
@@ -25,7 +24,6 @@ from latentrt.cli.options import (
     VerifyOption,
 )
 from latentrt.cli.progress import Bars
-from latentrt.weights.checkpoint import Checkpoint
 
 
 def export(
@@ -33,28 +31,38 @@ def export(
     bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
     dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16, bf16.")] = "fp32",
     variant: VariantOption = None,
-    golden: Annotated[bool, typer.Option(help="Store PyTorch's outputs for compare.")] = True,
+    golden: Annotated[
+        bool | None,
+        typer.Option(
+            help="Store PyTorch's outputs for compare. [default: where PyTorch traces the graphs]"
+        ),
+    ] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Trace graphs that ship with latentrt too.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn a checkpoint into a bundle. Needs PyTorch: pip install 'latentrt[export]'."""
-    if (Path(checkpoint) / FILE_NAME).is_file():
-        raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
-    if not checkpoint.startswith("random:"):
-        Checkpoint.open(Path(checkpoint), variant)  # before PyTorch, which takes long to load
-    from latentrt.export.libraries import quiet_libraries
+    """Turn a checkpoint into a bundle.
 
-    with quiet_libraries(), Bars(Console(stderr=True), quiet=as_json) as bars:
-        bars("load", 0, 1)
-        try:
-            from latentrt.export.export import export as run
-        except ImportError as error:
-            problem = f"{error.name} is missing: pip install 'latentrt[export]'"
-            raise LatentrtError(problem) from error
-        bars("load", 1, 1)
-        options: dict[str, Any] = {"dtype": dtype, "variant": variant, "golden": golden}
-        run(checkpoint, bundle, **options, force=force, progress=bars)
-    notes = read_manifest(bundle).inferred
+    Graphs ship for Stable Diffusion 1, 2 and XL. PyTorch traces others, and makes goldens: pip
+    install 'latentrt[export]'.
+    """
+    from latentrt.cli.export import make
+
+    with Bars(Console(stderr=True), quiet=as_json) as bars:
+        make(
+            checkpoint,
+            bundle,
+            dtype=dtype,
+            variant=variant,
+            golden=golden,
+            trace=trace,
+            force=force,
+            bars=bars,
+        )
+    manifest = read_manifest(bundle)
+    notes, golden = manifest.inferred, manifest.has_goldens
     if as_json:
         print(
             json.dumps({"bundle": str(bundle), "goldens": golden, "dtype": dtype, "notes": notes})
@@ -89,6 +97,7 @@ def build(
     """Compile, verify and store engines ahead. Exit status 3: one is out of tolerance."""
     from latentrt.cli.build import build as run
     from latentrt.cli.build import print_rows
+    from latentrt.cli.bundles import bundle_of
     from latentrt.cli.values import assignments, counts, engine_options, verify_of
     from latentrt.runtime import Size
 
@@ -97,7 +106,7 @@ def build(
         options["target"] = target
     with Bars(Console(stderr=True), quiet=as_json) as bars:
         rows = run(
-            bundle,
+            bundle_of(bundle, quiet=as_json),
             [Size.parse(text) for text in size or ()],
             counts("batch", batch),
             counts("decode-batch", decode_batch),

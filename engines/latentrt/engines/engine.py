@@ -6,7 +6,7 @@ An engine maps named arrays to named arrays at fixed shapes and knows nothing of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol, runtime_checkable
@@ -60,11 +60,12 @@ class Blueprint:
     """What to compile: a graph at a precision, the weights it reads, and a size for each symbol.
 
     A graph names its weights by a path such as `weights/unet.safetensors`; that path must be the
-    end of `weights`, whose second parent is where it is looked up. `dtype` is what the graph as it
-    is stored computes in; `inputs` and `outputs` are its arrays. `precision` is what the engine
-    computes in; `graph_fp32` is what is compiled where that is fp32 and the graph's dtype 16-bit.
-    `digests` are the SHA-256 of the graph and of the weights in hexadecimal; only what is cached
-    needs them.
+    end of `weights`, whose second parent is where it is looked up. `others` are further files that
+    it reads, by the paths that it names. `dtype` is what the graph as it is stored computes in;
+    `inputs` and `outputs` are its arrays. `precision` is what the engine computes in; `graph_fp32`
+    is what is compiled where that is fp32 and the graph's dtype 16-bit.
+    `digests` are the SHA-256 of the graph, of the weights and of the others in hexadecimal; only
+    what is cached needs them.
     """
 
     component: str
@@ -74,9 +75,10 @@ class Blueprint:
     outputs: tuple[TensorSpec, ...]
     sizes: Mapping[str, int]
     dtype: str = "float32"
-    digests: tuple[str, str] | None = None
+    digests: tuple[str, ...] | None = None
     precision: str = "fp32"
     graph_fp32: Path | None = None
+    others: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     @staticmethod
     def of(
@@ -93,9 +95,10 @@ class Blueprint:
             outputs=record.outputs,
             sizes=dict(sizes),
             dtype=bundle.manifest.dtype,
-            digests=(files[record.graph].sha256, files[record.weights].sha256),
+            digests=tuple(files[f].sha256 for f in (record.graph, record.weights, *record.others)),
             precision=precision,
             graph_fp32=bundle.graph_fp32(component),
+            others=bundle.other_weights(component),
         )
 
     def at(self, precision: str) -> Blueprint:
@@ -117,6 +120,11 @@ class Blueprint:
                 self.graph, "has no fp32 graph beside it: export the checkpoint again"
             )
         return self.graph_fp32
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Every file of weights, by the path that the graph names."""
+        return {self.weights.relative_to(self.root).as_posix(): self.weights, **self.others}
 
     @property
     def root(self) -> Path:

@@ -10,28 +10,23 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.bundle import float32_graph
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.bundle.manifest import GOLDEN
 from latentrt.bundle.publish import publishing
-from latentrt.bundle.tensors import Entry, TensorFile, save_tensors
-from latentrt.export import trace
+from latentrt.bundle.tensors import TensorFile, save_tensors
 from latentrt.export.check import check
-from latentrt.export.float32 import to_float32
-from latentrt.export.islands import check_measurable, measured_islands, set_apart, whole_island
+from latentrt.export.islands import check_measurable, measured_islands, set_apart
 from latentrt.export.libraries import quiet_libraries
 from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
-from latentrt.weights.bundle_writer import (
-    Measured,
-    Progress,
-    check_replaceable,
-    weights_file,
-    write_bundle,
-)
+from latentrt.export.tracing import traced
+from latentrt.graphs.store import GraphSet
+from latentrt.weights.bundle_writer import Measured, check_replaceable, write_bundle
 from latentrt.weights.checked import Checked
 from latentrt.weights.component_specs import ComponentSpec, component_specs
 from latentrt.weights.parts import Part
+from latentrt.weights.ready_graphs import ready_graphs
+from latentrt.weights.weight_store import Progress
 
 DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Arrays = Mapping[str, NDArray[Any]]
@@ -49,6 +44,7 @@ def export(
     dtype: str = "fp32",
     variant: str | None = None,
     golden: bool = True,
+    trace: bool = False,
     force: bool = False,
     progress: Progress = _silent,
 ) -> None:
@@ -57,7 +53,8 @@ def export(
     `dtype` ("fp32", "fp16", "bf16") is how weights are stored. `variant` names the weights files to
     read, such as "fp16" for `diffusion_pytorch_model.fp16.safetensors`. A part without that variant
     is read without it. `golden` also stores PyTorch's outputs. On them it measures the error of
-    storing the weights in 16 bits, and where float16 would overflow.
+    storing the weights in 16 bits, and where float16 would overflow. `trace` traces graphs that
+    ship with latentrt too.
 
     Raises `CheckpointError` naming the file, tensor or field that cannot be exported. Raises
     `InputError` if the destination exists and `force` is false. Raises `Unavailable` without ONNX
@@ -72,13 +69,15 @@ def export(
         progress("check", 0, 1)
         checked = check(checkpoint, folder, variant)
         progress("check", 1, 1)
-        job = _Job(checked=checked, folder=folder, dtype=DTYPES[dtype], progress=progress)
+        job = _Job(
+            checked=checked, folder=folder, dtype=DTYPES[dtype], trace=trace, progress=progress
+        )
         write_bundle(
             folder,
             checked,
             job.dtype,
-            job.graph,
-            measure=lambda: job.measure(golden=golden),
+            job.graphs,
+            measure=job.measure if golden else None,
             versions={name: importlib.metadata.version(name) for name in _VERSIONED},
             progress=progress,
         )
@@ -91,6 +90,7 @@ class _Job:
     checked: Checked
     folder: Path
     dtype: str
+    trace: bool
     progress: Progress
 
     @property
@@ -103,19 +103,15 @@ class _Job:
         """The graphs to make."""
         return component_specs(self.parts)
 
-    def graph(self, component: ComponentSpec, entries: Mapping[str, Entry]) -> bytes:
-        """The traced graph of a component, which points at its weights."""
-        model = trace.trace(component, self.parts[component.folder].config, self.dtype)
-        trace.attach(model, entries, weights_file(component.folder))
-        return trace.to_bytes(model)
+    def graphs(self, component: ComponentSpec, part: Part) -> GraphSet:
+        """The graphs that ship for a component, or else what PyTorch traces."""
+        ready = None if self.trace else ready_graphs(component, part.config)
+        return traced(component, part.config, self.dtype) if ready is None else ready.at(self.dtype)
 
-    def measure(self, *, golden: bool) -> Measured:
+    def measure(self) -> Measured:
         """What the manifest has of rounded weights and of overflows in float16."""
-        goldens = _write_goldens(self) if golden else None
-        storage = _measure_storage(self, goldens)
-        islands = _set_islands_apart(self, goldens)
-        _write_float32_graphs(self)
-        return Measured(storage, islands)
+        goldens = _write_goldens(self)
+        return Measured(_measure_storage(self, goldens), _set_islands_apart(self, goldens))
 
 
 def _write_goldens(job: _Job) -> Arrays:
@@ -139,15 +135,15 @@ def _write_goldens(job: _Job) -> Arrays:
         size=(height, width),
         latent_space=checked.latent_space,
     )
-    stored = {f: TensorFile(job.folder / weights_file(f)) for f in job.parts}
+    stored = {f: TensorFile(job.folder / "weights" / f"{f}.safetensors") for f in job.parts}
     tensors = Goldens(job.parts, stored, inputs, advance).tensors()
     save_tensors(job.folder / GOLDEN, tensors)
     return tensors
 
 
-def _measure_storage(job: _Job, goldens: Arrays | None) -> dict[str, float]:
-    """The error of storing each component's weights in 16 bits; empty without goldens."""
-    if goldens is None or job.dtype == "float32":
+def _measure_storage(job: _Job, goldens: Arrays) -> dict[str, float]:
+    """The error of storing each component's weights in 16 bits; empty in float32."""
+    if job.dtype == "float32":
         return {}
     costs: dict[str, float] = {}
     job.progress("storage", 0, len(job.components))
@@ -157,7 +153,7 @@ def _measure_storage(job: _Job, goldens: Arrays | None) -> dict[str, float]:
     return costs
 
 
-def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str, ...]]:
+def _set_islands_apart(job: _Job, goldens: Arrays) -> dict[str, tuple[str, ...]]:
     """Let a float16 bundle compute in float32 where float16 would overflow.
 
     Returns the names of these nodes, by component.
@@ -169,25 +165,10 @@ def _set_islands_apart(job: _Job, goldens: Arrays | None) -> dict[str, tuple[str
     for done, component in enumerate(job.components, start=1):
         graph = job.folder / f"{component.name}.onnx"
         prefix = f"{component.name}/inputs/"
-        if goldens is not None:
-            of = {n.removeprefix(prefix): a for n, a in goldens.items() if n.startswith(prefix)}
-            names = measured_islands(graph, of)
-        elif job.checked.family.upcasts(component.folder, job.parts[component.folder].config):
-            names = whole_island(graph)
-        else:
-            names = ()
+        of = {n.removeprefix(prefix): a for n, a in goldens.items() if n.startswith(prefix)}
+        names = measured_islands(graph, of)
         if names:
             set_apart(graph, names)
             islands[component.name] = names
         job.progress("islands", done, len(job.components))
     return islands
-
-
-def _write_float32_graphs(job: _Job) -> None:
-    """Beside each 16-bit graph, write one that computes in float32 on the same weights."""
-    if job.dtype == "float32":
-        return
-    for component in job.components:
-        graph = job.folder / f"{component.name}.onnx"
-        content = to_float32(graph.read_bytes())
-        (job.folder / float32_graph(graph.name)).write_bytes(content)

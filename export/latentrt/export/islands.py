@@ -67,16 +67,18 @@ def measured_islands(graph: Path, inputs: Mapping[str, NDArray[Any]]) -> tuple[s
     return tuple(name for name in order if name in found)
 
 
-def whole_island(graph: Path) -> tuple[str, ...]:
-    """Every node of a bundle's float16 graph that computes in float16, in the graph's order."""
-    model = _read(graph)
+def upcast(graph: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """A float16 graph whose nodes all compute in float32, and these nodes in the graph's order."""
+    model = ir.from_proto(onnx.load_model_from_string(graph))
     dtypes = dtypes_of(model)
-    return tuple(
+    names = tuple(
         str(node.name)
         for node in model.graph
         if node.op_type not in READS_SHAPE
         and any(dtypes.get(v) == ir.DataType.FLOAT16 for v in (*node.inputs, *node.outputs) if v)
     )
+    nodes_in_float32(model, names)
+    return trace.to_bytes(model), names
 
 
 def set_apart(graph: Path, names: Collection[str]) -> None:

@@ -9,7 +9,6 @@ of a weights file have the same name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import torch
@@ -144,41 +143,13 @@ def vae_encoder(config: Config) -> nn.Module:
     return module
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """One folder of a checkpoint: the module with all its tensors.
-
-    `filled` gives the config with every default written out.
-    """
-
-    make: Callable[[Config], nn.Module]
-    filled: Callable[[Any], Config]
-
-
-def _text_config(module: Any) -> Config:
-    return module.text_model.config.to_dict()
-
-
-def _model_config(module: Any) -> Config:
-    return dict(module.config)
-
-
-def _unet_config(module: Any) -> Config:
-    # A list has one width a block. Blocks without cross-attention ignore theirs.
-    config = dict(module.config)
-    if not isinstance(config["cross_attention_dim"], int):
-        layers = [layer for name, layer in module.named_modules() if name.endswith(".attn2")]
-        widths = {layer.to_k.in_features for layer in layers}
-        config["cross_attention_dim"] = widths.pop() if len(widths) == 1 else sorted(widths)
-    return config
-
-
-WHOLE: Final[Mapping[str, Whole]] = {
-    "text_encoder": Whole(TextEncoderGraph, _text_config),
-    "text_encoder_2": Whole(TextEncoderWithProjection, _text_config),
-    "unet": Whole(unet, _unet_config),
-    "vae": Whole(_vae, _model_config),
+WHOLE: Final[Mapping[str, Callable[[Config], nn.Module]]] = {
+    "text_encoder": TextEncoderGraph,
+    "text_encoder_2": TextEncoderWithProjection,
+    "unet": unet,
+    "vae": _vae,
 }
+"""The module with all tensors of a checkpoint's folder."""
 
 TRACED: Final[Mapping[str, Callable[[Config], nn.Module]]] = {
     "text_encoder": TextEncoderGraph,
@@ -190,12 +161,11 @@ TRACED: Final[Mapping[str, Callable[[Config], nn.Module]]] = {
 """The module that is traced for a component, by the component's name."""
 
 
-def described(folder: str, config: Config) -> tuple[Config, Shapes]:
-    """A folder's config with every default, and its tensors' shapes by name.
+def described(folder: str, config: Config) -> Shapes:
+    """The shapes of a folder's tensors by name.
 
     Raises whatever a library says of a config that it cannot build.
     """
-    whole = WHOLE[folder]
     with torch.device("meta"):
-        module = whole.make(config)
-    return whole.filled(module), {n: tuple(t.shape) for n, t in module.state_dict().items()}
+        module = WHOLE[folder](config)
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}

@@ -134,7 +134,7 @@ class Goldens:
         # The library's own forward finds the end of the text.
         config, weights = self._parts[name].config, self._weights[name]
         ids = torch.from_numpy(self._ids(name))
-        with loaded(WHOLE[name].make, config, weights) as module, torch.inference_mode():
+        with loaded(WHOLE[name], config, weights) as module, torch.inference_mode():
             whole = cast("Any", module)
             positions = torch.arange(ids.shape[1])[None]
             output = whole.text_model(input_ids=ids, position_ids=positions)

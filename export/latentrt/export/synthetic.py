@@ -78,8 +78,7 @@ class SyntheticCheckpoint:
 
     def tensors(self, folder: str) -> SyntheticTensors:
         """The tensors of a component, none of them made yet."""
-        _, shapes = described(folder, self.configs[folder])
-        return SyntheticTensors(shapes, f"{self.seed}/{folder}")
+        return SyntheticTensors(described(folder, self.configs[folder]), f"{self.seed}/{folder}")
 
     def tokenizer(self, folder: str) -> dict[str, bytes]:
         """A vocabulary of the right size that spells every word in bytes.
@@ -121,6 +120,9 @@ class SyntheticTensors(Mapping[str, NDArray[Any]]):
         """Dtype and shape of a tensor, without making it."""
         shape = self._shapes[name]
         return Entry(name, np.dtype(np.float32), shape, 0, 4 * math.prod(shape))
+
+    def place(self, name: str) -> None:
+        """None: a tensor is made, and lies in no file."""
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         shape = self._shapes[name]

@@ -1,8 +1,9 @@
 """From a config to an ONNX graph, with no weights in memory.
 
-The module is made of fake tensors and traced with symbolic batch, height, width and sequence. Every
-initialiser of the graph then points at a byte range of a `.safetensors` file. Tracing starts from a
-latent of odd height and width, so that one graph serves sizes whose latents do not halve evenly.
+The module is made of fake tensors and traced with symbolic batch, height, width and sequence. Its
+parameters are initialisers without bytes, until `latentrt.graphs.attach` points them at a file.
+Tracing starts from a latent of odd height and width, so that one graph serves sizes whose latents
+do not halve evenly.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -23,9 +24,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental import _config as symbolic
 
 from latentrt.bundle.spec import TensorSpec
-from latentrt.bundle.tensors import Entry
 from latentrt.export.casts import border_in_float32
 from latentrt.export.modules import TRACED
+from latentrt.export.retype import retype
+from latentrt.graphs.attach import NOWHERE
 from latentrt.weights.component_specs import BORDER, ComponentSpec
 from latentrt.weights.source import Config
 
@@ -54,8 +56,23 @@ def trace(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
     """The component's graph in opset 23, every parameter an initialiser under its own name.
 
     `dtype` ("float32", "float16", "bfloat16") is that of parameters and of the computation. Inputs
-    and outputs have the dtype in `BORDER`.
+    and outputs have the dtype in `BORDER`. A parameter has no bytes yet.
     """
+    model = traced_at(component, config, "float16")
+    kind = ir.DataType.from_numpy(np.dtype(dtype))
+    if dtype != "float16":
+        retype(model, kind)
+    if BORDER[dtype] != dtype:
+        border_in_float32(model, kind)
+    _declare(model.graph.inputs, component.inputs(config, dtype))
+    _declare(model.graph.outputs, component.outputs(config, dtype))
+    _forget_shapes(model)
+    _externalise(model)
+    return model
+
+
+def traced_at(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
+    """What PyTorch gives at a dtype, optimised; a parameter has no value."""
     inputs = component.inputs(config, dtype)
     outputs = component.outputs(config, dtype)
     with _default_dtype(dtype), FakeTensorMode(allow_non_fake_inputs=True), _quiet():
@@ -71,32 +88,8 @@ def trace(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
             verbose=False,
         )
     assert program is not None
-    model = program.model
-    _optimise(model, names)
-    if BORDER[dtype] != dtype:
-        border_in_float32(model, ir.DataType.from_numpy(np.dtype(dtype)))
-    _declare(model.graph.inputs, inputs)
-    _declare(model.graph.outputs, outputs)
-    _forget_shapes(model)
-    return model
-
-
-def attach(model: ir.Model, entries: Mapping[str, Entry], file: str) -> None:
-    """Point every parameter at its bytes in `file`, a name relative to the weights folder.
-
-    Small constants that the graph made itself stay inside it.
-    """
-    for value in model.graph.initializers.values():
-        entry = entries.get(value.name or "")
-        if entry is not None:
-            value.const_value = ir.ExternalTensor(
-                location=file,
-                offset=entry.begin,
-                length=entry.nbytes,
-                dtype=ir.DataType.from_numpy(entry.dtype),
-                shape=ir.Shape(entry.shape),
-                name=entry.name,
-            )
+    _optimise(program.model, names)
+    return program.model
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -169,6 +162,17 @@ def _forget_shapes(model: ir.Model) -> None:
             if not value.is_graph_output():
                 value.shape = None
                 value.type = None
+
+
+def _externalise(model: ir.Model) -> None:
+    # A parameter has no value, and without one would not be written.
+    for value in model.graph.initializers.values():
+        if value.const_value is None:
+            assert value.dtype is not None
+            assert value.shape is not None
+            value.const_value = ir.ExternalTensor(
+                NOWHERE, 0, 0, value.dtype, shape=value.shape, name=value.name or ""
+            )
 
 
 @contextlib.contextmanager

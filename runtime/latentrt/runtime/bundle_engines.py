@@ -162,7 +162,11 @@ class BundleEngines:
     def _weights(self, component: str) -> int:
         """Bytes of a component's weights in memory."""
         manifest = self._bundle.manifest
-        stored = manifest.files[manifest.components[component].weights].size
+        record = manifest.components[component]
+        if record.table is None:
+            stored = manifest.files[record.weights].size
+        else:
+            stored = self._bundle.tensors(component).nbytes
         wide = self._chosen[component].precision == "fp32" and manifest.dtype != "float32"
         return 2 * stored if wide else stored
 

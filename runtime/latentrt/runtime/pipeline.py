@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
 from latentrt.runtime.bundle_engines import BundleEngines
+from latentrt.runtime.conversion.opened import is_checkpoint
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.planning import Planning
 from latentrt.runtime.request import Request
@@ -28,6 +30,11 @@ from latentrt.runtime.result import Result
 from latentrt.runtime.rows import Calls
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.size_limit import SizeLimit
+from latentrt.runtime.variants import variant_of
+from latentrt.weights.lora.lora import Lora
+
+_VARIANTS: Final = 4
+"""Sets of weights whose engines a pipeline keeps, the last used."""
 
 
 class Pipeline:
@@ -47,11 +54,14 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        base: Pipeline | None = None,
+        changed: frozenset[str] = frozenset(),
     ) -> None:
         """Over a bundle that is open already; other arguments as in `open`.
 
         Without `guarded`, engines are compiled for this pipeline alone and not verified. That
-        measures the error of an engine that would be refused.
+        measures the error of an engine that would be refused. All components but the `changed` ones
+        are those of `base`, if it is given.
         """
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -81,7 +91,26 @@ class Pipeline:
             memory=memory,
             verified=guarded and build == "missing" and verify == "full",
         )
-        self._planning = Planning(bundle, self._opened, limit)
+        self._base = base
+        self._changed = changed
+        own = {} if base is None else base._planning.models
+        shared = {name: model for name, model in own.items() if name not in changed}
+        self._planning = Planning(bundle, self._opened, limit, shared)
+        self._like = partial(
+            Pipeline,
+            engine=engine,
+            precision=precision,
+            options=options,
+            components=components,
+            build=build,
+            cache=cache,
+            # The base's engines were compared, and a variant's are of the same graphs.
+            guarded=guarded and verify == "full",
+            verify=verify,
+            max_pixels=max_pixels,
+            max_engines=max_engines,
+        )
+        self._variant = lru_cache(maxsize=_VARIANTS)(self._make_variant)
 
     @classmethod
     def open(
@@ -97,8 +126,12 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        dtype: str | None = None,
+        progress: Progress | None = None,
     ) -> Self:
-        """Open a bundle.
+        """Open a bundle, or a checkpoint: a diffusers folder.
+
+        Of a checkpoint a bundle is made in the user's cache folder, without PyTorch, once.
 
         - `engine`: a backend's name, or "auto": the fastest that is installed, is not unverified
           and has the `precision`.
@@ -117,6 +150,8 @@ class Pipeline:
           the checkpoint's own size, and what the machine's memory allows.
         - `max_engines`: the number of unused engines that are kept, the last used first. The
           default is 12, with weights of at most half of the memory that is available now.
+        - `dtype`: how a checkpoint's bundle stores weights: "fp32", "fp16", "bf16"; None is the
+          checkpoint's own. `progress` is told how far its making is.
 
         Raises `BundleError`, `Unavailable` or `InputError`. A pipeline is used by the process that
         opened it: open it after a fork.
@@ -126,7 +161,7 @@ class Pipeline:
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
             return cls(
-                Bundle.open(path),
+                Bundle.open(_bundle_of(as_path("path", path), dtype, progress)),
                 engine,
                 precision,
                 options,
@@ -190,6 +225,17 @@ class Pipeline:
         with only_latentrt_errors():
             return DirectRun(self.plan(request, progress=progress))
 
+    def with_weights(self, *weights: Lora) -> Pipeline:
+        """This pipeline with LoRAs added to its weights; the base stays as it is.
+
+        Both share every engine whose weights are the same. The changed tensors are computed in
+        float32, rounded once, and kept in the cache folder. Raises `WeightsError` for a file that
+        does not fit, `InputError`.
+        """
+        self._home.check()
+        with only_latentrt_errors():
+            return self._variant(weights) if weights else self
+
     def batcher(
         self,
         *,
@@ -251,11 +297,17 @@ class Pipeline:
             raise InputError("component", expected, shown(component))
         if not isinstance(sizes, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("sizes", "a mapping, such as {'batch': 1}", shown(sizes))
+        if self._base is not None and component not in self._changed:
+            return self._base.engine(component, sizes, progress)
         return self._engines.get(component, sizes, progress)
 
     def _opened(self, *asked: Any) -> Engine:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
+
+    def _make_variant(self, weights: tuple[Lora, ...]) -> Pipeline:
+        found = variant_of(self.bundle, weights)
+        return self._like(found.bundle, base=self, changed=found.components)
 
     def _batch_sizes(self, most: int) -> Sequence[int]:
         """Powers of two up to `most`, and that; where memory is short, the most useful of them."""
@@ -268,3 +320,11 @@ class Pipeline:
 def _limit(field: str, value: object) -> int | None:
     """A limit that the operator sets; None for the default."""
     return None if value is None else integer(field, "an integer of at least 1", value, 1)
+
+
+def _bundle_of(path: Path, dtype: str | None, progress: Progress | None) -> Path:
+    if not is_checkpoint(path):
+        return path
+    from latentrt.runtime.conversion.cached import cached_bundle  # only where one may be made
+
+    return cached_bundle(path, dtype, progress or (lambda stage, done, total: None))

@@ -39,18 +39,25 @@ class Planning:
     """Makes plans over one bundle. Thread-safe.
 
     `engine` gives a component's engine for sizes, and tells a progress; `limit` is how large
-    pictures may be.
+    pictures may be. `shared` are models of another bundle with the same weights.
     """
 
-    def __init__(self, bundle: Bundle, engine: Callable[..., Engine], limit: SizeLimit) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: Callable[..., Engine],
+        limit: SizeLimit,
+        shared: Mapping[str, Model],
+    ) -> None:
         self._manifest = bundle.manifest
         self._engine = engine
         self._limit = limit
-        self._models = {
-            name: Model(name, record.inputs, partial(engine, name))
-            for name, record in bundle.manifest.components.items()
+        own = bundle.manifest.components.items()
+        self.models: Mapping[str, Model] = {
+            name: shared.get(name) or Model(name, record.inputs, partial(engine, name))
+            for name, record in own
         }
-        self._conditioner = Conditioner(bundle, self._models.__getitem__)
+        self._conditioner = Conditioner(bundle, self.models.__getitem__)
         config = bundle.scheduler_config()
         if bundle.manifest.forces_scheduler:
             config = as_stable_diffusion(config)
@@ -78,7 +85,7 @@ class Planning:
             request,
             shape,
             self._manifest,
-            self._models,
+            self.models,
             self._conditioner,
             self._schedule,
             opening,
@@ -116,7 +123,7 @@ class Planning:
 
     def decoder_row(self, latent: Latent) -> Row:
         """What the VAE decoder is asked about a latent [c, h, w]."""
-        decoder = self._models["vae_decoder"]
+        decoder = self.models["vae_decoder"]
         (spec,) = decoder.inputs
         return Row(decoder, {spec.name: for_vae(latent, self._manifest)})
 
@@ -154,7 +161,7 @@ class Planning:
 
     def _expected(self, batches: Sequence[int] | None, decodes: Sequence[int]) -> int:
         """How many engines a plan opens, at least."""
-        encoders = sum(name.startswith("text_encoder") for name in self._models)
+        encoders = sum(name.startswith("text_encoder") for name in self.models)
         return encoders + (1 if batches is None else len(batches)) + len(decodes)
 
     def _together(self, request: Request) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import integer
 from latentrt.bundle.errors import BundleError, InputError, NonFinite
-from latentrt.bundle.tensors import TensorFile
 from latentrt.runtime.checks import all_finite, text
 from latentrt.runtime.rows import Evaluation, Model, Outputs, Row
+from latentrt.weights.added_tokens import expand, vectors_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -66,7 +66,7 @@ class PromptTokenizer:
         )
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._inversions = _inversions(added)
+        self._vectors = vectors_of(added)
 
     @staticmethod
     def of(bundle: Bundle, folder: str = "tokenizer") -> PromptTokenizer:
@@ -82,7 +82,7 @@ class PromptTokenizer:
         """
         prompt = text("prompt", prompt)
         encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
-        converted = self._converted(prompt, encoding.tokens) if self._inversions else prompt
+        converted = expand(prompt, encoding.tokens, self._vectors) if self._vectors else prompt
         if converted != prompt:
             prompt = converted
             encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
@@ -97,29 +97,6 @@ class PromptTokenizer:
         inner = [self._bos, *found, self._eos]
         ids = [*padding, *inner] if self._pad_left else [*inner, *padding]
         return Tokens(np.array(ids, dtype=np.int64), cut)
-
-    def _converted(self, prompt: str, tokens: Sequence[str]) -> str:
-        """The prompt with all vectors of each textual inversion that `tokens` name.
-
-        Source: diffusers' `TextualInversionLoaderMixin.maybe_convert_prompt`, which takes the
-        tokens in any order; here it is theirs in the prompt.
-        """
-        for token in dict.fromkeys(tokens):
-            if token in self._inversions:
-                prompt = prompt.replace(token, self._inversions[token])
-        return prompt
-
-
-def _inversions(added: Set[str]) -> dict[str, str]:
-    """What stands for each textual inversion of several vectors: `<x>` for `<x> <x>_1 <x>_2`."""
-    found: dict[str, str] = {}
-    for token in added:
-        vectors = [token]
-        while (following := f"{token}_{len(vectors)}") in added:
-            vectors.append(following)
-        if len(vectors) > 1:
-            found[token] = " ".join(vectors)
-    return found
 
 
 def _place(encoding: Encoding, token: int) -> tuple[int, int]:
@@ -157,7 +134,7 @@ class TextEncoder:
         self._model = model
         self._component = component = model.component
         self._path = bundle.weights(component)
-        self._weights = TensorFile(self._path)
+        self._weights = bundle.tensors(component)
         config: Mapping[str, Any] = bundle.manifest.components[component].config
         try:
             self._table: NDArray[Any] = self._weights[TOKEN_TABLE]

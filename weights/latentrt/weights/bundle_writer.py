@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from latentrt.bundle.bundle import record_files
-from latentrt.bundle.errors import CheckpointError, InputError
+from latentrt.bundle.bundle import float32_graph, record_files
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import FILE_NAME, ComponentRecord, Manifest
-from latentrt.bundle.tensors import FLOAT8, Entry, Layout, write_tensors
+from latentrt.bundle.stored_tensors import Location
+from latentrt.graphs.attach import attach
+from latentrt.graphs.store import GraphSet
 from latentrt.weights.checked import Checked
 from latentrt.weights.component_specs import BORDER, ComponentSpec, component_specs
 from latentrt.weights.families import tokenizer_of
 from latentrt.weights.parts import Part
+from latentrt.weights.weight_store import Progress, StoredPart, store_weights
 
-Graph = Callable[[ComponentSpec, Mapping[str, Entry]], bytes]
-"""The ONNX file of a component, given where each of its tensors lies in its weights file."""
-
-
-class Progress(Protocol):
-    """Called with the progress of a stage; `total` is in the stage's own unit."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+Graphs = Callable[[ComponentSpec, Part], GraphSet]
+"""The traced graphs of a component."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +48,10 @@ def write_bundle(
     folder: Path,
     checked: Checked,
     dtype: str,
-    graph: Graph,
+    graphs: Graphs,
     *,
-    measure: Callable[[], Measured] = Measured,
+    measure: Callable[[], Measured] | None = None,
+    link: bool = False,
     versions: Mapping[str, str],
     progress: Progress,
 ) -> None:
@@ -63,17 +59,33 @@ def write_bundle(
 
     `dtype` ("float32", "float16", "bfloat16") is that of the stored weights and of the graphs.
     `measure` runs when graphs and weights are written; it may add goldens and change graphs.
-    Raises `CheckpointError` naming a tensor with a value that is not finite or does not fit.
+    Without it a part computes in float32 where diffusers upcasts it. With `link`, weights that have
+    the dtype already stay in the checkpoint's own files, which are linked, or copied where they
+    cannot be. Raises `CheckpointError` naming a tensor with a value that is not finite or does not
+    fit.
     """
     _write_texts(folder, checked)
-    entries = _write_weights(folder, checked, np.dtype(dtype), progress)
+    (folder / "weights").mkdir()
+    stored = store_weights(folder, checked, np.dtype(dtype), link=link, progress=progress)
     specs = component_specs(checked.parts)
+    islands: dict[str, tuple[str, ...]] = {}
     progress("graphs", 0, len(specs))
     for done, spec in enumerate(specs, start=1):
-        (folder / _graph_file(spec)).write_bytes(graph(spec, entries[spec.folder]))
+        part = checked.parts[spec.folder]
+        found = graphs(spec, part)
+        if (
+            measure is None
+            and dtype == "float16"
+            and checked.family.upcasts(spec.folder, part.config)
+        ):
+            assert found.upcast is not None
+            islands[spec.name] = found.upcast_nodes
+            found = replace(found, own=found.upcast)
+        _write_graphs(folder, spec, part, dtype, found, stored[spec.folder].locations)
         progress("graphs", done, len(specs))
-    measured = measure()
+    measured = Measured(islands=islands) if measure is None else measure()
     progress("manifest", 0, 1)
+    border = BORDER[dtype]
     manifest = Manifest(
         family=checked.family.name,
         source=checked.source.name,
@@ -87,21 +99,18 @@ def write_bundle(
         sample_size=checked.sample_size,
         prediction_type=checked.prediction_type,
         force_zeros_for_empty_prompt=checked.zeros,
-        components={s.name: _record(s, checked.parts[s.folder], BORDER[dtype]) for s in specs},
+        components={
+            s.name: _record(s, checked.parts[s.folder], border, stored[s.folder]) for s in specs
+        },
         storage=measured.storage,
         islands=measured.islands,
         files=record_files(folder),
-        inferred=checked.notes,
+        inferred=(*checked.notes, *(note for each in stored.values() for note in each.notes)),
         versions=versions,
     )
     text = json.dumps(manifest.to_json(), indent=1, sort_keys=False)
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
     progress("manifest", 1, 1)
-
-
-def weights_file(folder: str) -> str:
-    """The weights file of a checkpoint's folder, relative to the bundle."""
-    return f"weights/{folder}.safetensors"
 
 
 def _graph_file(spec: ComponentSpec) -> str:
@@ -117,62 +126,31 @@ def _write_texts(folder: Path, checked: Checked) -> None:
         tokenizer.save(folder / tokenizer_of(encoder))
 
 
-def _write_weights(
-    folder: Path, checked: Checked, dtype: np.dtype[Any], progress: Progress
-) -> dict[str, Mapping[str, Entry]]:
-    (folder / "weights").mkdir()
-    layouts = {
-        name: Layout.of({n: (dtype, part.tensors.entry(n).shape) for n in part.names})
-        for name, part in checked.parts.items()
-    }
-    total = sum(e.nbytes for layout in layouts.values() for e in layout.entries.values())
-    done = 0
-
-    def advance(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        progress("weights", done, total)
-
-    progress("weights", 0, total)
-    for name, layout in layouts.items():
-        part = checked.parts[name]
-        write_tensors(
-            folder / weights_file(name),
-            layout,
-            lambda name, part=part: _converted(checked.source.name, part, name, dtype),
-            advance,
-        )
-    return {name: layout.entries for name, layout in layouts.items()}
+def _write_graphs(
+    folder: Path,
+    spec: ComponentSpec,
+    part: Part,
+    dtype: str,
+    found: GraphSet,
+    locations: Mapping[str, Location],
+) -> None:
+    """A component's graph, and beside one in 16 bits the one that computes in float32."""
+    graph = _graph_file(spec)
+    inputs = spec.inputs(part.config, BORDER[dtype])
+    for name, content in ((graph, found.own), (float32_graph(graph), found.in_float32)):
+        if content is not None:
+            (folder / name).write_bytes(attach(content, locations, inputs))
 
 
-def _converted(source: str, part: Part, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    stored = part.tensors[name]
-    if stored.dtype.name in FLOAT8:
-        stored = stored.astype(np.float32)  # exact
-    where = f"{source}/{part.folder}"
-    if not _finite(stored):
-        raise CheckpointError(where, f"tensor {name!r} holds a value that is not finite")
-    if stored.dtype == dtype:
-        return stored
-    with np.errstate(over="ignore"):
-        converted = stored.astype(dtype)
-    if not _finite(converted):
-        raise CheckpointError(where, f"tensor {name!r} does not fit into {dtype}")
-    return converted
-
-
-def _finite(array: NDArray[Any]) -> bool:
-    # The sum of |x| would overflow in float16; min and max need no array of booleans.
-    with np.errstate(invalid="ignore"):  # bfloat16 warns of a NaN
-        return array.size == 0 or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
-
-
-def _record(spec: ComponentSpec, part: Part, dtype: str) -> ComponentRecord:
+def _record(spec: ComponentSpec, part: Part, dtype: str, stored: StoredPart) -> ComponentRecord:
+    weights, *others = stored.files
     return ComponentRecord(
         graph=_graph_file(spec),
-        weights=weights_file(spec.folder),
+        weights=weights,
         fingerprint=part.fingerprint,
         inputs=spec.inputs(part.config, dtype),
         outputs=spec.outputs(part.config, dtype),
         config=json.loads(json.dumps(dict(part.config), default=str)),
+        others=tuple(others),
+        table=stored.table,
     )

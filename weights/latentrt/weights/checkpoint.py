@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import CheckpointError, InputError, WeightsError
-from latentrt.bundle.tensors import Entry, TensorFile
+from latentrt.bundle.tensors import Entry, Place, TensorFile
 from latentrt.weights.contents import (
     CONVERT,
     JSON,
@@ -55,6 +55,11 @@ class Tensors(Mapping[str, NDArray[Any]]):
         """Dtype and shape of a tensor, without reading it."""
         file, stored = self._places[name]
         return file.entries[stored]
+
+    def place(self, name: str) -> Place:
+        """Where a tensor lies in its file."""
+        file, stored = self._places[name]
+        return Place(file.path, file.entries[stored])
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         file, stored = self._places[name]

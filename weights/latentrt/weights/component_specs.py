@@ -48,6 +48,11 @@ def component_specs(folders: Collection[str]) -> tuple[ComponentSpec, ...]:
     return tuple(spec for spec in _ALL if spec.folder in folders)
 
 
+def folder_of(component: str) -> str:
+    """The folder of a checkpoint that a component's weights are in."""
+    return next(spec.folder for spec in _ALL if spec.name == component)
+
+
 def pooled_width(config: Config) -> int | None:
     """Width of the pooled text that a U-Net takes beside six sizes, None if it takes neither.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,27 +11,13 @@ from latentrt.bundle.errors import CheckpointError
 from latentrt.bundle.tensors import FLOAT8
 from latentrt.weights.checkpoint import HARMLESS, class_of
 from latentrt.weights.component_specs import CLASSES
+from latentrt.weights.configs import fingerprint, with_defaults
 from latentrt.weights.families import Family, check_fit, check_text, check_unet
 from latentrt.weights.source import Config, Source, TensorSource
 
 Shapes = Mapping[str, tuple[int, ...]]
-Describe = Callable[[str, Config], tuple[Config, Shapes]]
-"""From a folder and its config to the config with every default, and the tensors' shapes."""
-
-_INERT: Final = frozenset(
-    {
-        "_class_name",
-        "_diffusers_version",
-        "_name_or_path",
-        "_use_default_values",
-        "architectures",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "sample_size",
-    }
-)
-"""Config fields that do not change what a graph computes."""
+Describe = Callable[[str, Config], Shapes]
+"""From a folder and its config to the shapes of its tensors."""
 
 _FLOATS: Final = ("float64", "float32", "float16", "bfloat16")
 _QUANTIZED: Final = re.compile(
@@ -59,9 +43,7 @@ class Part:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of every config field that decides what the graph computes."""
-        decisive = {k: v for k, v in self.config.items() if k not in _INERT}
-        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), default=str)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(self.folder, self.config)
 
 
 def open_parts(source: Source, family: Family, describe: Describe) -> dict[str, Part]:
@@ -88,10 +70,11 @@ def _open_part(source: Source, family: Family, folder: str, describe: Describe) 
         problem = "quantization_config: quantized weights are not supported; export the originals"
         raise CheckpointError(f"{where}/config.json", problem)
     try:
-        config, expected = describe(folder, stated)
+        expected = describe(folder, stated)
     except Exception as error:  # whatever a library says of a config that it cannot build
         problem = f"is not a config of {own}: {type(error).__name__}: {error}"
         raise CheckpointError(f"{where}/config.json", problem) from error
+    config = with_defaults(folder, stated)
     if folder == "unet":
         check_unet(where, family, config)
     elif folder in family.text_encoders:

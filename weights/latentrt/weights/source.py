@@ -7,18 +7,22 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.tensors import Entry
+from latentrt.bundle.tensors import Entry, Place
 
 Config = Mapping[str, Any]
 
 
 class TensorSource(Protocol):
-    """Named arrays whose dtype and shape are known before they are read."""
+    """Named arrays whose dtype and shape are known before they are read.
+
+    `place` tells where an array lies unchanged in a file, None if it lies in none.
+    """
 
     renamed: str
     notes: tuple[str, ...]
 
     def entry(self, name: str) -> Entry: ...
+    def place(self, name: str) -> Place | None: ...
     def __getitem__(self, name: str) -> NDArray[Any]: ...
     def __iter__(self) -> Iterator[str]: ...
     def __len__(self) -> int: ...

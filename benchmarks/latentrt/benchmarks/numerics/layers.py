@@ -120,7 +120,7 @@ class _TorchComponent:
     """One component in PyTorch: the modules that an evaluation calls once, and their outputs."""
 
     def __init__(self, bundle: Bundle, component: str, model: TorchModel, inputs: Arrays) -> None:
-        folder = folder_of(bundle, component)
+        folder = folder_of(component)
         self._make = TRACED[component]
         self._config = model.parts[folder].config
         self._weights = model.weights[folder]

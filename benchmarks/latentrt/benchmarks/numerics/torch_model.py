@@ -18,12 +18,11 @@ from latentrt.benchmarks.numerics.reference import Reference, ReferenceRequest
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.manifest import FILE_NAME
-from latentrt.bundle.tensors import TensorFile
 from latentrt.export.check import check
 from latentrt.export.reference import GoldenInputs, Goldens, Weights
 from latentrt.runtime.size import Size
 from latentrt.runtime.text import PromptTokenizer
-from latentrt.weights.component_specs import ComponentSpec, component_specs
+from latentrt.weights.component_specs import ComponentSpec, component_specs, folder_of
 from latentrt.weights.families import FAMILIES, Family, tokenizer_of
 from latentrt.weights.latent_space import LatentSpace
 from latentrt.weights.parts import Part
@@ -112,11 +111,6 @@ class TorchModel:
         return Reference(request.prompt, f"seed {request.seed}", goldens.tensors())
 
 
-def folder_of(bundle: Bundle, component: str) -> str:
-    """The checkpoint's folder that a component's weights come from."""
-    return Path(bundle.manifest.components[component].weights).stem
-
-
 class _Rounded:
     """Tensors in a bundle's dtype."""
 
@@ -135,11 +129,10 @@ def _rounded(bundle: Bundle, weights: Mapping[str, Weights]) -> dict[str, Weight
 
 def _of_bundle(bundle: Bundle, other: Bundle) -> TorchModel:
     """A bundle's architecture with the weights of a bundle."""
-    records = {folder_of(bundle, n): r for n, r in bundle.manifest.components.items()}
-    found = {folder_of(other, n): r.fingerprint for n, r in other.manifest.components.items()}
+    records = {folder_of(n): r for n, r in bundle.manifest.components.items()}
+    found = {folder_of(n): r.fingerprint for n, r in other.manifest.components.items()}
     _check_architecture(bundle, str(other.path), other.manifest.family, found)
-    weights = {folder_of(other, n): other.weights(n) for n in bundle.manifest.components}
-    files = {folder: TensorFile(path) for folder, path in weights.items()}
+    files = {folder_of(n): other.tensors(n) for n in bundle.manifest.components}
     family = next(f for f in FAMILIES if f.name == bundle.manifest.family)
     own = other.path == bundle.path
     tokenizers = {n: PromptTokenizer.of(other, tokenizer_of(n)) for n in family.text_encoders}
@@ -169,7 +162,7 @@ def _check_architecture(
     if family != manifest.family:
         raise InputError("checkpoint", f"one of family {manifest.family}", f"{name}, {family}")
     for component, record in manifest.components.items():
-        folder = folder_of(bundle, component)
+        folder = folder_of(component)
         if fingerprints.get(folder) != record.fingerprint:
             expected = f"one whose {folder} has the bundle's architecture"
             raise InputError("checkpoint", expected, name)

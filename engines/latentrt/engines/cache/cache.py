@@ -107,7 +107,7 @@ class Cache:
         """
         blueprint = blueprint.at(chosen.precision)
         key = engine_key(chosen, blueprint)
-        self._known.check(blueprint.weights, key["weights"])
+        self._check_weights(blueprint)
         try:
             return self._opened(key, chosen, blueprint, build, guard, progress)
         except Unwritable as error:
@@ -118,6 +118,12 @@ class Cache:
             problem = self._told(error)
             engine = work.compiled()
             return Opened(engine, False, str(problem), work.checked(engine, check), problem)
+
+    def _check_weights(self, blueprint: Blueprint) -> None:
+        """Raise `BundleError` for a file of weights that has changed."""
+        digests = (blueprint.digests or ())[1:]
+        for path, sha256 in zip(blueprint.files.values(), digests, strict=True):
+            self._known.check(path, sha256)
 
     def _opened(
         self,
@@ -169,7 +175,7 @@ class Cache:
         """
         blueprint = blueprint.at(chosen.precision)
         key = engine_key(chosen, blueprint)
-        self._known.check(blueprint.weights, key["weights"])
+        self._check_weights(blueprint)
         self._prepare()
         place = self._engines / digest(key)
         with self._locked(place.name):

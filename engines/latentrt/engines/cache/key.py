@@ -25,13 +25,14 @@ def engine_key(chosen: Chosen, blueprint: Blueprint) -> dict[str, str]:
     """
     if blueprint.digests is None:
         raise InputError("digests", "the SHA-256 of graph and weights", "none")
-    graph, weights = blueprint.digests
+    graph, weights, *others = blueprint.digests
     identity = chosen.compiler.identity(chosen.options)
     return {
         "schema": SCHEMA,
         "component": blueprint.component,
         "graph": graph,
         "weights": weights,
+        **{f"weights {i}": other for i, other in enumerate(others, start=2)},
         "sizes": " ".join(f"{symbol}={n}" for symbol, n in sorted(blueprint.sizes.items())),
         "engine": chosen.name,
         "precision": chosen.precision,

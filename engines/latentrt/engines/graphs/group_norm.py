@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from latentrt.engines.graphs import onnx_messages
+from latentrt.graphs import onnx_messages
 
 _OPERATOR: Final = "GroupNormalization"
 _EPSILON: Final = 1e-5  # the operator's default

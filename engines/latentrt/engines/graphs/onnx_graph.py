@@ -8,19 +8,31 @@ out of the graph's own folder either.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from latentrt.bundle.errors import BuildFailed, BundleError
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs import onnx_messages
+from latentrt.graphs import onnx_messages
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxGraph:
-    """A graph at a precision as bytes; its blueprint's weights are where these read them."""
+    """A graph at a precision as bytes.
+
+    `moved` is another folder than the blueprint's for its paths to weights to start from.
+    """
 
     blueprint: Blueprint
     content: bytes
+    moved: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder that the graph's paths to weights start from."""
+        return self.blueprint.root if self.moved is None else self.moved
 
     @staticmethod
     def of(blueprint: Blueprint) -> OnnxGraph:
@@ -31,8 +43,8 @@ class OnnxGraph:
         content = read_graph(blueprint)
         try:
             if not in_place(blueprint):
-                blueprint = replace(blueprint, weights=blueprint.weights.resolve())
-                content = _moved(content, blueprint.weights.relative_to(blueprint.root).as_posix())
+                content, root = _moved(content, blueprint.files)
+                return OnnxGraph(blueprint, content, root)
             return OnnxGraph(blueprint, content)
         except ValueError as error:
             problem = f"{blueprint.component}: the graph cannot be read: {error}"
@@ -40,9 +52,9 @@ class OnnxGraph:
 
 
 def in_place(blueprint: Blueprint) -> bool:
-    """Whether no link is on the graph's path to its weights."""
-    below = blueprint.weights.relative_to(blueprint.root)
-    return blueprint.weights.resolve() == blueprint.root.resolve() / below
+    """Whether the weights are below the graph's folder, and no link is on a path to them."""
+    root = blueprint.root.resolve()
+    return all(path.resolve() == root / name for name, path in blueprint.files.items())
 
 
 def read_graph(blueprint: Blueprint) -> bytes:
@@ -54,10 +66,13 @@ def read_graph(blueprint: Blueprint) -> bytes:
         raise BundleError(blueprint.source, problem) from error
 
 
-def _moved(graph: bytes, location: str) -> bytes:
+def _moved(graph: bytes, files: Mapping[str, Path]) -> tuple[bytes, Path]:
+    """The graph with its paths to weights from a folder above all of them, and that folder."""
+    resolved = {name: path.resolve() for name, path in files.items()}
+    root = Path(os.path.commonpath([path.parent for path in resolved.values()]))
     model = onnx_messages.parse(graph)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = location
-    return model.SerializeToString()
+                entry.value = resolved[entry.value].relative_to(root).as_posix()
+    return model.SerializeToString(), root

@@ -89,7 +89,7 @@ def _compiled(
 ) -> OnnxRuntimeEngine:
     api = package(NAME, _REMEDY)
     graph = OnnxGraph.of(blueprint)
-    chosen = settings(api, graph.blueprint)
+    chosen = settings(api, graph)
     # Each session has threads of its own, which after a call would go on turning in circles for
     # milliseconds, on the cores of the next component's: with this a picture of models/shapes
     # takes 0.16 instead of 0.24 s.

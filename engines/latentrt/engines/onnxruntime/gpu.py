@@ -100,7 +100,7 @@ class GpuProvider:
         self._usable()
         api = package(self.name, self.remedy)
         graph = self.prepare(OnnxGraph.of(blueprint))
-        chosen = settings(api, graph.blueprint)
+        chosen = settings(api, graph)
         providers = self.attach(api, chosen, blueprint.precision, options)
         made = session_on(api, graph, chosen, providers, self.provider)
         return OnnxRuntimeGpuEngine(blueprint, api, made, CudaMemory())

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines import libraries
-from latentrt.engines.engine import Blueprint
 from latentrt.engines.graphs.onnx_graph import OnnxGraph
 
 _RECORD: Final = "session.record_ep_graph_assignment_info"
@@ -32,14 +31,14 @@ def package(name: str, remedy: str) -> Any:
         raise Unavailable(f"engine {name}: not installed; {remedy}") from error
 
 
-def settings(api: Any, blueprint: Blueprint) -> Any:
+def settings(api: Any, graph: OnnxGraph) -> Any:
     """Session options with the folder of the weights and the sizes."""
     chosen: Any = api.SessionOptions()
     chosen.log_severity_level = 4  # what is wrong is raised
     chosen.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(blueprint.root)
+        "session.model_external_initializers_file_folder_path", str(graph.root)
     )
-    for symbol, size in blueprint.sizes.items():
+    for symbol, size in graph.blueprint.sizes.items():
         chosen.add_free_dimension_override_by_name(symbol, size)
     return chosen
 

@@ -131,7 +131,7 @@ class OpenVino:
     ) -> None:
         """Compile and write the model; raises `Unavailable` or `BuildFailed`."""
         del progress
-        compiled = self._compiled(blueprint, options, self._form)
+        compiled = self._compiled(blueprint, options, self._form(blueprint))
         try:
             content: Any = compiled.export_model()
         except Exception as error:
@@ -141,8 +141,8 @@ class OpenVino:
     def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
         """The model that `build` wrote; raises `Unavailable` or `BuildFailed`."""
         core: Any = _package(self.name).Core()
-        settings = {**self._settings(blueprint, options), **self._form}
-        if self.on_cpu:
+        settings = {**self._settings(blueprint, options), **self._form(blueprint)}
+        if self.on_cpu and not blueprint.others:
             settings["WEIGHTS_PATH"] = str(blueprint.weights)
         try:
             content = (folder / _BLOB).read_bytes()
@@ -177,10 +177,9 @@ class OpenVino:
         streams: int | None = getattr(options, "streams", None)
         return OpenVinoEngine(blueprint, model, calls=max(CALLS, streams or 1))
 
-    @property
-    def _form(self) -> Mapping[str, str]:
-        """How the model is stored: on the CPU without its weights."""
-        return {"CACHE_MODE": "OPTIMIZE_SIZE"} if self.on_cpu else {}
+    def _form(self, blueprint: Blueprint) -> Mapping[str, str]:
+        """How the model is stored: on the CPU without its weights, if these are in one file."""
+        return {"CACHE_MODE": "OPTIMIZE_SIZE"} if self.on_cpu and not blueprint.others else {}
 
     def _devices(self, core: Any) -> tuple[str, ...]:
         # Asked of the one plugin: Core.available_devices would load them all.

@@ -19,7 +19,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +58,30 @@ def _beside_weights(blueprint: Blueprint) -> Generator[Path]:
     if blueprint.source.parent == blueprint.root and in_place(blueprint):
         yield blueprint.source
         return
-    below = blueprint.weights.relative_to(blueprint.root)
     with contextlib.ExitStack() as stack:
-        root = _linked(stack, blueprint.weights, below)
+        root = _linked(stack, blueprint.files)
         if root is None:
             root = _scratch(stack, None)
-            (root / below).parent.mkdir(exist_ok=True)
-            shutil.copyfile(blueprint.weights, root / below)
+            _fill(root, blueprint.files, shutil.copyfile)
         graph = root / blueprint.graph.name
         graph.write_bytes(read_graph(blueprint))
         yield graph
 
 
-def _linked(stack: contextlib.ExitStack, weights: Path, below: Path) -> Path | None:
-    """A folder in which a hard link to the weights is; None where there can be none."""
+def _linked(stack: contextlib.ExitStack, files: Mapping[str, Path]) -> Path | None:
+    """A folder with hard links to the weights; None where there can be none."""
     for place in (cache_folder, lambda: None):
         with contextlib.suppress(OSError, InputError):
             root = _scratch(stack, place())
-            (root / below).parent.mkdir(exist_ok=True)
-            os.link(weights.resolve(), root / below)
+            _fill(root, files, os.link)
             return root
     return None
+
+
+def _fill(root: Path, files: Mapping[str, Path], put: Callable[[Path, Path], object]) -> None:
+    for name, path in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        put(path.resolve(), root / name)
 
 
 def _scratch(stack: contextlib.ExitStack, place: Path | None) -> Path:

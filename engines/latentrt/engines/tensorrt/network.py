@@ -35,7 +35,7 @@ def parse(api: Any, builder: Any, log: Any, source: OnnxGraph) -> Network:
 
 def path_of(source: OnnxGraph) -> Path:
     """Where the graph would lie: weights are looked up beside it."""
-    return source.blueprint.root / source.blueprint.graph.name
+    return source.root / source.blueprint.graph.name
 
 
 def complaint(parser: Any) -> str:

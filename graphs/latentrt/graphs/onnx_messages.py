@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
-_DTYPES: Final = {np.dtype(np.float32): 1, np.dtype(np.int64): 7}
+DTYPES: Final = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}
+"""ONNX's numbers of dtypes, by NumPy's names."""
 
 # A message's fields: the number, the type, and a * where there may be many.
 _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
@@ -45,7 +45,16 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
         "attribute": (5, "AttributeProto*"),
         "domain": (7, "string"),
     },
-    "GraphProto": {"node": (1, "NodeProto*"), "initializer": (5, "TensorProto*")},
+    "Dimension": {"dim_value": (1, "int64"), "dim_param": (2, "string")},
+    "TensorShapeProto": {"dim": (1, "Dimension*")},
+    "TensorTypeProto": {"elem_type": (1, "int32"), "shape": (2, "TensorShapeProto")},
+    "TypeProto": {"tensor_type": (1, "TensorTypeProto")},
+    "ValueInfoProto": {"name": (1, "string"), "type": (2, "TypeProto")},
+    "GraphProto": {
+        "node": (1, "NodeProto*"),
+        "initializer": (5, "TensorProto*"),
+        "input": (11, "ValueInfoProto*"),
+    },
     "ModelProto": {"graph": (7, "GraphProto")},
 }
 _KINDS: Final = {float: ("f", 1), int: ("i", 2)}
@@ -103,5 +112,5 @@ def tensor(name: str, array: NDArray[Any]) -> Any:
     """An initialiser of float32 or int64 that holds its bytes itself."""
     little = array.astype(array.dtype.newbyteorder("<"))
     return _classes()["TensorProto"](
-        name=name, dims=array.shape, data_type=_DTYPES[array.dtype], raw_data=little.tobytes()
+        name=name, dims=array.shape, data_type=DTYPES[array.dtype.name], raw_data=little.tobytes()
     )

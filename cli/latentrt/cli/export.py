@@ -1,0 +1,87 @@
+"""The work of `latentrt export`: with the graphs that ship, or with PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from latentrt.bundle.errors import CheckpointError, LatentrtError
+from latentrt.bundle.manifest import FILE_NAME
+from latentrt.cli.progress import Bars
+from latentrt.runtime.conversion.make import make_bundle
+from latentrt.weights.checkpoint import Checkpoint
+
+_RANDOM = "random:"
+
+
+def make(
+    checkpoint: str,
+    bundle: Path,
+    *,
+    dtype: str,
+    variant: str | None,
+    golden: bool | None,
+    trace: bool,
+    force: bool,
+    bars: Bars,
+) -> None:
+    """Make a bundle of a checkpoint.
+
+    PyTorch is loaded only for goldens, for `trace`, for random weights, and for a checkpoint that
+    cannot be converted without it.
+    """
+    if (Path(checkpoint) / FILE_NAME).is_file():
+        raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
+    if not checkpoint.startswith(_RANDOM):
+        source = Checkpoint.open(Path(checkpoint), variant)
+        if not golden and not trace:
+            try:
+                make_bundle(source, bundle, dtype=dtype, force=force, progress=bars)
+            except CheckpointError:
+                if importlib.util.find_spec("torch") is None:
+                    raise
+            else:
+                return
+    _with_torch(
+        checkpoint,
+        bundle,
+        dtype=dtype,
+        variant=variant,
+        golden=golden is not False,
+        trace=trace,
+        force=force,
+        bars=bars,
+    )
+
+
+def _with_torch(
+    checkpoint: str,
+    bundle: Path,
+    *,
+    dtype: str,
+    variant: str | None,
+    golden: bool,
+    trace: bool,
+    force: bool,
+    bars: Bars,
+) -> None:
+    from latentrt.export.libraries import quiet_libraries
+
+    with quiet_libraries():
+        bars("load", 0, 1)
+        try:
+            from latentrt.export.export import export
+        except ImportError as error:
+            problem = f"{error.name} is missing: pip install 'latentrt[export]'"
+            raise LatentrtError(problem) from error
+        bars("load", 1, 1)
+        export(
+            checkpoint,
+            bundle,
+            dtype=dtype,
+            variant=variant,
+            golden=golden,
+            trace=trace,
+            force=force,
+            progress=bars,
+        )

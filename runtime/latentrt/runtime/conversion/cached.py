@@ -1,0 +1,103 @@
+"""Bundles that latentrt makes of checkpoints by itself, in the user's cache folder.
+
+Each checkpoint has one place there, by its path. A bundle is made again when a file of the
+checkpoint has changed since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from latentrt.bundle.cache_folder import cache_folder
+from latentrt.bundle.errors import FileError
+from latentrt.bundle.files import read_object
+from latentrt.bundle.publish import write_file
+from latentrt.runtime.conversion.locks import locked
+from latentrt.runtime.conversion.make import make_bundle
+from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.weight_store import Progress
+
+FOLDER: Final = "bundles"
+_RECORD: Final = "made_from.json"
+_SCHEMA: Final = 1
+"""Of how bundles are made; a change makes every one anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedBundle:
+    """A bundle in the cache: the checkpoint it was made of, its bytes, its last use in seconds."""
+
+    path: Path
+    source: str
+    size: int
+    used: float
+
+
+def cached_bundle(checkpoint: str | Path, dtype: str | None, progress: Progress) -> Path:
+    """The bundle of a checkpoint, which is made if it is not there or the checkpoint has changed.
+
+    Of several processes that want the same one, one makes it and the others wait. Raises
+    `CheckpointError`, and `Unwritable` if the cache cannot be written.
+    """
+    source = Checkpoint.open(Path(checkpoint))
+    origin = Path(os.path.abspath(checkpoint))
+    place = _place(origin, dtype)
+    state = _state(origin)
+    with locked(place):
+        if _state_of(place) != state:
+            make_bundle(source, place, dtype=dtype, force=True, progress=progress)
+            record = {"schema": _SCHEMA, "source": str(origin), "state": state}
+            write_file(place / _RECORD, json.dumps(record).encode())
+        else:
+            with contextlib.suppress(OSError):
+                os.utime(place / _RECORD)
+    return place
+
+
+def cached_bundles(folder: Path | None = None) -> list[CachedBundle]:
+    """The bundles in a cache folder, the one that was used last first."""
+    found: list[CachedBundle] = []
+    for path in sorted((cache_folder(folder) / FOLDER).glob("*")):
+        with contextlib.suppress(FileError, OSError):
+            record = read_object(path / _RECORD)
+            size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+            used = (path / _RECORD).stat().st_mtime
+            found.append(CachedBundle(path, str(record.get("source")), size, used))
+    return sorted(found, key=lambda bundle: -bundle.used)
+
+
+def remove_cached(bundle: CachedBundle) -> None:
+    """Remove a bundle from the cache."""
+    shutil.rmtree(bundle.path, ignore_errors=True)
+
+
+def _place(origin: Path, dtype: str | None) -> Path:
+    digest = hashlib.sha256(f"{origin}\0{dtype}".encode("utf-8", "surrogateescape")).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", origin.stem)[:60].strip(".-") or "checkpoint"
+    return cache_folder() / FOLDER / f"{name}-{digest[:12]}"
+
+
+def _state(origin: Path) -> Any:
+    """What changes when a checkpoint's file is written or replaced."""
+    paths = sorted(p for p in origin.rglob("*") if p.is_file()) if origin.is_dir() else [origin]
+    found = [(path, path.stat()) for path in paths]
+    return [
+        [str(path.relative_to(origin)), s.st_size, s.st_mtime_ns, s.st_ino] for path, s in found
+    ]
+
+
+def _state_of(place: Path) -> Any:
+    """The state of the checkpoint that a bundle was made of, None without a bundle."""
+    try:
+        record = read_object(place / _RECORD)
+    except FileError:
+        return None
+    return record.get("state") if record.get("schema") == _SCHEMA else None

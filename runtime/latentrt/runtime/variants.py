@@ -1,0 +1,130 @@
+"""A bundle with changed weights: the base's files, and small ones with the changed tensors.
+
+The base is never changed. A variant's graphs are the base's, whose changed parameters point at
+another file. It lies in the user's cache folder, found by the base and by what changes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from latentrt.bundle.bundle import Bundle, file_sha256, float32_graph
+from latentrt.bundle.cache_folder import cache_folder
+from latentrt.bundle.component import ComponentRecord, FileRecord
+from latentrt.bundle.errors import FileError
+from latentrt.bundle.files import Field, read_object
+from latentrt.bundle.manifest import GOLDEN
+from latentrt.bundle.publish import publishing
+from latentrt.bundle.stored_tensors import table_json
+from latentrt.bundle.tensors import TensorFile
+from latentrt.graphs.attach import attach
+from latentrt.runtime.conversion.locks import locked
+from latentrt.weights.component_specs import folder_of
+from latentrt.weights.lora.changed import changed_tensors, write_changed
+from latentrt.weights.lora.lora import Lora, weights_key
+from latentrt.weights.source import TensorSource
+
+FOLDER: Final = "variants"
+_RECORD: Final = "variant.json"
+_SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A bundle whose `components` have changed weights; `notes` say what the files left open."""
+
+    bundle: Bundle
+    components: frozenset[str]
+    notes: tuple[str, ...]
+
+
+def variant_of(base: Bundle, loras: Sequence[Lora]) -> Variant:
+    """A bundle with LoRAs added to its weights, computed if it is not in the cache.
+
+    Raises what reading the files raises, `WeightsError` among them.
+    """
+    key = hashlib.sha256(f"{base.manifest.model_hash} {weights_key(loras)}".encode()).hexdigest()
+    place = cache_folder() / FOLDER / key[:40]
+    with locked(place):
+        notes = _notes(place)
+        if notes is None:
+            notes = _write(place, base, loras)
+    return _opened(base, place, notes)
+
+
+def _notes(place: Path) -> tuple[str, ...] | None:
+    """The notes of a variant, None where there is none."""
+    with contextlib.suppress(FileError, ValueError):
+        record = Field("", read_object(place / _RECORD))
+        if record.at("schema").value == _SCHEMA:
+            return tuple(item.text() for item in record.at("notes").items())
+    return None
+
+
+def _write(place: Path, base: Bundle, loras: Sequence[Lora]) -> tuple[str, ...]:
+    components = base.manifest.components
+    tensors: dict[str, TensorSource] = {}
+    for name in components:
+        if not name.startswith("vae"):
+            tensors[folder_of(name)] = base.tensors(name)
+    changed = changed_tensors(tensors, loras)
+    notes = tuple(dict.fromkeys(note for each in changed.values() for note in each.notes))
+    with publishing(place, force=True) as folder:
+        for name in components:
+            if folder_of(name) in changed:
+                _write_component(folder, base, name, changed[folder_of(name)])
+        record = {"schema": _SCHEMA, "notes": notes}
+        (folder / _RECORD).write_text(json.dumps(record), "utf-8")
+    return notes
+
+
+def _write_component(folder: Path, base: Bundle, component: str, changed: TensorSource) -> None:
+    weights = folder / f"{component}.safetensors"
+    write_changed(weights, changed)
+    own = {e.name: (_inside(weights), e) for e in TensorFile(weights).entries.values()}
+    locations = {**base.tensors(component).locations, **own}
+    (folder / f"{component}.json").write_text(table_json(locations), "utf-8")
+    graph = f"{component}.onnx"
+    for name, path in (
+        (graph, base.graph(component)),
+        (float32_graph(graph), base.graph_fp32(component)),
+    ):
+        if path is not None:
+            (folder / name).write_bytes(attach(path.read_bytes(), locations))
+
+
+def _opened(base: Bundle, place: Path, notes: tuple[str, ...]) -> Variant:
+    paths = [path for path in sorted(place.iterdir()) if path.name != _RECORD]
+    own = {_inside(path): path for path in paths}
+    touched = frozenset(path.stem for path in paths if path.suffix == ".safetensors")
+    records = {
+        name: FileRecord(path.stat().st_size, file_sha256(path)) for name, path in own.items()
+    }
+    # PyTorch's outputs are those of the base's weights.
+    files = {name: f for name, f in base.manifest.files.items() if name != GOLDEN}
+    components: Mapping[str, ComponentRecord] = {
+        name: _changed(name, record) if name in touched else record
+        for name, record in base.manifest.components.items()
+    }
+    manifest = replace(base.manifest, components=components, files={**files, **records})
+    return Variant(Bundle(base.path, manifest, {**base.elsewhere, **own}), touched, notes)
+
+
+def _changed(name: str, record: ComponentRecord) -> ComponentRecord:
+    return replace(
+        record,
+        graph=_inside(Path(f"{name}.onnx")),
+        others=(*record.others, _inside(Path(f"{name}.safetensors"))),
+        table=_inside(Path(f"{name}.json")),
+    )
+
+
+def _inside(path: Path) -> str:
+    """A file's path in the variant's bundle."""
+    return f"variant/{path.name}"
