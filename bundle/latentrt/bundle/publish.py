@@ -65,6 +65,30 @@ def publishing(
             shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def publishing_file(destination: Path, *, force: bool = False) -> Generator[Path]:
+    """Yield a path to write a file to; leaving the block without an error makes it `destination`.
+
+    Raises `InputError` if the destination exists and `force` is false, and `Unwritable` if it
+    cannot be written. An `OSError` of the block becomes an error that names the path.
+    """
+    destination = Path(os.path.abspath(destination))
+    with _naming(destination):
+        target, mode = _file_behind(destination)
+        if mode is not None and not force:
+            raise InputError("destination", "a path that does not exist (or --force)", destination)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _neighbour(target, _PARTIAL)
+    try:
+        with _naming(destination, partial):
+            yield partial
+        with _naming(destination):
+            os.replace(partial, target)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replace a file whole: the old content is there until the new one is on disk.
 

@@ -193,9 +193,12 @@ class Layout:
     entries: Mapping[str, Entry]
 
     @staticmethod
-    def of(tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> Layout:
+    def of(
+        tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+        metadata: Mapping[str, str] | None = None,
+    ) -> Layout:
         """The canonical layout of these names, dtypes and shapes."""
-        fields: dict[str, Any] = {}
+        fields: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
         position = 0
         spans: list[tuple[str, np.dtype[Any], tuple[int, ...], int, int]] = []
         for name in sorted(tensors):

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from latentrt.cli.bench import bench
+from latentrt.cli.changing import diff, extract, merge
 from latentrt.cli.compare import compare
 from latentrt.cli.drawing import generate, samplers
 from latentrt.cli.making import build, cache, export
@@ -23,7 +24,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (export, generate, samplers, inspect, build, cache, compare, bench, doctor):
+for _command in (
+    export,
+    generate,
+    samplers,
+    inspect,
+    build,
+    cache,
+    compare,
+    bench,
+    doctor,
+    merge,
+    diff,
+    extract,
+):
     app.command()(_command)
 
 

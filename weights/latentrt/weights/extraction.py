@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError, WeightsError
 from latentrt.bundle.tensors import Layout, write_tensors
+from latentrt.weights.finite import is_finite
 from latentrt.weights.lora.layer import LARGEST_RANK, Array
 from latentrt.weights.lora.unet_blocks import original_names
 from latentrt.weights.source import TensorSource
@@ -92,7 +93,7 @@ def extract(
         tensors[f"{name}.lora_down.weight"] = (stored, (own, inner, *kernel))
         tensors[f"{name}.lora_up.weight"] = (stored, (out, own, *ones))
         tensors[f"{name}.alpha"] = (np.dtype(np.float32), ())
-    layout = Layout.of(tensors)
+    layout = Layout.of(tensors, {"format": "pt"})
     layers: list[ExtractedLayer] = []
     factors: dict[str, NDArray[Any]] = {}
 
@@ -174,7 +175,7 @@ def _spelled(
 def _change(tuned: TensorSource, base: TensorSource, name: str) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         change = tuned[name].astype(np.float32) - base[name].astype(np.float32)
-    if not np.isfinite(change).all():
+    if not is_finite(change):
         raise WeightsError("extract", f"tensor {name!r} holds a value that is not finite")
     return change
 
@@ -199,7 +200,7 @@ def _stored(
 ) -> NDArray[Any]:
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.ascontiguousarray(factor).astype(dtype)
-    if not np.isfinite(rounded).all():
+    if not is_finite(rounded):
         raise WeightsError(path, f"factors of {layer!r} do not fit into {dtype}: take float32")
     return rounded
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import WeightsError
 from latentrt.bundle.tensors import FLOAT8, Entry
+from latentrt.weights.finite import is_finite
 from latentrt.weights.source import TensorSource
 
 _AVERAGES: Final = "model_ema."
@@ -63,7 +64,7 @@ class MergedTensors(Mapping[str, NDArray[Any]]):
         dtype = self.entry(name).dtype
         with np.errstate(over="ignore", invalid="ignore"):
             rounded = self._sum(name).astype(dtype)
-        if not np.isfinite(rounded).all():
+        if not is_finite(rounded):
             raise WeightsError(self._name, f"tensor {name!r} does not fit into {dtype} when merged")
         return rounded
 

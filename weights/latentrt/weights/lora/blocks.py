@@ -39,7 +39,7 @@ _LISTS: Final[Mapping[int, tuple[str, ...]]] = MappingProxyType(
         )
     }
 )
-"""The blocks that a list of so many numbers means in the web UI's extension for block weights."""
+"""The blocks that a list means in the web UI's extension for block weights, by its length."""
 
 
 def parse_blocks(value: object) -> Scales:

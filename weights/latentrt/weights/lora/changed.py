@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError, WeightsError
 from latentrt.bundle.tensors import FLOAT8, Entry, Layout, write_tensors
+from latentrt.weights.finite import is_finite
 from latentrt.weights.lora.blocks import block_scales, parse_blocks
 from latentrt.weights.lora.file import COMPONENTS, LoraFile
 from latentrt.weights.lora.layer import Array, Change
@@ -54,7 +55,7 @@ class ChangedTensors(Mapping[str, NDArray[Any]]):
             for _, change, scale in steps:
                 weight += change.delta(weight, scale)
             rounded = weight.astype(self.entry(name).dtype, copy=False)
-        if not np.isfinite(rounded).all():
+        if not is_finite(rounded):
             path = steps[-1][0]
             text = f"tensor {name!r} does not fit into {rounded.dtype} with it: lower its scale"
             raise WeightsError(path, text)

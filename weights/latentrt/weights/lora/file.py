@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import WeightsError
 from latentrt.bundle.tensors import FLOAT8, TensorFile
 from latentrt.weights.contents import WEIGHTS, check_contents
+from latentrt.weights.finite import is_finite
 from latentrt.weights.lora.configuration import Configuration
 from latentrt.weights.lora.difference import Difference
 from latentrt.weights.lora.dora import MAGNITUDES, Dora
@@ -29,10 +30,6 @@ COMPONENTS: Final = ("unet", "text_encoder", "text_encoder_2")
 """The folders whose tensors a LoRA changes."""
 
 _FLOATS: Final = ("float64", "float32", "float16", "bfloat16", *FLOAT8)
-_EXPONENTS: Final = {"float16": 0x7C00, "bfloat16": 0x7F80}
-"""The bits of infinity: as integers they are compared ten times as fast as in these dtypes."""
-_PIECE: Final = 1 << 20
-"""Values that are checked at once."""
 _SHOWN: Final = 3
 """Keys and names that a message lists."""
 
@@ -93,7 +90,8 @@ def _read(file: TensorFile, base: Mapping[str, Shapes], partial: bool) -> LoraFi
         alpha = _alpha(file, keys[ALPHA]) if ALPHA in keys else None
         target, of_layer = _choose(file, targets, stored, alpha, base, configuration)
         for key in keys.values():
-            _check_finite(file, key)
+            if not is_finite(file[key]):
+                raise WeightsError(file.path, f"tensor {key!r} holds a value that is not finite")
         changes.setdefault(target.folder, {}).update(of_layer)
         for change in of_layer.values():
             if isinstance(change, Dora) and change.guessed:
@@ -148,20 +146,6 @@ def _stored(file: TensorFile, key: str) -> NDArray[Any]:
     if dtype.name not in _FLOATS:
         raise WeightsError(file.path, f"tensor {key!r} is {dtype}, expected a float")
     return file[key]
-
-
-def _check_finite(file: TensorFile, key: str) -> None:
-    flat = file[key].reshape(-1)
-    for begin in range(0, flat.size, _PIECE):
-        piece = flat[begin : begin + _PIECE]
-        exponent = _EXPONENTS.get(piece.dtype.name)
-        if exponent is not None:
-            finite = bool((piece.view(np.uint16) & 0x7FFF).max() < exponent)
-        else:
-            with np.errstate(invalid="ignore"):  # float8 warns of a NaN
-                finite = bool(np.isfinite(piece).all())
-        if not finite:
-            raise WeightsError(file.path, f"tensor {key!r} holds a value that is not finite")
 
 
 def _alpha(file: TensorFile, key: str) -> float:

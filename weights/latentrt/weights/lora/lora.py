@@ -20,9 +20,10 @@ class Lora:
     """A `.safetensors` file with a LoRA, LoHa, LoKr, DoRA or full difference, and its scales.
 
     `scale` is that of every component; `unet` and `text_encoder` (both text encoders) replace it.
-    A negative scale subtracts. `blocks` multiply the U-Net's scale by block: a mapping such as
-    {"down.1": 0.5, "mid": 0}, nested as in diffusers' `set_adapters`, or the 12, 17, 20 or 26
-    numbers of web UIs. It is kept as pairs. `partial` allows keys that match no layer.
+    A negative scale subtracts. `blocks` multiply the U-Net's scale by block. They are a mapping
+    such as {"down.1": 0.5, "mid": 0}, or nested as in diffusers' `set_adapters`. A list has the
+    12, 17, 20 or 26 numbers of web UIs. They are kept as pairs. `partial` allows keys that match
+    no layer.
 
     Raises `InputError` for a scale that is no finite number and for an unknown block.
     """
