@@ -88,6 +88,7 @@ class Place:
 class TensorFile(Mapping[str, NDArray[Any]]):
     """A read-only mapping of names to arrays; an array is a view of the mapped file.
 
+    `metadata` has the texts that the header holds beside the tensors.
     Raises `WeightsError` for a truncated file and for a header that is too long. The header may
     neither list a name twice, nor leave gaps or overlaps, nor have an unknown dtype.
     """
@@ -97,7 +98,8 @@ class TensorFile(Mapping[str, NDArray[Any]]):
         try:
             with open_file(path) as file:
                 size = os.fstat(file.fileno()).st_size
-                self.entries = _read_header(path, file.read(8), file.read, size)
+                header = _read_header(path, file.read(8), file.read, size)
+                self.entries, self.metadata = header
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise WeightsError(path, f"cannot be read: {error.strerror or error}") from error
@@ -121,7 +123,7 @@ class TensorFile(Mapping[str, NDArray[Any]]):
 
 def _read_header(
     path: Path, prefix: bytes, read: Callable[[int], bytes], size: int
-) -> dict[str, Entry]:
+) -> tuple[dict[str, Entry], dict[str, str]]:
     if len(prefix) < 8:
         raise WeightsError(path, "is not a safetensors file: shorter than its 8-byte prefix")
     length = int.from_bytes(prefix, "little")
@@ -136,7 +138,9 @@ def _read_header(
     if not isinstance(header, dict):
         raise WeightsError(path, "header is not a JSON object")
     fields = cast("dict[str, Any]", header)
-    fields.pop("__metadata__", None)
+    stated: object = fields.pop("__metadata__", None)
+    texts = cast("dict[str, object]", stated) if isinstance(stated, dict) else {}
+    metadata = {key: text for key, text in texts.items() if isinstance(text, str)}
     if len(fields) > MAX_TENSORS:
         raise WeightsError(path, f"lists {len(fields)} tensors, more than {MAX_TENSORS}")
     entries = [_entry(path, name, value, 8 + length) for name, value in fields.items()]
@@ -149,7 +153,7 @@ def _read_header(
     if position != size:
         word = "truncated" if position > size else "longer than its tensors"
         raise WeightsError(path, f"is {word}: tensors end at {position} of {size} bytes")
-    return {e.name: e for e in entries}
+    return {e.name: e for e in entries}, metadata
 
 
 def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
