@@ -24,9 +24,10 @@ from latentrt.engines import libraries
 from latentrt.engines.cuda.buffers import CALLS, Pool
 from latentrt.engines.engine import Arrays, Blueprint, Engine, check_inputs
 from latentrt.engines.halved import HalvedEngine, half_of
+from latentrt.engines.memory import drop_pages
 from latentrt.engines.openvino.group_norm import write_out_group_norms
 from latentrt.engines.openvino.infer_request import InferRequest
-from latentrt.engines.openvino.model import read
+from latentrt.engines.openvino.model import keep_weights_stored, read
 from latentrt.engines.process import Home, keep_in_children
 from latentrt.engines.processor import cpu_identity, usable_cores
 from latentrt.engines.registry import Progress, Status
@@ -156,6 +157,8 @@ class OpenVino:
         found = read(_package(self.name), blueprint)
         if self.on_cpu:
             write_out_group_norms(found)
+            if blueprint.precision == "fp32":
+                keep_weights_stored(found)
         return found
 
     def half(self, blueprint: Blueprint, options: Any) -> Blueprint | None:
@@ -171,6 +174,8 @@ class OpenVino:
         return half_of(blueprint)
 
     def _engine(self, blueprint: Blueprint, options: Any, model: Any) -> Engine:
+        if self.on_cpu:
+            drop_pages(blueprint.weights)  # which the kernels have packed
         half = self.half(blueprint, options)
         if half is not None:
             return HalvedEngine(blueprint, OpenVinoEngine(half, model, calls=2 * CALLS))

@@ -21,12 +21,14 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import InputError
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.graphs.onnx_graph import in_place, read_graph
+
+_COMPRESSED: Final = "decompression_0"
 
 
 def read(package: Any, blueprint: Blueprint) -> Any:
@@ -37,6 +39,24 @@ def read(package: Any, blueprint: Blueprint) -> Any:
     if blueprint.precision != "fp32":
         _keep_angles(model)
     return model
+
+
+def keep_weights_stored(model: Any) -> int:
+    """Keep 16-bit weights as they are stored, and widen each only where a kernel packs it.
+
+    Gives the number of weights. Without this OpenVINO holds a float32 copy of every weight beside
+    the one that its kernels read: 6.7 instead of 3.6 GB for SD 1.5's U-Net. A `Convert` with this
+    mark is what OpenVINO's own tool writes for a model compressed to float16.
+    """
+    widened = [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Convert"
+        and node.input_value(0).get_node().get_type_name() == "Constant"
+    ]
+    for node in widened:
+        node.get_rt_info()[_COMPRESSED] = ""
+    return len(widened)
 
 
 def _keep_angles(model: Any) -> None:
