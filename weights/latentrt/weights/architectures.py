@@ -1,4 +1,4 @@
-"""The configs of Stable Diffusion 1.5, 2.1 and XL base 1.0, as their checkpoints have them.
+"""The configs of the architectures that people have, as their checkpoints have them.
 
 Text encoders and schedulers have only the fields that change something. CLIP ViT-L's tokenizer pads
 with its end token, OpenCLIP's with "!", id 0.
@@ -124,6 +124,24 @@ _SD21: Final[Configs] = {
 }
 """Stable Diffusion 2.1 at 768 x 768."""
 
+_BASE: Final[Mapping[str, Any]] = {**_SD21["unet"], "sample_size": 64, "upcast_attention": False}
+_PNDM: Final[Mapping[str, Any]] = {
+    **{k: v for k, v in _DDIM.items() if k != "clip_sample"},
+    "_class_name": "PNDMScheduler",
+    "skip_prk_steps": True,
+}
+
+_SD2_BASE: Final[Configs] = {
+    **_SD21,
+    "unet": _BASE,
+    "vae": _VAE,
+    "scheduler": _PNDM,
+}
+"""Stable Diffusion 2.0 and 2.1 base at 512 x 512, which predict the noise."""
+
+_SD2: Final[Configs] = {**_SD21, "unet": {**_BASE, "sample_size": 96}}
+"""Stable Diffusion 2.0 at 768 x 768. It differs from 2.1 in `upcast_attention` alone."""
+
 _SDXL: Final[Configs] = {
     "model_index": {
         "_class_name": "StableDiffusionXLPipeline",
@@ -166,6 +184,98 @@ _SDXL: Final[Configs] = {
 }
 """Stable Diffusion XL base 1.0."""
 
-ARCHITECTURES: Final[Mapping[str, Configs]] = MappingProxyType(
-    {"sd15": _SD15, "sd21": _SD21, "sdxl": _SDXL}
+
+_XL_UNET: Final = _SDXL["unet"]
+
+
+def _another(configs: Configs, pipeline: str, **folders: Mapping[str, Any]) -> Configs:
+    """The same checkpoint for another pipeline, with fields of its folders replaced."""
+    index = {**configs["model_index"], "_class_name": pipeline}
+    changed = {name: {**configs[name], **fields} for name, fields in folders.items()}
+    return {**configs, "model_index": index, **changed}
+
+
+_PIX2PIX: Final = _another(
+    _SD15,
+    "StableDiffusionInstructPix2PixPipeline",
+    unet={"in_channels": 8},
+    scheduler={"_class_name": "EulerAncestralDiscreteScheduler"},
 )
+_LCM: Final = _another(
+    _SD15,
+    "LatentConsistencyModelPipeline",
+    unet={"sample_size": 96, "time_cond_proj_dim": 256},
+    vae={"sample_size": 768},
+    scheduler={
+        "_class_name": "LCMScheduler",
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+        "original_inference_steps": 50,
+    },
+)
+
+_REFINER: Final[Configs] = {
+    "model_index": {
+        "_class_name": "StableDiffusionXLImg2ImgPipeline",
+        "force_zeros_for_empty_prompt": False,
+        "requires_aesthetics_score": True,
+        "text_encoder": [None, None],
+        "tokenizer": [None, None],
+    },
+    "text_encoder_2": _BIG_G,
+    "tokenizer_2": _EXCLAMATION,
+    "unet": {
+        **_XL_UNET,
+        "block_out_channels": [384, 768, 1536, 1536],
+        "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2, "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+        "attention_head_dim": [6, 12, 24, 24],
+        "cross_attention_dim": 1280,
+        "transformer_layers_per_block": 4,
+        # Five sizes, of which the last is the aesthetic score.
+        "projection_class_embeddings_input_dim": 2560,
+    },
+    "vae": _SDXL["vae"],
+    "scheduler": _SDXL["scheduler"],
+}
+"""Stable Diffusion XL refiner 1.0."""
+
+# Both have one residual block in the middle, and no attention there.
+_SSD_1B: Final = _another(
+    _SDXL,
+    "StableDiffusionXLPipeline",
+    unet={
+        "mid_block_type": "UNetMidBlock2D",
+        "transformer_layers_per_block": [1, [2, 2], [4, 4]],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    },
+)
+_VEGA: Final = _another(
+    _SDXL,
+    "StableDiffusionXLPipeline",
+    unet={"mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": [1, 1, 2]},
+)
+
+_INPAINT: Final[Mapping[str, Any]] = {"in_channels": 9}
+
+ARCHITECTURES: Final[Mapping[str, Configs]] = MappingProxyType(
+    {
+        "sd15": _SD15,
+        "sd15-inpainting": _another(_SD15, "StableDiffusionInpaintPipeline", unet=_INPAINT),
+        "sd15-pix2pix": _PIX2PIX,
+        "lcm": _LCM,
+        "sd2-base": _SD2_BASE,
+        "sd2-depth": _another(
+            _SD2_BASE, "StableDiffusionDepth2ImgPipeline", unet={"in_channels": 5}
+        ),
+        "sd2-inpainting": _another(_SD2_BASE, "StableDiffusionInpaintPipeline", unet=_INPAINT),
+        "sd2": _SD2,
+        "sd21": _SD21,
+        "sdxl": _SDXL,
+        "sdxl-inpainting": _another(_SDXL, "StableDiffusionXLInpaintPipeline", unet=_INPAINT),
+        "sdxl-refiner": _REFINER,
+        "ssd-1b": _SSD_1B,
+        "vega": _VEGA,
+    }
+)
+"""The configs of each architecture by folder, and its `model_index`."""
