@@ -17,7 +17,9 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import registry
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Arrays, Blueprint, Engine
+from latentrt.engines.onnxruntime import cpu
 from latentrt.engines.registry import Backend, Chosen, Compiler, backend
+from latentrt.engines.verification import golden
 from latentrt.engines.verification.tolerances import TOLERANCES, Tolerance
 from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime import Pipeline, Request, Sampling, Size
@@ -71,6 +73,9 @@ class Noting:
     def compile(self, blueprint: Blueprint, options: Any) -> Engine:
         return self._noted("compile", blueprint, self.real.compile(blueprint, options))
 
+    def compile_reference(self, blueprint: Blueprint) -> Engine:
+        return self._noted("compile", blueprint, cpu.compile_reference(blueprint))
+
     def build(self, blueprint: Blueprint, options: Any, folder: Path, **more: Any) -> None:
         self._note("build", blueprint)
         self.real.build(blueprint, options, folder, **more)
@@ -97,6 +102,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         compiler: Any = Noting(name, backend(name).compiler, found)
         noting[name] = replace(noting[name], find=lambda compiler=compiler: compiler)
     monkeypatch.setattr(registry, "BACKENDS", noting)
+    reference = Noting("onnxruntime", backend("onnxruntime").compiler, found)
+    monkeypatch.setattr(golden, "compile_reference", reference.compile_reference)
     return found
 
 

@@ -27,6 +27,7 @@ from latentrt.bundle.errors import Closed, EngineError, InputError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines.cache.key import engine_key
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.halved import HalvedEngine
 from latentrt.engines.openvino.backend import CPU, GPU, NPU, OpenVino
 from latentrt.engines.openvino.infer_request import InferRequest
 from latentrt.engines.openvino.options import OpenVinoOptions
@@ -276,6 +277,40 @@ def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
         assert errors["fp32"] < TOLERANCES["fp32"].of(component), (component, errors)
         if HAS_BF16:
             assert 1e-3 < errors["bf16"] < TOLERANCES["bf16"].of(component), (component, errors)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
+def test_weights_in_16_bits_have_no_copy_in_float32(
+    bundle: Callable[[str], Path], tmp_path: Path, stored: bool
+) -> None:
+    opened = Bundle.open(bundle("heads-fp16"))
+    for component in opened.manifest.components:
+        sizes = golden_sizes(opened, component) or {}
+        blueprint, options = Blueprint.of(opened, component, sizes), OpenVinoOptions()
+        folder = tmp_path / component
+        folder.mkdir()
+        if stored:
+            CPU.build(blueprint, options, folder)
+        engine: Any = (
+            CPU.load(blueprint, options, folder) if stored else CPU.compile(blueprint, options)
+        )
+        if isinstance(engine, HalvedEngine):
+            engine = engine.half
+        nodes = engine._pool._make.args[0].get_runtime_model().get_ops()
+        kinds = [kind_of(node) for node in nodes]
+        weights = [
+            kind_of(node.input_value(1).get_node())
+            for node, (layer, _) in zip(nodes, kinds, strict=True)
+            if layer in ("Convolution", "FullyConnected")
+        ]
+        assert weights
+        assert set(weights) == {("Const", "f16")}, component
+
+
+def kind_of(node: Any) -> tuple[str, str]:
+    """What OpenVINO executes for a node, and in which type its output is."""
+    told = node.get_rt_info()
+    return told["layerType"].astype(str), told["outputPrecisions"].astype(str)
 
 
 def property_of(engine: Any, name: str) -> Any:
