@@ -101,8 +101,10 @@ def _file_names(kept: Mapping[str, Mapping[str, tuple[Path, Entry]]]) -> dict[Pa
     names: dict[Path, str] = {}
     for path, folders in readers.items():
         stem = folders[0] if len(folders) == 1 else "checkpoint"
-        taken = sum(name.startswith(f"weights/{stem}.") for name in names.values())
-        names[path] = f"weights/{stem}.{taken}.safetensors"
+        taken = 1
+        while (name := f"weights/{stem}{f'-{taken}' * (taken > 1)}.safetensors") in names.values():
+            taken += 1
+        names[path] = name
     return names
 
 

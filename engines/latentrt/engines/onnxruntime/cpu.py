@@ -90,7 +90,7 @@ def compile_reference(blueprint: Blueprint) -> OnnxRuntimeEngine:
     """
     api = package(NAME, _REMEDY)
     graph = OnnxGraph.of(blueprint.at("fp32"))
-    chosen = settings(api, graph.blueprint)
+    chosen = settings(api, graph)
     chosen.graph_optimization_level = api.GraphOptimizationLevel.ORT_DISABLE_ALL
     chosen.add_session_config_entry("session.disable_prepacking", "1")
     chosen.enable_cpu_mem_arena = False
