@@ -42,6 +42,7 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
         sample_size=sample_size,
         zeros=forces_zeros(source, family),
         notes=(
+            *source.notes,
             *left_out(source, family),
             *(note for part in parts.values() for note in part.notes),
             *size_notes,
