@@ -12,8 +12,6 @@ BAD_INPUT, FAILURE, OUT_OF_TOLERANCE = 2, 1, 3
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a checkpoint.")
 ]
-    Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a checkpoint.")
-]
 EngineOption = Annotated[str, typer.Option(help="auto, or one that `latentrt doctor` lists.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="What engines compute in: fp32, fp16, bf16; auto: the engine's own.")
