@@ -23,7 +23,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "layers as a list": (
         "unet",
-        {**_XL, "layers_per_block": [1, 2, 1]},
+        {**_XL, "layers_per_block": [1, 2, 2]},
     ),
     "equal widths": (
         "unet",

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from latentrt.weights.clip_tokenizer import open_clip_tokenizers
-
 from latentrt.bundle.errors import CheckpointError
 from latentrt.export.modules import described
 from latentrt.export.synthetic import open_source
 from latentrt.runtime.conversion.check import check_source
 from latentrt.weights.checked import Checked
+from latentrt.weights.clip_tokenizer import open_clip_tokenizers
 from latentrt.weights.families import Family
 from latentrt.weights.parts import Part
 from latentrt.weights.source import Source

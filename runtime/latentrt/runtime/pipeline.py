@@ -27,7 +27,7 @@ from latentrt.runtime.plan import Plan
 from latentrt.runtime.planning import Planning
 from latentrt.runtime.request import Request
 from latentrt.runtime.result import Result
-from latentrt.runtime.rows import Calls
+from latentrt.runtime.rows import Calls, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.size_limit import SizeLimit
 from latentrt.runtime.variants import variant_of
@@ -93,8 +93,10 @@ class Pipeline:
         )
         self._base = base
         self._changed = changed
-        own = {} if base is None else base._planning.models
-        shared = {name: model for name, model in own.items() if name not in changed}
+        shared: dict[str, Model] = {}
+        if base is not None:
+            models = base._planning.models.items()
+            shared = {name: model for name, model in models if name not in changed}
         self._planning = Planning(bundle, self._opened, limit, shared)
         self._like = partial(
             Pipeline,

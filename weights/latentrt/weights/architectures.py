@@ -125,17 +125,18 @@ _SD21: Final[Configs] = {
 """Stable Diffusion 2.1 at 768 x 768."""
 
 _BASE: Final[Mapping[str, Any]] = {**_SD21["unet"], "sample_size": 64, "upcast_attention": False}
-_PNDM: Final[Mapping[str, Any]] = {
-    **{k: v for k, v in _DDIM.items() if k != "clip_sample"},
+PNDM: Final[Mapping[str, Any]] = {
+    **_DDIM,
     "_class_name": "PNDMScheduler",
     "skip_prk_steps": True,
 }
+"""The scheduler of Stable Diffusion 1.5, and of 2's base models."""
 
 _SD2_BASE: Final[Configs] = {
     **_SD21,
     "unet": _BASE,
     "vae": _VAE,
-    "scheduler": _PNDM,
+    "scheduler": PNDM,
 }
 """Stable Diffusion 2.0 and 2.1 base at 512 x 512, which predict the noise."""
 

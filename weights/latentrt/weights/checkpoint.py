@@ -24,6 +24,7 @@ from latentrt.weights.contents import (
     read_bytes,
     read_json,
 )
+from latentrt.weights.ldm_names import OLD_ATTENTION
 from latentrt.weights.weight_files import WeightFiles, find_weights, library_of, variants
 
 HARMLESS: Final = frozenset({"text_model.embeddings.position_ids"})
@@ -72,12 +73,7 @@ class Tensors(Mapping[str, NDArray[Any]]):
         return len(self._places)
 
 
-_OLD_ATTENTION: Final = {
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "proj_attn": "to_out.0",
-}
+_ATTENTION: Final = {old: name for name, old in OLD_ATTENTION.items()}
 _OLD_VAE: Final = re.compile(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)")
 
 
@@ -95,7 +91,7 @@ def canonical_name(stored: str, folder: str) -> tuple[str, str]:
         return f"text_model.{stored}", "text encoder without the prefix 'text_model.'"
     match = _OLD_VAE.fullmatch(stored)
     if folder == "vae" and match is not None:
-        return f"{match[1]}{_OLD_ATTENTION[match[2]]}{match[3]}", "VAE with old attention names"
+        return f"{match[1]}{_ATTENTION[match[2]]}{match[3]}", "VAE with old attention names"
     return stored, ""
 
 

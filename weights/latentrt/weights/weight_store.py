@@ -27,7 +27,7 @@ _EXPONENTS: Final = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F80000
 class Progress(Protocol):
     """Called with the progress of a stage; `total` is in the stage's own unit."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
