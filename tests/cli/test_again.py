@@ -151,7 +151,7 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("recorded", "options", "expected"), ENDINGS)
-def test_an_option_ends_what_only_held_with_the_value_it_replaces(
+def test_an_option_drops_values_that_depended_on_the_one_it_replaces(
     ask: Ask, recorded: Sampling, options: tuple[object, ...], expected: Sampling
 ) -> None:
     again = ask(RECORDED.with_values(sampling=recorded), *options)
@@ -219,7 +219,7 @@ def test_a_part_that_an_older_picture_lacks_has_its_defaults(ask: Ask) -> None:
         (("--sampler", "eular"), "sampler: expected euler"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(
+def test_options_that_exclude_each_other_are_one_line(
     ask: Ask, options: tuple[object, ...], message: str
 ) -> None:
     assert ask(RECORDED, *options) is None

@@ -162,7 +162,7 @@ def test_no_second_engine_is_made_at_the_size_asked_for_and_the_small_one_is_fre
     assert told.index("compiling a small engine") < told.index("compiling")
 
 
-def test_what_was_proved_holds_for_other_sizes_and_in_other_processes(
+def test_a_golden_record_holds_for_other_sizes_and_in_other_processes(
     bare: Bundle, cache: Cache, events: list[str]
 ) -> None:
     chosen = Chosen(backend("openvino"))
@@ -178,7 +178,7 @@ def test_what_was_proved_holds_for_other_sizes_and_in_other_processes(
     assert len(sizes) == 3
 
 
-def test_other_options_and_a_stricter_tolerance_are_proved_anew(
+def test_other_options_and_a_stricter_tolerance_are_verified_again(
     heads: Bundle, cache: Cache, events: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Chosen(backend("onnxruntime"))

@@ -115,7 +115,7 @@ def test_a_graph_in_float16_computes_what_the_model_does(bundle: Bundles, compon
     ("configuration", "component"),
     [(c, component) for c in ("heads", "xl") for component in components_of(c)],
 )
-def test_all_else_of_a_graph_stays_as_it_was(
+def test_the_rest_of_a_graph_is_unchanged(
     bundle: Bundles, configuration: str, component: str
 ) -> None:
     content = (bundle(configuration) / f"{component}.onnx").read_bytes()

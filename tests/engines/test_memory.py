@@ -79,7 +79,7 @@ def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
     assert available_memory(written(tmp_path, files)) == 0
 
 
-def test_where_nothing_tells_it_is_unknown(tmp_path: Path) -> None:
+def test_without_any_source_available_memory_is_unknown(tmp_path: Path) -> None:
     assert available_memory(tmp_path) is None
 
 

@@ -107,7 +107,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     [(GPU, ["0"], ("Intel Arc B580",)), (NPU, [""], ("Intel AI Boost",))],
     ids=["gpu", "npu"],
 )
-def test_a_device_that_is_there_is_named_and_called_unverified(
+def test_a_present_device_is_named_and_called_unverified(
     elsewhere: Elsewhere, device: OpenVino, ids: list[str], names: tuple[str, ...]
 ) -> None:
     elsewhere.ids = ids
@@ -117,7 +117,7 @@ def test_a_device_that_is_there_is_named_and_called_unverified(
 
 
 @pytest.mark.parametrize("device", [GPU, NPU], ids=["gpu", "npu"])
-def test_a_device_that_is_not_there_is_a_problem_with_a_remedy(
+def test_a_missing_device_is_a_problem_with_a_remedy(
     elsewhere: Elsewhere, device: OpenVino
 ) -> None:
     elsewhere.ids = []
@@ -131,7 +131,7 @@ def test_a_device_that_is_not_there_is_a_problem_with_a_remedy(
         device.identity(NoOptions())
 
 
-def test_what_a_plugin_lacks_is_told_without_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugins_error_is_shown_without_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     # The whole of it, as 2026.4 says it where no OpenCL is installed.
     message = (
         "Exception from src/inference/src/cpp/core.cpp:268:\n"

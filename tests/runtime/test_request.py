@@ -335,7 +335,9 @@ def test_keys_that_are_absent_have_their_defaults() -> None:
         ({"original_size": "x"}, r"^original_size: "),
     ],
 )
-def test_a_newer_request_is_refused_by_what_it_has(changes: dict[str, Any], message: str) -> None:
+def test_a_newer_request_is_refused_by_its_unknown_part(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         Request.from_json({**Request("a").to_json(), **changes})
 

@@ -80,7 +80,9 @@ def test_values_have_the_dtype_of_the_models_vae(
 ) -> None:
     save_tensors(tmp_path / "base", {name: base[name].astype(dtype) for name in base})
     save_tensors(tmp_path / "vae.safetensors", original)
-    found = VaeTensors(tmp_path / "vae.safetensors", Tensors((TensorFile(tmp_path / "base"),), "vae"))
+    found = VaeTensors(
+        tmp_path / "vae.safetensors", Tensors((TensorFile(tmp_path / "base"),), "vae")
+    )
     expected = original["decoder.conv_in.weight"].astype(dtype)
     assert found.entry("decoder.conv_in.weight").dtype == dtype
     np.testing.assert_array_equal(found["decoder.conv_in.weight"], expected, strict=True)

@@ -1,7 +1,6 @@
-"""What the U-Net is told beside latents and timesteps: prompts, sizes, a guidance scale.
+"""The U-Net's inputs beside latents and timesteps: prompts, sizes, a guidance scale.
 
-A row of a model call is a set of named arrays, whatever the family; which of them there are, the
-U-Net's graph says.
+A row of a model call is a set of named arrays. The U-Net's graph says which.
 """
 
 from __future__ import annotations
@@ -137,7 +136,7 @@ class Conditioner:
 
 
 def embed_scale(guidance_scale: float, width: int) -> NDArray[np.float32]:
-    """What a distilled U-Net is told of the guidance scale: sines, then cosines, float32 [width].
+    """A distilled U-Net's input for the guidance scale: sines, then cosines, float32 [width].
 
     Of 1000 (scale - 1) at frequencies from 1 down to 1/10000. Each operation is rounded to float32,
     as in training: near 10000, a sine's argument has steps of a thousandth.

@@ -48,8 +48,8 @@ class Request:
     that many of the text encoder's last layers for the prompt, not for the negative prompt, as in
     diffusers. A number will do for `guidance`, and a sampler's name for `sampling`. `latents`,
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
-    `original_size`, `crop` (top, left) and `target_size` are what SDXL is told of the picture's
-    making; the sizes are the picture's own where they are None. `provenance` is what it was drawn
+    `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
+    picture's own where they are None. `provenance` is what it was drawn
     with: a result's request has it. A model that draws it again notes where it differs. Requests
     are equal, whatever their provenance, where they ask for the same pictures.
 
