@@ -20,6 +20,7 @@ from latentrt.bundle.errors import CheckpointError
 from latentrt.runtime import Pipeline, Request, Sampling, Size
 from latentrt.runtime.conversion.cached import cached_bundle, cached_bundles, remove_cached
 from latentrt.runtime.conversion.make import NoGraphError, make_bundle
+from latentrt.runtime.conversion.options import CheckpointOptions
 from latentrt.weights.checkpoint import Checkpoint
 
 Folders = Callable[[str], Path]
@@ -101,17 +102,17 @@ def test_a_bundle_is_made_once_and_again_when_its_checkpoint_changes(
     def tell(stage: str, done: int, total: int) -> None:
         stages.append(stage)
 
-    first = cached_bundle(folder, None, tell)
+    first = cached_bundle(folder, CheckpointOptions(), tell)
     assert stages
     stages.clear()
-    assert cached_bundle(folder, None, tell) == first
+    assert cached_bundle(folder, CheckpointOptions(), tell) == first
     assert not stages
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = safetensors.torch.load_file(path)
     tensors["conv_in.weight"] = torch.full_like(tensors["conv_in.weight"], 0.25)
     path.unlink()  # as a download does; the bundle keeps a link to the file it had
     safetensors.torch.save_file(tensors, path)
-    assert cached_bundle(folder, None, tell) == first
+    assert cached_bundle(folder, CheckpointOptions(), tell) == first
     assert stages
     assert (Bundle.open(first, verify=True).tensors("unet")["conv_in.weight"] == 0.25).all()
     (listed,) = cached_bundles()
@@ -125,7 +126,9 @@ def test_a_bundle_is_made_once_and_again_when_its_checkpoint_changes(
 def test_weights_of_another_dtype_are_those_that_pytorch_rounds(
     checkpoint: Folders, own: Path, dtype: str
 ) -> None:
-    found = Bundle.open(cached_bundle(checkpoint("heads"), dtype, nothing)).tensors("unet")
+    found = Bundle.open(
+        cached_bundle(checkpoint("heads"), CheckpointOptions(dtype), nothing)
+    ).tensors("unet")
     source = checkpoint("heads") / "unet" / "diffusion_pytorch_model.safetensors"
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     for name, tensor in safetensors.torch.load_file(source).items():
