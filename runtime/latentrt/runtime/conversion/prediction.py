@@ -24,7 +24,7 @@ _LIMIT: Final = -1.0
 def state_prediction(folder: Path) -> None:
     """Measure what the U-Net of a new bundle predicts, and write it into the bundle.
 
-    At the last timestep nearly all is noise: a model of epsilon gives its input back, one of v gives
+    At the last timestep nearly all is noise: a model of epsilon gives its input back, and one of v
     about minus the picture. Raises `Unavailable` where no engine is installed.
     """
     bundle = Bundle.open(folder)
