@@ -25,11 +25,11 @@ from latentrt.cli.options import (
     VerifyOption,
 )
 from latentrt.cli.progress import Bars
-from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.opening import open_source
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="A folder, or random:sd15, :sd21, :sdxl.")],
+    checkpoint: Annotated[str, typer.Argument(help="A folder, a file, org/name, or random:sd15.")],
     bundle: Annotated[Path, typer.Argument(help="The folder to make.")],
     dtype: Annotated[str, typer.Option(help="How weights are stored: fp32, fp16, bf16.")] = "fp32",
     variant: VariantOption = None,
@@ -41,7 +41,7 @@ def export(
     if (Path(checkpoint) / FILE_NAME).is_file():
         raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
     if not checkpoint.startswith("random:"):
-        Checkpoint.open(Path(checkpoint), variant)  # before PyTorch, which takes long to load
+        open_source(checkpoint, variant)  # before PyTorch, which takes long to load
     from latentrt.export.libraries import quiet_libraries
 
     with quiet_libraries(), Bars(Console(stderr=True), quiet=as_json) as bars:

@@ -17,6 +17,7 @@ from latentrt.weights.checkpoint import listed_class
 from latentrt.weights.families import family_of, forces_zeros, left_out
 from latentrt.weights.latent_space import LatentSpace, read_sample_size
 from latentrt.weights.parts import open_parts
+from latentrt.weights.single_file import SingleFile
 from latentrt.weights.source import Source
 
 
@@ -27,6 +28,9 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
     file, tensor or field that cannot be exported, and `InputError` for a variant that is not there.
     """
     source = open_source(checkpoint, variant)
+    if isinstance(source, SingleFile) and source.prediction_type is None:
+        problem = "its prediction type is not in the file, and has to be measured or stated"
+        raise CheckpointError(source.path, problem)
     family = family_of(source)
     scheduler, notes = _scheduler(source, forced=family.name == STABLE_DIFFUSION)
     parts = open_parts(source, family, described)
