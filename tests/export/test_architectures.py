@@ -47,7 +47,7 @@ def shapes_of(name: str, folder: str) -> Shapes:
 
 @cache  # several architectures share their parts
 def _shapes(folder: str, config: str) -> Shapes:
-    return described(folder, json.loads(config))[1]
+    return described(folder, json.loads(config))
 
 
 def count(name: str, folder: str) -> int:

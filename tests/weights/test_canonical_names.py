@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_names_are_those_of_the_module(case: str) -> None:
     folder, config = CASES[case]
-    _, shapes = described(folder, config)
+    shapes = described(folder, config)
     names = canonical_names(folder, config)
     assert set(names) == set(shapes)
     assert len(names) == len(shapes)

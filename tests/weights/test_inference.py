@@ -242,7 +242,7 @@ def test_depths_of_no_known_model_are_read_from_the_names(
     down: Any, up: Any, middle: int, opened: Open
 ) -> None:
     single = opened(distilled(down, up, middle))
-    _, shapes = described("unet", single.config("unet"))
+    shapes = described("unet", single.config("unet"))
     found = single.tensors("unet")
     assert {name: found.entry(name).shape for name in found} == dict(shapes)
     assert "no known model has it" in said(single, "depth")
