@@ -31,7 +31,8 @@ from latentrt.runtime.rows import Calls, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.size_limit import SizeLimit
 from latentrt.runtime.variants import variant_of
-from latentrt.weights.lora.lora import Lora
+from latentrt.runtime.weights_fields import loras_of
+from latentrt.weights.lora.lora import Lora, weights_key
 
 if TYPE_CHECKING:
     from latentrt.runtime.conversion.options import CheckpointOptions
@@ -239,7 +240,7 @@ class Pipeline:
         """
         self._home.check()
         with only_latentrt_errors():
-            return self._variant(weights) if weights else self
+            return self._variant(weights_key(weights), weights) if weights else self
 
     def batcher(
         self,
@@ -280,7 +281,9 @@ class Pipeline:
             raise InputError(
                 "request", "a Request, such as Request('a red circle')", shown(request)
             )
-        return self._planning(request, batches=batches, decodes=decodes, progress=progress)
+        loras = loras_of(request.weights)
+        pipeline = self.with_weights(*loras) if loras else self
+        return pipeline._planning(request, batches=batches, decodes=decodes, progress=progress)
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
@@ -310,7 +313,8 @@ class Pipeline:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
 
-    def _make_variant(self, weights: tuple[Lora, ...]) -> Pipeline:
+    def _make_variant(self, key: str, weights: tuple[Lora, ...]) -> Pipeline:
+        del key  # tells a file from another at the same path
         found = variant_of(self.bundle, weights)
         return self._like(found.bundle, base=self, changed=found.components)
 
