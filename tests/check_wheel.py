@@ -1,8 +1,8 @@
 """Install the wheel alone in a fresh environment and run it there: `make check` does this last.
 
-What it holds: the wheel contains every room, each with its types; the base dependencies suffice for
-`latentrt doctor`; with `[onnxruntime]` beside them, and nothing else, a picture comes out of an
-exported bundle; and neither brings in what only an export needs.
+It checks four things. The wheel contains every room, each with its types, and a user's program
+passes pyright in strict mode. The base dependencies suffice for `latentrt doctor`. With
+`[onnxruntime]` beside them a bundle draws a picture. Neither brings in what only an export needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,56 @@ print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name)])
 """
 
 
-# A program of a user's, with what a type checker is to find in it.
+# A user's program, in which a type checker finds nothing.
+RIGHT = """
+import asyncio
+from pathlib import Path
+
+from latentrt.runtime import Guidance, ImageToImage, LatentrtError, Pipeline, QueueFull
+from latentrt.runtime import Request, Result, Sampling, Size
+
+STEPS = 20
+
+
+def requests(prompts: list[str]) -> list[Request]:
+    sampling = Sampling("dpmpp_2m", schedule="karras", steps=STEPS)
+    guidance = Guidance(lambda sigma: 5.0 + sigma / 14.6, rescale=0.7)
+    return [
+        Request(prompt, seed=i, size=Size(512, 768), sampling=sampling, guidance=guidance)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def shapes(result: Result) -> list[tuple[int, int]]:
+    assert result.latents.ndim == 4
+    return [image.size for image in result.images]
+
+
+async def served(pipeline: Pipeline, prompts: list[str]) -> list[Result]:
+    with pipeline.batcher(batch_sizes=(8,), queue=64) as batcher:
+        try:
+            runs = [batcher.submit(each, deadline=60.0) for each in requests(prompts)]
+        except QueueFull as error:
+            raise SystemExit(f"try later: {error}") from error
+        return await asyncio.gather(*(asyncio.wrap_future(run.future) for run in runs))
+
+
+def main(bundle: Path, folder: Path) -> None:
+    with Pipeline.open(bundle, engine="openvino", options={"threads": 4}) as pipeline:
+        for number, result in enumerate(asyncio.run(served(pipeline, ["a fox", "a boat"]))):
+            result.save(folder / f"{number}.png")
+            print(shapes(result), result.request.seed, result.seconds.total)
+        with pipeline.run(requests(["a fox"])[0]) as run:
+            for step in run:
+                step.preview().save(folder / "preview.png")
+        try:
+            task = ImageToImage(run.result().images[0], strength=0.6)
+            pipeline(Request("a fox in snow", task=task)).save(folder / "snow.png")
+        except LatentrtError as error:
+            print(error)
+"""
+
+# Another, with what a type checker finds in it.
 WRONG = """
 from latentrt.runtime import Pipeline, Request
 
@@ -57,21 +106,24 @@ def check_types(wheel: Path, folder: Path, python: Path) -> None:
     missing = [room for room in ROOMS if f"latentrt/{room}/py.typed" not in names]
     if missing:
         sys.exit(f"{wheel.name}: no py.typed in {', '.join(missing)}")
-    if "latentrt/weights/clip_merges.xz" not in names:
-        sys.exit(f"{wheel.name}: no clip_merges.xz")
-    program = folder / "program" / "user.py"
-    program.parent.mkdir()
-    program.write_text(WRONG)
-    settings = {"typeCheckingMode": "strict", "include": ["user.py"]}
-    (program.parent / "pyrightconfig.json").write_text(json.dumps(settings))
+    for data in ("weights/clip_merges.xz", "graphs/shipped/index.json"):
+        if f"latentrt/{data}" not in names:
+            sys.exit(f"{wheel.name}: no {data}")
+    programs = folder / "programs"
+    programs.mkdir()
+    (programs / "right.py").write_text(RIGHT)
+    (programs / "wrong.py").write_text(WRONG)
+    settings = {"typeCheckingMode": "strict", "include": ["right.py", "wrong.py"]}
+    (programs / "pyrightconfig.json").write_text(json.dumps(settings))
     pyright = Path(sys.executable).parent / "pyright"
     command = (pyright, "--outputjson", "--pythonpath", python)
-    done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=programs, capture_output=True, text=True, check=False)
     found = {
-        (entry["range"]["start"]["line"], entry.get("rule", ""))
+        (Path(entry["file"]).name, entry["range"]["start"]["line"], entry.get("rule", ""))
         for entry in json.loads(done.stdout)["generalDiagnostics"]
     }
-    expected = {(3, "reportArgumentType"), (4, "reportAssignmentType"), (5, "reportArgumentType")}
+    rules = {3: "reportArgumentType", 4: "reportAssignmentType", 5: "reportArgumentType"}
+    expected = {("wrong.py", line, rule) for line, rule in rules.items()}
     if found != expected:
         sys.exit(f"{wheel.name}: a type checker finds {sorted(found)}, not {sorted(expected)}")
 

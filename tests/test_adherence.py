@@ -196,7 +196,7 @@ def outlined(*corners: tuple[float, float]) -> Image.Image:
         pytest.param([(0, 60), (128, 60), (128, 68), (0, 68)], id="stripe"),
     ],
 )
-def test_what_is_none_of_the_shapes_has_no_shape(corners: list[tuple[float, float]]) -> None:
+def test_a_figure_outside_the_shapes_has_no_shape(corners: list[tuple[float, float]]) -> None:
     recognised = recognise(outlined(*corners))
     assert recognised.colour == "blue"
     assert recognised.shape is None, recognised

@@ -59,7 +59,7 @@ def test_room_is_an_import_root_of_the_one_namespace(room: str) -> None:
     assert not (ROOT / room / "latentrt" / "__init__.py").exists()
 
 
-def test_every_tool_is_told_of_the_same_rooms() -> None:
+def test_every_tool_is_configured_for_the_same_rooms() -> None:
     hatch = PYPROJECT["hatch"]["build"]
     assert sorted(hatch["dev-mode-dirs"]) == ROOMS
     assert sorted(hatch["targets"]["wheel"]["packages"]) == [f"{room}/latentrt" for room in ROOMS]

@@ -25,7 +25,7 @@ def load(spec: Spec) -> Any:
     pipe: Any = StableDiffusionPipeline.from_pretrained(
         spec.checkpoint,
         dtype=getattr(torch, DTYPES[spec.precision]),
-        safety_checker=None,  # nobody in a comparison runs one
+        safety_checker=None,  # no library of the comparison runs one
         local_files_only=True,
     )
     # At SD 1.5's size on a CPU a tenth faster for the VAE in fp32 and bf16, even for the U-Net.

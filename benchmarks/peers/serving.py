@@ -1,11 +1,11 @@
-"""What the scripts beside this one share: reading a task, drawing for whoever asks, timing.
+"""What the scripts beside this one share: reading a task, drawing on request, timing.
 
     python benchmarks/peers/NAME.py SPEC.json --runs 5     seconds per picture, for a person
     python benchmarks/peers/NAME.py SPEC.json --serve      a line of JSON for every line of input
 
-Served, a script answers one line when it has drawn its first picture, then one for every `go` (a
-picture) and every `save PATH` (the last picture, .npy, float32 [1, 3, height, width] in [-1, 1]),
-until its input ends. Nothing but these lines goes to standard output.
+With --serve, a script answers one line when it has drawn its first picture. Then it answers one for
+every `go` (a picture) and every `save PATH` (the last picture, .npy, float32 [1, 3, height, width]
+in [-1, 1]), until its input ends. Nothing but these lines goes to standard output.
 
 Nothing of latentrt is imported: these scripts run where it is not installed.
 """
@@ -52,7 +52,7 @@ class Spec:
 
     @staticmethod
     def read(path: Path) -> Spec:
-        """From JSON; keys that are nobody's here are left alone."""
+        """From JSON; unknown keys are ignored."""
         stated = json.loads(path.read_text(encoding="utf-8"))
         return Spec(**{name: stated[name] for name in Spec.__annotations__})
 

@@ -48,7 +48,6 @@ from latentrt.weights.source import Config
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SHAPES: Final = ROOT / "models" / "shapes"
-DTYPES: Final = ("float32", "float16", "bfloat16")
 LIBRARIES: Final = ("torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxscript")
 SIZES: Final = {
     "batch": 2,
@@ -136,8 +135,7 @@ def make(each: Architecture, path: Path) -> dict[str, Any]:
     """Trace and measure one architecture, write its archive; returns its entry of the index."""
     packed: dict[str, bytes] = {}
     errors: dict[str, float] = {}
-    for dtype in DTYPES:
-        graphs = tracing.traced(each.spec, each.config, dtype)
+    for dtype, graphs in tracing.traced_at_all(each.spec, each.config):
         packed[dtype] = graphs.own
         if graphs.in_float32 is not None:
             packed[f"{dtype}.float32"] = graphs.in_float32

@@ -216,7 +216,7 @@ def test_a_call_above_its_roofline_is_a_note(
         (("--size", "64x64,8x8", "--compare", "x"), "compare: expected one engine, one size"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_measured(
+def test_impossible_options_are_refused_before_anything_is_measured(
     run: Run,
     bundle: Bundles,
     tmp_path: Path,

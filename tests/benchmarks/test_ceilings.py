@@ -145,9 +145,7 @@ def test_a_devices_bandwidth_is_its_own_or_not_known(
 
 
 @pytest.mark.parametrize("chain", [2, 32])
-def test_a_chain_ends_in_the_number_that_it_has_to_whatever_computes_it(
-    chain: int, tmp_path: Path
-) -> None:
+def test_every_backend_computes_the_chains_known_result(chain: int, tmp_path: Path) -> None:
     engine = backend("onnxruntime").compile(products(tmp_path, "float32", 64, chain))
     (found,) = engine({"x": np.zeros((1, 1), np.float32)}).values()
     engine.close()

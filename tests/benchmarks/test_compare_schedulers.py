@@ -157,5 +157,5 @@ def test_a_step_that_cancels_nothing_keeps_its_tolerance() -> None:
 
 
 @pytest.mark.parametrize("norms", [(1.0, 0.0), (math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan)])
-def test_norms_that_say_nothing_give_no_room(norms: tuple[float, float]) -> None:
+def test_norms_of_zero_or_nan_leave_the_tolerance_unchanged(norms: tuple[float, float]) -> None:
     assert cancelling_tolerance(1e-5, *norms) == 1e-5

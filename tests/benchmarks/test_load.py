@@ -59,7 +59,7 @@ def test_a_closed_loop_ends_at_its_limit_after_one_request_a_client() -> None:
     assert len(serve.seeds) == 2
 
 
-def test_arrivals_wait_for_nobody_and_count_from_the_moment_they_come() -> None:
+def test_arrivals_come_on_time_and_are_timed_from_then() -> None:
     lock = threading.Lock()
     serve = Server()
 

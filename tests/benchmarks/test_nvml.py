@@ -132,7 +132,7 @@ def test_the_gpu_that_is_read_is_the_one_that_engines_run_on_or_else_the_first(
     assert fake.read == {expected}
 
 
-def test_what_one_gpu_keeps_back_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_nvml_lacks_leaves_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     reasons = "nvmlDeviceGetCurrentClocksThrottleReasons"
     refused = frozenset({"nvmlDeviceGetPowerUsage", "nvmlDeviceGetMemoryInfo", reasons})
     state = watched(FakeNvml(refused), monkeypatch)
@@ -140,7 +140,7 @@ def test_what_one_gpu_keeps_back_leaves_the_rest(monkeypatch: pytest.MonkeyPatch
     assert (state.name, state.sm_clock, state.temperature) == ("A GPU", 1400, 88)
 
 
-def test_without_a_driver_or_a_gpu_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_or_gpu_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_driver(_: str) -> Any:
         def init() -> None:
             raise RefusedError

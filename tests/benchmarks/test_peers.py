@@ -157,7 +157,7 @@ def test_bf16_takes_part_where_the_cpu_has_it(
         ({"checkpoint": Path("nowhere")}, "checkpoint: expected the diffusers folder"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_at_once(
+def test_an_impossible_measurement_is_refused_at_once(
     bundle: Bundles, checkpoint: Bundles, more: dict[str, Any], message: str
 ) -> None:
     given: dict[str, Any] = {"checkpoint": checkpoint("heads")}

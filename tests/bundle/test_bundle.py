@@ -526,7 +526,7 @@ def test_a_manifest_that_is_a_folder_is_refused(folder: Path) -> None:
 # Places that are not a bundle.
 
 
-def test_no_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_bundle_folder_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "none", tmp_path / "none", "no such bundle folder")
 
 
@@ -594,7 +594,7 @@ def test_a_bundle_whose_scheduler_config_is_not_listed_says_so(folder: Path) -> 
         Bundle.open(folder).scheduler_config()
 
 
-def test_a_bundle_without_goldens_says_how_that_came(folder: Path) -> None:
+def test_a_bundle_without_goldens_says_why(folder: Path) -> None:
     edit(folder, lambda m: m["files"].pop("golden.safetensors"))
     opened = Bundle.open(folder)
     assert not opened.manifest.has_goldens

@@ -92,7 +92,7 @@ def test_without_any_home_folder_the_variable_is_named() -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", "  "])
-def test_without_it_the_folder_is_the_users_own(
+def test_without_the_variable_the_cache_is_in_the_users_folder(
     value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if value is None:

@@ -75,7 +75,7 @@ def test_an_error_about_a_value_that_cannot_be_pickled_survives() -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_a_full_queue_and_a_closed_batcher_are_no_runs_that_were_stopped() -> None:
+def test_queue_full_and_closed_are_not_errors_of_stopped_runs() -> None:
     assert issubclass(errors.QueueFull, Busy)
     assert not issubclass(Busy, Stopped)
     assert not issubclass(Closed, Stopped)

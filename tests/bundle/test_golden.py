@@ -76,7 +76,7 @@ def test_nothing_equals_a_zero_reference_but_zero() -> None:
     assert found == Difference(math.inf, 2.0, 0.0)
 
 
-def test_zero_against_a_reference_is_wholly_wrong() -> None:
+def test_zeros_have_a_relative_error_of_1() -> None:
     assert Difference.between(np.zeros(2), np.array([3.0, -4.0])) == Difference(1.0, 4.0, 0.0)
 
 

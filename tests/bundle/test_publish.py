@@ -143,7 +143,7 @@ def test_a_destination_that_appears_meanwhile_is_left_alone(place: Path) -> None
     assert names(place / "it") == []
 
 
-def test_force_replaces_everything_there_was(place: Path) -> None:
+def test_force_replaces_the_whole_destination(place: Path) -> None:
     with publishing(place / "it") as folder:
         (folder / "obsolete").write_text("old")
     publish(place / "it", "new", force=True)
@@ -151,7 +151,7 @@ def test_force_replaces_everything_there_was(place: Path) -> None:
     assert names(place) == ["it"]
 
 
-def test_force_makes_what_does_not_exist(place: Path) -> None:
+def test_force_creates_a_missing_destination(place: Path) -> None:
     publish(place / "it", "new", force=True)
     assert content(place / "it") == "new"
 
@@ -356,7 +356,7 @@ with publishing(Path(sys.argv[1])) as folder:
 """
 
 
-def test_the_second_of_two_publishers_is_told_so_and_the_first_is_not_disturbed(
+def test_the_second_of_two_publishers_fails_and_the_first_goes_on(
     place: Path,
 ) -> None:
     first = subprocess.Popen(
@@ -419,7 +419,7 @@ def test_locks_lie_in_the_folder_that_is_named_and_none_elsewhere(
 # Places that cannot be written.
 
 
-def test_a_cache_folder_where_nobody_may_write_is_named(
+def test_a_cache_folder_without_write_access_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (place / "file").write_text("x")
@@ -441,19 +441,19 @@ def test_a_parent_that_is_a_file_is_named(place: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 @pytest.mark.parametrize("destination", ["/proc/it", "/proc/folder/it"])
-def test_a_place_where_nobody_may_write_is_named(destination: str) -> None:
+def test_a_place_without_write_access_is_named(destination: str) -> None:
     with pytest.raises(InputError, match=f"a place that can be written, got {destination}"):
         publish(Path(destination), "x")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
-def test_a_file_where_nobody_may_write_is_named() -> None:
+def test_a_file_without_write_access_is_named() -> None:
     with pytest.raises(InputError, match="a place that can be written, got /proc/file"):
         write_file(Path("/proc/file"), b"x")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "nul\0", "\ud83d"])
-def test_a_name_that_cannot_be_is_refused_before_any_work(place: Path, name: str) -> None:
+def test_an_impossible_name_is_refused_before_any_work(place: Path, name: str) -> None:
     def work() -> None:
         pytest.fail("began to work")
 
@@ -500,9 +500,7 @@ def test_a_file_elsewhere_that_the_block_cannot_read_is_named_itself(place: Path
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), TimeoutError()])
-def test_an_error_that_has_nothing_to_do_with_files_is_left_as_it_is(
-    place: Path, error: OSError
-) -> None:
+def test_an_error_unrelated_to_files_is_unchanged(place: Path, error: OSError) -> None:
     with pytest.raises(type(error)), publishing(place / "it"):
         raise error
 

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from latentrt.bundle.tensors import save_tensors
 from latentrt.cli import generate
 from latentrt.cli.main import main
-from latentrt.runtime import Guidance, Request, Sampling, Size
+from latentrt.runtime import Embedding, Guidance, Request, Sampling, Size
 from latentrt.runtime.image import REQUEST
 
 RECORDED = Request(
@@ -151,7 +152,7 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("recorded", "options", "expected"), ENDINGS)
-def test_an_option_ends_what_only_held_with_the_value_it_replaces(
+def test_an_option_drops_values_that_depended_on_the_one_it_replaces(
     ask: Ask, recorded: Sampling, options: tuple[object, ...], expected: Sampling
 ) -> None:
     again = ask(RECORDED.with_values(sampling=recorded), *options)
@@ -219,7 +220,7 @@ def test_a_part_that_an_older_picture_lacks_has_its_defaults(ask: Ask) -> None:
         (("--sampler", "eular"), "sampler: expected euler"),
     ],
 )
-def test_what_does_not_go_together_is_one_line(
+def test_options_that_exclude_each_other_are_one_line(
     ask: Ask, options: tuple[object, ...], message: str
 ) -> None:
     assert ask(RECORDED, *options) is None
@@ -258,3 +259,61 @@ def test_a_picture_with_damaged_metadata_is_one_line(
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err == f"latentrt: {picture}: holds no latentrt request\n"
+
+
+def embedding(folder: Path, name: str, seed: int = 0) -> Path:
+    """A textual inversion's file."""
+    path = folder / f"{name}.safetensors"
+    rows = np.random.default_rng(seed).standard_normal((2, 32), dtype=np.float32)
+    save_tensors(path, {"emb_params": rows})
+    return path
+
+
+@pytest.fixture
+def inversions(tmp_path: Path) -> Path:
+    folder = tmp_path / "inversions"
+    folder.mkdir()
+    for seed, name in enumerate(("Bad-Hands", "fox", "unnamed")):
+        embedding(folder, name, seed)
+    return folder
+
+
+def tokens(request: Request | None) -> list[str]:
+    assert request is not None
+    return [each.token for each in request.weights]
+
+
+def test_an_embedding_is_named_by_its_file_or_by_a_token(ask: Ask, inversions: Path) -> None:
+    files = [inversions / f"{name}.safetensors" for name in ("fox", "Bad-Hands")]
+    again = ask(RECORDED, "--embedding", files[0], "--embedding", f"{files[1]}=<x>")
+    assert tokens(again) == ["fox", "<x>"]
+    assert "note: other embeddings than the picture's" in ask.error
+
+
+def test_embeddings_of_a_folder_are_read_where_a_prompt_has_their_names(
+    ask: Ask, inversions: Path
+) -> None:
+    (inversions / "broken.safetensors").write_bytes(b"not read")
+    options = ("a fox, foxes", "--negative-prompt", "(bad-hands:1.2)")
+    again = ask(RECORDED, *options, "--embedding-dir", inversions)
+    assert tokens(again) == ["Bad-Hands", "fox"]
+    assert ask(RECORDED, "a broken fox", "--embedding-dir", inversions) is None
+    assert "broken.safetensors" in ask.error
+
+
+def test_a_pictures_embeddings_are_found_in_a_folder(ask: Ask, inversions: Path) -> None:
+    used = Embedding(inversions / "fox.safetensors", "<fox>")
+    recorded = RECORDED.with_values(weights=[used])
+    again = ask(recorded, "--embedding-dir", inversions)
+    assert again is not None
+    assert again == recorded
+    assert ask(recorded) is None
+    assert f"the picture's file 'fox.safetensors' (SHA-256 {used.sha256})" in ask.error
+    embedding(inversions, "fox", 9)
+    assert ask(recorded, "--embedding-dir", inversions) is None
+    assert "got another file" in ask.error
+
+
+def test_weights_that_are_malformed_in_a_picture_are_refused(ask: Ask) -> None:
+    for damaged in (3, [3], [{"file": 1}]):
+        assert ask({**RECORDED.to_json(), "weights": damaged}) is None

@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_what_was_built_is_all_that_pictures_of_these_sizes_need(
+def test_pictures_of_the_built_sizes_need_no_other_engine(
     run: Run, bundle: Callable[[str], Path], engine: str
 ) -> None:
     options = ("--size", "64x64", "--size", "72x56", "--batch", "1,2", "--engine", engine)
@@ -116,7 +116,7 @@ def test_the_command_that_is_named_makes_a_decoder_of_several_pictures_work(
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_engines_that_are_refused_are_rows_among_the_others_and_the_status_is_3(
+def test_refused_engines_are_rows_of_the_table_and_the_status_is_3(
     run: Run, bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, as_json: bool
 ) -> None:
     strict = replace(TOLERANCES["fp32"], unet=1e-12)

@@ -78,7 +78,7 @@ def test_a_plan_is_there_the_next_time_and_missed_for_another_target(
         (("--target", "sm89", "--precision", "fp16"), 2, "precision: expected one of fp32 for"),
     ],
 )
-def test_what_cannot_be_built_here_is_one_line_that_says_why(
+def test_a_build_that_is_impossible_here_is_one_line_that_says_why(
     run: Run, bundle: Callable[[str], Path], options: tuple[str, ...], status: int, message: str
 ) -> None:
     found, _, err = run("build", bundle("heads"), *TENSORRT, *options)

@@ -315,7 +315,7 @@ def test_a_typo_is_answered_with_the_nearest_name(
     assert nearest in done.err
 
 
-def test_a_bundle_that_is_not_given_is_missed_and_not_the_prompt(
+def test_a_missing_bundle_argument_is_named_rather_than_the_prompt(
     run: Run, bundle: Callable[[str], Path]
 ) -> None:
     done = run("generate", "a red circle")
@@ -355,9 +355,7 @@ def test_export_of_a_bundle_says_that_it_is_one(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_that_nobody_expected_is_one_line(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     errors: list[Exception] = []
 
     def fail() -> None:
@@ -401,7 +399,7 @@ def test_options_of_sampling_and_guidance_reach_the_picture(
     assert np.array_equal(pixels(again), pixels(out))
 
 
-def test_sizes_that_sdxl_is_told_change_its_picture(
+def test_size_inputs_of_sdxl_change_its_picture(
     run: Run, bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     common = ("generate", bundle("xl"), "a red circle", "--steps", 2, "--seed", 1)

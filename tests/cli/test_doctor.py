@@ -69,7 +69,7 @@ def test_every_option_of_an_engine_has_a_line(
 
 
 @pytest.mark.usefixtures("engines")
-def test_what_is_unverified_is_what_the_engines_say_and_the_generator() -> None:
+def test_unverified_are_the_engines_that_say_so_and_the_cuda_generator() -> None:
     found = doctor.diagnose()["unverified"]
     assert [line.split(":")[0] for line in found] == [
         "engine odd",

@@ -53,7 +53,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def test_what_was_built_at_a_level_without_weights_is_what_a_pipeline_finds(
+def test_a_pipeline_finds_an_engine_built_at_a_level_without_weights(
     run: Run, bundle: Callable[[str], Path]
 ) -> None:
     path = bundle("heads")

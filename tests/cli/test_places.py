@@ -140,7 +140,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("options", REFUSED, ids=lambda o: " ".join(map(str, o))[:60])
-def test_what_would_lose_a_file_is_refused_before_anything_is_drawn(
+def test_overwriting_a_file_is_refused_before_anything_is_drawn(
     run: Run,
     bundle: Callable[[str], Path],
     place: Path,
@@ -199,7 +199,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", [*BROKEN, "npz", "folder", "missing", "fifo"])
-def test_latents_that_are_none_are_named_in_one_line(run: Run, place: Path, kind: str) -> None:
+def test_bad_latents_are_named_in_one_line(run: Run, place: Path, kind: str) -> None:
     path = place / "l.npy"
     if kind in BROKEN:
         path.write_bytes(BROKEN[kind])

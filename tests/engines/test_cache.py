@@ -152,7 +152,7 @@ def test_an_engine_whose_record_is_not_good_enough_today_is_refused_and_built_ag
     assert (backend.built, guard.asked) == (2, 2)
 
 
-def test_an_engine_that_is_there_and_does_not_load_says_why(cache: Cache) -> None:
+def test_a_stored_engine_that_does_not_load_says_why(cache: Cache) -> None:
     class Broken(Adding):
         def load(self, blueprint: Blueprint, options: Any, folder: Path) -> Engine:
             raise BuildFailed("unet: no such driver")

@@ -92,7 +92,7 @@ def no_byte_written() -> Generator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_where_there_can_be_no_cache_engines_are_made_and_that_is_said_once(
+def test_without_a_usable_cache_engines_are_compiled_with_one_warning(
     tmp_path: Path, warnings: list[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -109,13 +109,13 @@ def test_where_there_can_be_no_cache_engines_are_made_and_that_is_said_once(
     assert str(tmp_path / "file" / "cache") in warning
 
 
-def test_a_kept_engine_says_nothing(cache: Cache, warnings: list[str]) -> None:
+def test_a_kept_engine_logs_nothing(cache: Cache, warnings: list[str]) -> None:
     for _ in range(2):
         assert cache.open(choice(Adding()), BLUEPRINT).unkept is None
     assert warnings == []
 
 
-def test_where_there_can_be_no_cache_never_building_says_so(tmp_path: Path) -> None:
+def test_without_a_usable_cache_build_never_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = Cache(tmp_path / "file" / "cache")
     with pytest.raises(ShapeNotBuilt, match=f"unet: not built: {NAMED}"):
@@ -131,7 +131,7 @@ def test_weights_that_have_changed_are_refused_without_a_cache_too(tmp_path: Pat
         Cache(tmp_path / "file").open(choice(Adding()), blueprint)
 
 
-def test_a_cache_that_is_only_read_gives_what_it_has_and_makes_what_it_has_not(
+def test_a_read_only_cache_loads_its_engines_and_compiles_others(
     tmp_path: Path, mounted: Mount, warnings: list[str]
 ) -> None:
     mounted("size=1m")
@@ -209,7 +209,7 @@ def test_an_engine_is_not_made_twice_if_only_its_record_cannot_be_written(
 
 
 @pytest.mark.skipif(not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root")
-def test_a_cache_where_another_user_may_not_write_is_none(tmp_path: Path) -> None:
+def test_without_write_access_nothing_is_cached(tmp_path: Path) -> None:
     """As in a container that runs as any user: a home that is "/"."""
     child = os.fork()
     if child == 0:

@@ -37,7 +37,7 @@ def cuda_that_says(driver: int, code: str, count: int) -> SimpleNamespace:
         (cuda_that_says(13000, "cudaErrorNoDevice", 0), "cudaErrorNoDevice"),
     ],
 )
-def test_what_is_missing_before_there_is_a_gpu_is_named(
+def test_missing_parts_of_a_gpu_are_named(
     monkeypatch: pytest.MonkeyPatch, api: SimpleNamespace, problem: str
 ) -> None:
     monkeypatch.setattr(cuda_device, "cuda", lambda: api)
@@ -109,7 +109,7 @@ def test_the_driver_says_its_version_on_linux_or_else_through_nvml(
     assert calls == (["init", "shutdown"] if version == "577.1" else [])
 
 
-def test_a_driver_that_does_not_say_its_version_has_none(
+def test_a_driver_of_unknown_version_has_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse() -> None:

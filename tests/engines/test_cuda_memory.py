@@ -57,7 +57,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     return made
 
 
-def test_what_is_captured_is_instantiated_once_and_launched_every_time(cuda: Cuda) -> None:
+def test_a_captured_graph_is_instantiated_once_and_launched_every_time(cuda: Cuda) -> None:
     stream = CudaMemory().stream()
     replay = stream.capture(lambda: cuda.calls.append("work"))
     assert cuda.calls == [
@@ -75,7 +75,7 @@ def test_what_is_captured_is_instantiated_once_and_launched_every_time(cuda: Cud
 
 
 @pytest.mark.parametrize("error", [EngineError("no"), KeyboardInterrupt()])
-def test_whatever_stops_a_capture_the_stream_takes_work_again(
+def test_after_a_failed_capture_the_stream_takes_work_again(
     cuda: Cuda, error: BaseException
 ) -> None:
     def stop() -> None:

@@ -233,7 +233,7 @@ def test_unknown_backends_and_precisions_are_named() -> None:
         ("auto", "level", "threads, streams; engine onnxruntime has no option 'level'; it has"),
     ],
 )
-def test_an_option_that_an_engine_has_not_is_an_error_that_lists_those_it_has(
+def test_an_unknown_option_of_an_engine_is_an_error_that_lists_its_options(
     name: str, option: str, known: str
 ) -> None:
     engine = "openvino" if name == "auto" else name

@@ -17,7 +17,9 @@ from latentrt.bundle.spec import TensorSpec
 from latentrt.engines import registry
 from latentrt.engines.cache.cache import Cache
 from latentrt.engines.engine import Arrays, Blueprint, Engine
+from latentrt.engines.onnxruntime import cpu
 from latentrt.engines.registry import Backend, Chosen, Compiler, backend
+from latentrt.engines.verification import golden
 from latentrt.engines.verification.tolerances import TOLERANCES, Tolerance
 from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime import Pipeline, Request, Sampling, Size
@@ -71,6 +73,9 @@ class Noting:
     def compile(self, blueprint: Blueprint, options: Any) -> Engine:
         return self._noted("compile", blueprint, self.real.compile(blueprint, options))
 
+    def compile_reference(self, blueprint: Blueprint) -> Engine:
+        return self._noted("compile", blueprint, cpu.compile_reference(blueprint))
+
     def build(self, blueprint: Blueprint, options: Any, folder: Path, **more: Any) -> None:
         self._note("build", blueprint)
         self.real.build(blueprint, options, folder, **more)
@@ -97,6 +102,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         compiler: Any = Noting(name, backend(name).compiler, found)
         noting[name] = replace(noting[name], find=lambda compiler=compiler: compiler)
     monkeypatch.setattr(registry, "BACKENDS", noting)
+    reference = Noting("onnxruntime", backend("onnxruntime").compiler, found)
+    monkeypatch.setattr(golden, "compile_reference", reference.compile_reference)
     return found
 
 
@@ -155,7 +162,7 @@ def test_no_second_engine_is_made_at_the_size_asked_for_and_the_small_one_is_fre
     assert told.index("compiling a small engine") < told.index("compiling")
 
 
-def test_what_was_proved_holds_for_other_sizes_and_in_other_processes(
+def test_a_golden_record_holds_for_other_sizes_and_in_other_processes(
     bare: Bundle, cache: Cache, events: list[str]
 ) -> None:
     chosen = Chosen(backend("openvino"))
@@ -171,7 +178,7 @@ def test_what_was_proved_holds_for_other_sizes_and_in_other_processes(
     assert len(sizes) == 3
 
 
-def test_other_options_and_a_stricter_tolerance_are_proved_anew(
+def test_other_options_and_a_stricter_tolerance_are_verified_again(
     heads: Bundle, cache: Cache, events: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Chosen(backend("onnxruntime"))

@@ -1,4 +1,4 @@
-"""GroupNormalization written out for ONNX Runtime's CPU, held against PyTorch."""
+"""GroupNormalization written out for ONNX Runtime, held against PyTorch."""
 
 from __future__ import annotations
 
@@ -15,29 +15,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from tests.export.pytorch import components_of
+from onnx import helper, numpy_helper
+from tests.export.pytorch import components_of, relative
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.engines.engine import Blueprint
 from latentrt.engines.graphs.group_norm import write_out_group_norms
+from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime import cpu as engine
 from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
+from latentrt.engines.onnxruntime.session import norms_written_out, session, settings
+from latentrt.engines.verification.judging import golden_sizes
+from latentrt.engines.verification.tolerances import TOLERANCES
 
 Bundles = Callable[[str], Path]
-Array = NDArray[np.float32]
-
 NORM = "GroupNormalization"
 
 
-def a_norm(scale: Array, bias: Array, rank: int, **attributes: Any) -> bytes:
+def a_norm(scale: NDArray[Any], bias: NDArray[Any], rank: int, **attributes: Any) -> bytes:
     """A graph of one norm, whose every size but the channels is a symbol."""
+    kind = helper.np_dtype_to_tensor_dtype(scale.dtype)
     dims = ["batch", len(scale), *(f"size{axis}" for axis in range(2, rank))]
     graph = helper.make_graph(
         [helper.make_node(NORM, ["x", "scale", "bias"], ["y"], **attributes)],
         "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info("x", kind, dims)],
+        [helper.make_tensor_value_info("y", kind, dims)],
         [numpy_helper.from_array(scale, "scale"), numpy_helper.from_array(bias, "bias")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
@@ -74,11 +77,45 @@ def test_a_norm_written_out_is_pytorchs(
     assert np.abs(found - expected).max() < bound + 1e-6
 
 
+def test_a_norm_in_float16_is_pytorchs_but_for_rounding_its_product_and_sum() -> None:
+    rng = np.random.default_rng(0)
+    # Squares of these are beyond float16.
+    x = (1000 * rng.standard_normal((2, 6, 3, 5))).astype(np.float16)
+    scale, bias = (rng.standard_normal(6).astype(np.float16) for _ in range(2))
+    graph = write_out_group_norms(a_norm(scale, bias, x.ndim, num_groups=2, epsilon=300.0))
+    made = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    found: Any = made.run(None, {"x": x})[0]
+    wide, *parameters = (torch.from_numpy(a).double() for a in (x, scale, bias))
+    expected = torch.nn.functional.group_norm(wide, 2, *parameters, eps=300.0).numpy()
+    assert found.dtype == np.float16
+    # Three roundings of 2**-11 at most: what is normal, its product, and the sum.
+    assert relative(found, expected) < 3 * 2**-11
+
+
+@pytest.mark.parametrize("component", components_of("heads"))
+def test_a_graph_in_float16_computes_what_the_model_does(bundle: Bundles, component: str) -> None:
+    opened = Bundle.open(bundle("heads-fp16"))
+    sizes = golden_sizes(opened, component) or {}
+    blueprint = Blueprint.of(opened, component, sizes, "fp16")
+    graph = norms_written_out(OnnxGraph.of(blueprint))
+    chosen = settings(onnxruntime, blueprint)
+    made = session(onnxruntime, graph, chosen, ["CPUExecutionProvider"])
+    golden = opened.golden()
+    inputs = {
+        s.name: golden[f"{component}/inputs/{s.name}"].astype(s.dtype) for s in blueprint.inputs
+    }
+    names = [spec.name for spec in blueprint.outputs]
+    for name, array in zip(names, made.run(names, inputs), strict=True):
+        off = relative(array, golden[f"{component}/outputs/{name}"])
+        # PyTorch's fp32; nothing below 1e-5 was computed in halves.
+        assert 1e-5 < off < TOLERANCES["fp16"].of(component), name
+
+
 @pytest.mark.parametrize(
     ("configuration", "component"),
     [(c, component) for c in ("heads", "xl") for component in components_of(c)],
 )
-def test_all_else_of_a_graph_stays_as_it_was(
+def test_the_rest_of_a_graph_is_unchanged(
     bundle: Bundles, configuration: str, component: str
 ) -> None:
     content = (bundle(configuration) / f"{component}.onnx").read_bytes()

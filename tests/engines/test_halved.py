@@ -157,7 +157,7 @@ def test_onnx_runtime_has_no_threads_but_the_two_that_call(shapes: Bundle) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_row_is_what_it_is_by_itself(shapes: Bundle, name: str) -> None:
+def test_every_row_is_the_same_alone_and_in_a_batch(shapes: Bundle, name: str) -> None:
     made, rows = backend(name), 6
     rng = np.random.default_rng(rows)
     whole = made.compile(blueprint(shapes, rows), made.options(threads=2))

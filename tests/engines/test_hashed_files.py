@@ -89,7 +89,7 @@ def test_weights_are_hashed_again_only_where_their_size_or_time_or_place_is_new(
     assert hashed == [weights, weights, copy]
 
 
-def test_what_another_wrote_about_weights_is_not_believed(
+def test_a_hash_record_of_another_user_is_ignored(
     cache: Cache, weights: Path, hashed: list[Path]
 ) -> None:
     blueprint = replace(BLUEPRINT, **read_from(weights))

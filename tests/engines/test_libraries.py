@@ -72,7 +72,7 @@ class Recording(types.ModuleType):
 @pytest.mark.parametrize(
     ("value", "disabled"), [(None, 1), ("0", 1), ("", 1), ("1", 0), ("true", 0)]
 )
-def test_onnxruntime_is_told_to_report_nothing_unless_allowed(
+def test_onnxruntime_reports_nothing_unless_allowed(
     monkeypatch: pytest.MonkeyPatch, value: str | None, disabled: int
 ) -> None:
     package = Recording()

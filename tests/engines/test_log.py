@@ -37,7 +37,7 @@ def test_a_miss_a_build_a_verification_and_a_hit_are_logged_and_told(
     assert done == sorted(done)
 
 
-def test_what_is_verified_is_logged_with_its_error(
+def test_a_verification_is_logged_with_its_error(
     bundle: Callable[[str], Path], tmp_path: Path, logged: list[str]
 ) -> None:
     with Pipeline.open(bundle("heads"), engine="onnxruntime", cache=tmp_path / "cache") as pipe:
@@ -47,6 +47,6 @@ def test_what_is_verified_is_logged_with_its_error(
     assert said[0].endswith("from the goldens")
 
 
-def test_nothing_is_printed_where_nobody_listens() -> None:
+def test_nothing_is_printed_without_a_log_handler() -> None:
     handlers = logging.getLogger("latentrt").handlers
     assert any(isinstance(handler, logging.NullHandler) for handler in handlers)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from pathlib import Path
 
-from latentrt.engines.memory import available_memory
+import pytest
+
+from latentrt.engines.memory import available_memory, drop_pages
 
 GB = 2**30
 
@@ -75,5 +79,41 @@ def test_a_group_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
     assert available_memory(written(tmp_path, files)) == 0
 
 
-def test_where_nothing_tells_it_is_unknown(tmp_path: Path) -> None:
+def test_without_any_source_available_memory_is_unknown(tmp_path: Path) -> None:
     assert available_memory(tmp_path) is None
+
+
+def resident(path: Path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    sizes, ours = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if not name.endswith(":"):
+            ours = rest.endswith(str(path))
+        elif ours and name == "Rss:":
+            sizes.append(int(rest.split()[0]) * 1024)
+    assert sizes
+    return sum(sizes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's maps")
+def test_dropped_pages_of_a_mapped_file_leave_memory_and_read_the_same(tmp_path: Path) -> None:
+    path, content = tmp_path / "two words.bin", bytes(range(256)) * 4096
+    path.write_bytes(content)
+    (tmp_path / "link").symlink_to(path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert mapped[:] == content
+        assert resident(path) == len(content)
+        drop_pages(tmp_path / "link")
+        assert resident(path) == 0
+        assert mapped[:] == content
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's maps")
+def test_pages_that_may_have_been_written_to_are_not_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(bytes(8192))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        mapped[:4] = b"mine"
+        drop_pages(path)
+        assert mapped[:4] == b"mine"

@@ -100,7 +100,7 @@ def test_a_graph_without_a_node_elsewhere_passes(tmp_path: Path) -> None:
 # Threads.
 
 
-def test_no_thread_goes_on_turning_after_a_call(model: OnnxGraph) -> None:
+def test_no_thread_spin_waits_after_a_call(model: OnnxGraph) -> None:
     engine = backend("onnxruntime").compile(model.blueprint, OnnxRuntimeOptions(threads=4))
     inputs = {s.name: np.zeros(s.shape({}), np.float32) for s in engine.inputs}
     spent: list[float] = []

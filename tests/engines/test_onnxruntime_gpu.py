@@ -125,7 +125,7 @@ def test_the_cpu_package_has_to_go_before_the_gpu_package_comes() -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_with_the_gpu_package_what_else_is_missing_is_named(
+def test_with_the_gpu_package_other_missing_parts_are_named(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for library in ("cuda", "tensorrt"):
@@ -161,7 +161,7 @@ def test_the_plugin_says_what_is_missing_and_which_gpus_it_is_for(
 
 
 @pytest.mark.usefixtures("l4")
-def test_auto_does_not_take_what_nobody_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_no_unverified_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, PLUGIN)
     assert backend(RTX).status().usable
     assert choose(RTX, "float32").name == RTX
@@ -360,7 +360,7 @@ def test_tensorrt_may_compute_in_the_graphs_precision_and_no_other(
         ("driver", "driver 580.65.06 -> 580.95.05"),
     ],
 )
-def test_what_may_change_the_result_is_a_miss_that_names_it(
+def test_a_change_that_may_change_the_result_is_a_miss_that_names_it(
     bundle: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

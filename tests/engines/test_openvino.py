@@ -27,6 +27,7 @@ from latentrt.bundle.errors import Closed, EngineError, InputError, Unavailable
 from latentrt.bundle.golden import Difference
 from latentrt.engines.cache.key import engine_key
 from latentrt.engines.engine import Blueprint
+from latentrt.engines.halved import HalvedEngine
 from latentrt.engines.openvino.backend import CPU, GPU, NPU, OpenVino
 from latentrt.engines.openvino.infer_request import InferRequest
 from latentrt.engines.openvino.options import OpenVinoOptions
@@ -106,7 +107,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     [(GPU, ["0"], ("Intel Arc B580",)), (NPU, [""], ("Intel AI Boost",))],
     ids=["gpu", "npu"],
 )
-def test_a_device_that_is_there_is_named_and_called_unverified(
+def test_a_present_device_is_named_and_called_unverified(
     elsewhere: Elsewhere, device: OpenVino, ids: list[str], names: tuple[str, ...]
 ) -> None:
     elsewhere.ids = ids
@@ -116,7 +117,7 @@ def test_a_device_that_is_there_is_named_and_called_unverified(
 
 
 @pytest.mark.parametrize("device", [GPU, NPU], ids=["gpu", "npu"])
-def test_a_device_that_is_not_there_is_a_problem_with_a_remedy(
+def test_a_missing_device_is_a_problem_with_a_remedy(
     elsewhere: Elsewhere, device: OpenVino
 ) -> None:
     elsewhere.ids = []
@@ -130,7 +131,7 @@ def test_a_device_that_is_not_there_is_a_problem_with_a_remedy(
         device.identity(NoOptions())
 
 
-def test_what_a_plugin_lacks_is_told_without_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugins_error_is_shown_without_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     # The whole of it, as 2026.4 says it where no OpenCL is installed.
     message = (
         "Exception from src/inference/src/cpp/core.cpp:268:\n"
@@ -276,6 +277,40 @@ def test_fp32_of_weights_stored_in_16_bits_is_as_exact_as_of_others(
         assert errors["fp32"] < TOLERANCES["fp32"].of(component), (component, errors)
         if HAS_BF16:
             assert 1e-3 < errors["bf16"] < TOLERANCES["bf16"].of(component), (component, errors)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["compiled", "loaded"])
+def test_weights_in_16_bits_have_no_copy_in_float32(
+    bundle: Callable[[str], Path], tmp_path: Path, stored: bool
+) -> None:
+    opened = Bundle.open(bundle("heads-fp16"))
+    for component in opened.manifest.components:
+        sizes = golden_sizes(opened, component) or {}
+        blueprint, options = Blueprint.of(opened, component, sizes), OpenVinoOptions()
+        folder = tmp_path / component
+        folder.mkdir()
+        if stored:
+            CPU.build(blueprint, options, folder)
+        engine: Any = (
+            CPU.load(blueprint, options, folder) if stored else CPU.compile(blueprint, options)
+        )
+        if isinstance(engine, HalvedEngine):
+            engine = engine.half
+        nodes = engine._pool._make.args[0].get_runtime_model().get_ops()
+        kinds = [kind_of(node) for node in nodes]
+        weights = [
+            kind_of(node.input_value(1).get_node())
+            for node, (layer, _) in zip(nodes, kinds, strict=True)
+            if layer in ("Convolution", "FullyConnected")
+        ]
+        assert weights
+        assert set(weights) == {("Const", "f16")}, component
+
+
+def kind_of(node: Any) -> tuple[str, str]:
+    """What OpenVINO executes for a node, and in which type its output is."""
+    told = node.get_rt_info()
+    return told["layerType"].astype(str), told["outputPrecisions"].astype(str)
 
 
 def property_of(engine: Any, name: str) -> Any:

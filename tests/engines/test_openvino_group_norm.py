@@ -66,7 +66,7 @@ def evaluated(model: Any, x: NDArray[Any], precision: str = "f32") -> NDArray[An
 @pytest.mark.parametrize(
     ("dims", "groups"), [(LARGE, 4), (LARGE, 1), (LARGE, 8), ((1, 6, 60, 75), 3)]
 )
-def test_it_is_the_formula_however_far_a_group_is_from_zero(
+def test_a_written_out_norm_is_the_formula_however_far_a_group_is_from_zero(
     dims: tuple[int, ...], groups: int, deviations: int
 ) -> None:
     rng = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_a_group_that_is_nearly_constant_gives_numbers() -> None:
 
 @needs_bf16
 @pytest.mark.parametrize("deviations", [0, 3, 10, 30])
-def test_in_bf16_it_is_as_exact_as_openvinos_own(deviations: int) -> None:
+def test_in_bf16_a_written_out_norm_is_as_exact_as_openvinos_own(deviations: int) -> None:
     channels, groups = 64, 32
     x = np.random.default_rng(0).standard_normal((1, channels, 64, 64), dtype=np.float32)
 
@@ -135,13 +135,13 @@ def test_in_bf16_it_is_as_exact_as_openvinos_own(deviations: int) -> None:
     [((2, 8, 64, 63), np.float32), (LARGE, np.float16), ((2, 8, 4096), np.float32)],
     ids=["small", "16 bits", "no picture"],
 )
-def test_what_is_small_or_no_float32_picture_stays(dims: tuple[int, ...], kind: Any) -> None:
+def test_small_norms_and_those_of_other_types_stay(dims: tuple[int, ...], kind: Any) -> None:
     model = norm_model(dims, 4, kind)
     assert write_out_group_norms(model) == 0
     assert any(node.get_type_name() == "GroupNormalization" for node in model.get_ordered_ops())
 
 
-def test_names_stay_where_they_were() -> None:
+def test_a_written_out_norm_keeps_its_name() -> None:
     model = norm_model(LARGE, 4)
     names = [node.get_friendly_name() for node in model.get_ordered_ops()]
     write_out_group_norms(model)

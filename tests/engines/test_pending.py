@@ -53,7 +53,7 @@ def test_an_engine_stored_unverified_is_verified_when_it_is_first_loaded(
     assert cache.store(chosen, BLUEPRINT, pending="no such GPU") == (True, "", GOOD)
 
 
-def test_an_engine_stored_unverified_that_fails_is_never_given_out(
+def test_an_engine_stored_unverified_that_fails_is_never_used(
     cache: Cache, guard: Guarding
 ) -> None:
     chosen = choice(Adding())
@@ -65,7 +65,7 @@ def test_an_engine_stored_unverified_that_fails_is_never_given_out(
         assert guard.asked == asked
 
 
-def test_whoever_reads_while_a_record_is_replaced_sees_the_old_one_or_the_new(
+def test_a_reader_sees_the_old_record_or_the_new_one(
     cache: Cache, guard: Guarding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = choice(Adding())
@@ -90,7 +90,7 @@ def test_whoever_reads_while_a_record_is_replaced_sees_the_old_one_or_the_new(
 
 
 @pytest.mark.parametrize("name", ["fsync", "replace"])
-def test_whoever_is_killed_while_a_record_is_replaced_leaves_the_old_one(
+def test_a_process_killed_while_replacing_a_record_leaves_the_old_one(
     cache: Cache, guard: Guarding, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     chosen = choice(Adding())
@@ -125,7 +125,7 @@ def test_weights_that_are_put_in_at_every_load_are_verified_at_every_load(
     assert guard.asked == 5  # the whole one once
 
 
-def test_an_engine_that_is_made_anew_by_timing_is_verified_at_every_load(
+def test_an_engine_whose_kernels_are_timed_is_verified_at_every_load(
     cache: Cache, guard: Guarding
 ) -> None:
     chosen = choice(Timed(), "timed")

@@ -263,7 +263,7 @@ def test_an_exception_of_progress_stops_the_build(tmp_path: Path) -> None:
     assert not (tmp_path / tensorrt.PLAN).exists()
 
 
-def test_what_a_plan_depends_on_is_in_its_identity(
+def test_a_plans_identity_has_everything_it_depends_on(
     monkeypatch: pytest.MonkeyPatch, data_centre: ModuleType
 ) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
@@ -431,7 +431,7 @@ print(json.dumps({"raised": raised, "told": told, "left": [p.name for p in folde
 """
 
 
-def test_an_interrupt_stops_the_build_and_meets_no_callback(tmp_path: Path) -> None:
+def test_an_interrupt_stops_the_build_outside_callbacks(tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED_BUILD, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     # TensorRT swallows what is raised where it calls back, and only the main thread is interrupted:

@@ -276,9 +276,7 @@ def test_the_second_call_is_captured_and_later_ones_replay_it(engine: Engine, gp
     assert gpu.counts["replays"] == 4
 
 
-def test_what_says_that_it_cannot_be_captured_is_run_each_time(
-    engine: Engine, plan: Plan, gpu: Gpu
-) -> None:
+def test_work_that_refuses_capture_is_run_each_time(engine: Engine, plan: Plan, gpu: Gpu) -> None:
     plan.capturable = False
     for seed in range(4):
         assert np.array_equal(engine(arrays(seed))["output"], expected(arrays(seed)))
@@ -286,7 +284,7 @@ def test_what_says_that_it_cannot_be_captured_is_run_each_time(
     assert gpu.counts["captures"] == 0
 
 
-def test_what_fails_to_be_captured_is_run_each_time(
+def test_work_whose_capture_fails_is_run_each_time(
     engine: Engine, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Queue, enqueue: Callable[[], None]) -> Callable[[], None]:
@@ -310,7 +308,7 @@ def test_after_a_call_that_failed_everything_is_copied_again(
     assert gpu.counts["uploads"] == 4
 
 
-def test_what_a_failed_call_left_under_way_is_over_before_the_next(
+def test_copies_of_a_failed_call_end_before_the_next_call(
     engine: Engine, plan: Plan, gpu: Gpu
 ) -> None:
     plan.broken = True
@@ -333,7 +331,7 @@ def test_a_run_that_failed_is_not_the_one_that_tensorrt_sets_itself_up_in(
     assert gpu.counts["captures"] == 1
 
 
-def test_a_gpu_without_room_keeps_nothing_of_what_was_begun(engine: Engine, gpu: Gpu) -> None:
+def test_a_gpu_without_room_frees_everything_allocated_so_far(engine: Engine, gpu: Gpu) -> None:
     gpu.room = 2
     with pytest.raises(EngineError, match="cudaErrorMemoryAllocation"):
         engine(arrays(0))
@@ -401,7 +399,7 @@ def test_calls_that_wait_for_a_context_end_when_the_engine_is_closed(
     assert not gpu.memory
 
 
-def test_an_engine_that_nobody_holds_frees_its_memory(plan: Plan, gpu: Gpu) -> None:
+def test_an_unreferenced_engine_frees_its_memory(plan: Plan, gpu: Gpu) -> None:
     made = TensorRtEngine(blueprint(), plan, gpu)
     made(arrays(0))
     assert gpu.memory
@@ -422,7 +420,7 @@ def test_closing_frees_everything_and_ends_calls(engine: Engine, gpu: Gpu) -> No
         engine(arrays(0))
 
 
-def test_a_call_under_way_at_closing_ends_well_and_frees_its_own(
+def test_a_call_in_progress_at_closing_finishes_and_frees_its_context(
     engine: Engine, plan: Plan, gpu: Gpu
 ) -> None:
     plan.gate = threading.Barrier(2)

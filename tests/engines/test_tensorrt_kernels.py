@@ -76,7 +76,7 @@ def engine_of(plan: JitPlan, stored: bytes = b"") -> TensorRtEngine:
     return TensorRtEngine(blueprint(), plan, plan.gpu, kernels=Kernels.of(plan, stored))
 
 
-def test_what_the_first_process_compiled_the_next_does_not_compile_again(gpu: Gpu) -> None:
+def test_a_second_process_does_not_compile_again(gpu: Gpu) -> None:
     first = engine_of(JitPlan(gpu))
     assert np.array_equal(first(arrays(0))["output"], expected(arrays(0)))
     stored = first.compiled()
@@ -87,9 +87,7 @@ def test_what_the_first_process_compiled_the_next_does_not_compile_again(gpu: Gp
 
 
 @pytest.mark.parametrize("stored", [b"a kernel of another GPU", b"\0"])
-def test_what_does_not_fit_is_compiled_anew_and_the_result_is_the_same(
-    gpu: Gpu, stored: bytes
-) -> None:
+def test_unfit_kernels_are_compiled_again_with_the_same_result(gpu: Gpu, stored: bytes) -> None:
     engine = engine_of(JitPlan(gpu), stored)
     assert np.array_equal(engine(arrays(0))["output"], expected(arrays(0)))
     assert gpu.counts["compiled"] == 1

@@ -81,7 +81,7 @@ def with_other_goldens(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle(copied, manifest)
 
 
-def test_an_engine_that_nothing_was_there_to_refuse_is_refused_once_there_are_goldens(
+def test_a_wrong_engine_accepted_without_goldens_is_refused_once_there_are_some(
     shapes: Bundle, cache: Cache, tmp_path: Path, no_oracle: Callable[[bool], None]
 ) -> None:
     bare = without_goldens(shapes, tmp_path / "bare")
@@ -94,7 +94,7 @@ def test_an_engine_that_nothing_was_there_to_refuse_is_refused_once_there_are_go
     assert open_verified(cache, bare, "unet", UNET, chosen).hit
 
 
-def test_an_engine_is_held_against_goldens_once_and_that_holds_without_them_too(
+def test_an_engine_compared_with_goldens_stays_verified_without_them(
     shapes: Bundle, cache: Cache, tmp_path: Path, judged: list[str]
 ) -> None:
     bare = without_goldens(shapes, tmp_path / "bare")
@@ -108,7 +108,7 @@ def test_an_engine_is_held_against_goldens_once_and_that_holds_without_them_too(
     assert judged[2:] == ["the goldens"]
 
 
-def test_an_engine_verified_without_the_oracle_is_verified_again_once_it_is_there(
+def test_an_engine_verified_without_onnx_runtime_is_verified_again_with_it(
     shapes: Bundle, cache: Cache, judged: list[str], no_oracle: Callable[[bool], None]
 ) -> None:
     no_oracle(True)
@@ -129,7 +129,7 @@ def test_an_engine_verified_without_the_oracle_is_verified_again_once_it_is_ther
     assert len(judged) == known
 
 
-def test_an_engine_is_held_against_other_goldens_when_they_come(
+def test_an_engine_is_compared_again_when_the_goldens_change(
     shapes: Bundle, cache: Cache, tmp_path: Path
 ) -> None:
     open_verified(cache, shapes, "unet", UNET, right())
@@ -139,7 +139,7 @@ def test_an_engine_is_held_against_other_goldens_when_they_come(
     assert open_verified(cache, shapes, "unet", UNET, right()).hit
 
 
-def test_an_engine_that_was_farther_off_than_is_allowed_today_is_refused_with_the_numbers(
+def test_an_engine_outside_todays_tolerance_is_refused_with_the_numbers(
     shapes: Bundle, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = open_verified(cache, shapes, "unet", UNET, right())

@@ -222,7 +222,7 @@ def test_a_planted_fault_in_the_oracle_itself_is_refused(
         (OTHER, "ONNX Runtime fp32"),
     ],
 )
-def test_the_record_says_how_far_the_engine_is_from_what(
+def test_the_record_has_the_error_and_the_reference(
     shapes: Bundle, cache: Cache, precision: str, sizes: Mapping[str, int], reference: str
 ) -> None:
     chosen = Chosen(backend("openvino"), precision)
@@ -246,7 +246,7 @@ def test_the_record_says_how_far_the_engine_is_from_what(
         (OTHER, "the goldens at batch=2 height=16 sequence=77 width=16", True),
     ],
 )
-def test_the_oracle_is_held_against_the_goldens(
+def test_onnx_runtime_is_compared_with_the_goldens(
     shapes: Bundle, cache: Cache, sizes: Mapping[str, int], reference: str, weaker: bool
 ) -> None:
     chosen = Chosen(backend("onnxruntime"))

@@ -196,7 +196,7 @@ def branching(folder: Path, kind: int, dtype: Any) -> tuple[bytes, dict[str, NDA
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
-def test_what_is_inside_branches_and_loops_is_widened_too(tmp_path: Path, kind: int) -> None:
+def test_weights_inside_branches_and_loops_are_widened_too(tmp_path: Path, kind: int) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     content, expected = branching(tmp_path, kind, dtype)
     options: Any = onnxruntime.SessionOptions()

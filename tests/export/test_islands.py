@@ -189,7 +189,7 @@ def test_only_sdxls_pipeline_reads_that_a_vae_asks_for_it(half: Path, out: Path)
 # Graphs with islands are graphs like any other.
 
 
-def test_a_graph_with_islands_takes_gives_and_stores_what_it_did(half: Path, out: Path) -> None:
+def test_a_graph_with_islands_has_its_old_inputs_outputs_and_weights(half: Path, out: Path) -> None:
     change_tensors(half, "vae", scaled(CONVOLUTION, 2.0**17))
     export(half, out / "with", dtype="fp16")
     export(half, out / "without", dtype="fp16", golden=False)

@@ -337,7 +337,7 @@ def test_a_checkpoint_that_cannot_be_exported_is_refused_by_name_and_leaves_noth
 
 @pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("damage", REFUSED_XL)
-def test_what_is_not_a_whole_sdxl_base_is_refused_by_name_and_leaves_nothing(
+def test_an_incomplete_sdxl_base_is_refused_by_name_and_leaves_nothing(
     folder_xl: Path, out: Path, damage: str
 ) -> None:
     change, problem = REFUSED_XL[damage]

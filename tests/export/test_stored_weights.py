@@ -111,7 +111,7 @@ def test_weights_that_are_stored_as_they_came_cost_nothing(bundle: Bundles) -> N
     assert storage == dict.fromkeys(("text_encoder", "unet", "vae_decoder", "vae_encoder"), 0.0)
 
 
-def test_in_float32_nothing_is_said_of_storage_or_islands(bundle: Bundles) -> None:
+def test_a_float32_bundle_reports_no_storage_error_and_no_islands(bundle: Bundles) -> None:
     manifest = manifest_of(bundle("heads"))
     assert (manifest["storage"], manifest["islands"]) == ({}, {})
 

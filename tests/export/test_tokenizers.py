@@ -195,7 +195,7 @@ def test_a_textual_inversion_of_three_vectors_has_three_ids(place: Places) -> No
     assert ours("<x>").ids[:5].tolist() == [624, SIZE, SIZE + 1, SIZE + 2, 625]
 
 
-def test_what_is_cut_at_the_left_is_the_begin_of_the_prompt(place: Places) -> None:
+def test_left_truncation_cuts_the_begin_of_the_prompt(place: Places) -> None:
     ours = opened(place(config(truncation_side="left")))
     assert ours("Green circle " + "red " * 75).cut == "Green circle"
 

@@ -38,12 +38,12 @@ from latentrt.runtime.plan import Plan
         ({"queue": math.nan}, "queue"),
     ],
 )
-def test_sizes_that_are_none_are_refused(options: dict[str, Any], field: str) -> None:
+def test_impossible_sizes_are_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=f"^{field}"):
         Batcher(ToyPipeline(), **options)
 
 
-def test_a_full_queue_is_said_at_once() -> None:
+def test_a_full_queue_is_an_error_at_once() -> None:
     gate = Gate()
     model = ToyPipeline(before_call=gate)
     with Batcher(model, queue=3) as batcher:
@@ -178,7 +178,7 @@ def test_a_batcher_that_is_left_unclosed_is_collected_and_its_threads_end() -> N
 
 
 @pytest.mark.parametrize("deadline", ["5", [1], True, math.nan, 0, -1.0, 1j, b"5", {}])
-def test_a_deadline_that_is_no_time_is_named(deadline: Any) -> None:
+def test_a_deadline_that_is_not_a_number_is_named(deadline: Any) -> None:
     with Batcher(ToyPipeline()) as batcher:
         with pytest.raises(InputError, match=r"^deadline: expected a number of seconds above 0"):
             batcher.submit(request(1), deadline=deadline)
@@ -193,7 +193,7 @@ def test_numpys_numbers_will_do_for_a_batcher() -> None:
 
 
 @pytest.mark.parametrize("given", [None, "a red circle", 5, {}])
-def test_what_is_no_request_or_planner_is_named(given: Any) -> None:
+def test_a_wrong_request_or_pipeline_is_named(given: Any) -> None:
     with Batcher(ToyPipeline()) as batcher, pytest.raises(InputError, match=r"^request: "):
         batcher.submit(given)
     with pytest.raises(InputError, match=r"^planner: "):

@@ -130,7 +130,7 @@ def test_a_deadline_in_the_past_is_refused(deadline: float) -> None:
         batcher.submit(request(1), deadline=deadline)
 
 
-def test_a_deadline_that_never_comes_is_none() -> None:
+def test_an_infinite_deadline_counts_as_none() -> None:
     with Batcher(ToyPipeline()) as batcher:
         for deadline in (math.inf, 1e300):
             assert len(batcher.submit(request(1), deadline=deadline).result().images) == 1
@@ -174,7 +174,7 @@ def test_callbacks_are_called_with_no_lock_held() -> None:
 @pytest.mark.parametrize(
     "wait_for", [lambda run: run.result(), list, lambda run: run.future.result()]
 )
-def test_a_callback_that_waits_for_another_run_is_told_so(wait_for: Any) -> None:
+def test_a_callback_that_waits_for_another_run_gets_an_error(wait_for: Any) -> None:
     told: list[BaseException] = []
     finished = threading.Event()
 

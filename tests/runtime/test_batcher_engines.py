@@ -34,7 +34,7 @@ def drawings(count: int) -> list[Request]:
     ]
 
 
-def test_real_engines_give_together_what_they_give_alone_bit_for_bit(pipeline: Pipeline) -> None:
+def test_real_engines_give_the_same_bits_in_a_batch_and_alone(pipeline: Pipeline) -> None:
     requests = drawings(32)
     with pipeline.batcher(batch_sizes=(8,)) as batcher:
         alone = [batcher.submit(each).result() for each in requests]

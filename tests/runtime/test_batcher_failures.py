@@ -121,7 +121,7 @@ def test_a_scale_function_that_raises_is_named() -> None:
 @pytest.mark.parametrize(
     ("error", "kind"), [(KeyError("x"), InternalError), (OSError(28, "full", "a/b"), FileError)]
 )
-def test_an_exception_that_nobody_expected_is_an_error_of_ours(
+def test_an_unexpected_exception_becomes_a_latentrt_error(
     error: Exception, kind: type[LatentrtError]
 ) -> None:
     def fail(_: object) -> None:

@@ -44,7 +44,7 @@ def test_a_component_has_its_own_backend_or_precision_and_the_others_do_not(
     assert set(found.values()) == {PLAIN}
 
 
-def test_a_component_is_not_given_the_options_that_its_own_backend_has_not(
+def test_a_component_gets_only_the_options_of_its_backend(
     bundle: Callable[[str], Path],
 ) -> None:
     given = {"vae_decoder": "onnxruntime", "vae_encoder": "openvino"}
@@ -115,7 +115,7 @@ def test_a_decoder_in_another_precision_changes_the_picture_and_not_its_latents(
     ids=str,
 )
 @pytest.mark.usefixtures("bf16_offered")
-def test_what_a_component_cannot_have_is_refused_by_name(
+def test_an_impossible_choice_for_a_component_is_refused_by_name(
     bundle: Callable[[str], Path], given: Mapping[str, str], problem: str
 ) -> None:
     with pytest.raises(InputError, match=problem):
@@ -153,7 +153,7 @@ def test_the_command_line_gives_components_their_own(
     assert "component: expected NAME=VALUE" in capsys.readouterr().err
 
 
-def test_a_backend_that_is_not_there_is_refused_before_any_work(
+def test_an_unusable_backend_is_refused_before_any_work(
     bundle: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)

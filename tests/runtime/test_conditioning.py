@@ -143,7 +143,7 @@ def test_no_negative_prompt_is_the_empty_one_where_the_checkpoint_says_so(
 
 
 @pytest.mark.parametrize("configuration", ["heads", "lists", "xl"])
-def test_what_is_beyond_75_tokens_is_cut_as_in_diffusers_and_noted(
+def test_tokens_beyond_75_are_cut_as_in_diffusers_and_noted(
     side: Callable[[str], Side], configuration: str
 ) -> None:
     both = side(configuration)
@@ -175,9 +175,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("given", SIZES)
-def test_sdxl_is_told_the_sizes_that_diffusers_tells_it(
-    side: Callable[[str], Side], given: str
-) -> None:
+def test_sdxl_gets_the_size_inputs_of_diffusers(side: Callable[[str], Side], given: str) -> None:
     both, sizes = side("xl"), SIZES[given]
     told: dict[str, torch.Tensor] = {}
 
@@ -288,7 +286,7 @@ def test_clip_skip_leaves_a_layer_of_every_text_encoder(
         side(configuration).ours(clip_skip=most + 1)
 
 
-def test_a_unet_with_an_input_that_nobody_knows_is_refused(side: Callable[[str], Side]) -> None:
+def test_a_unet_with_an_unknown_input_is_refused(side: Callable[[str], Side]) -> None:
     opened = side("heads").bundle
     record = opened.manifest.components["unet"]
     inputs = (*record.inputs, TensorSpec("image_embeds", ("batch", 16)))
@@ -339,7 +337,7 @@ def test_the_embedded_scale_is_diffusers_to_an_ulp_of_its_frequencies(
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 8.5])
-def test_a_distilled_model_is_told_its_scale_and_has_no_negative_row(
+def test_a_distilled_model_takes_its_scale_as_input_and_has_no_negative_row(
     side: Callable[[str], Side], scale: float
 ) -> None:
     both = side("lcm")

@@ -328,7 +328,7 @@ REFUSED: list[tuple[str, Config, str]] = [
 
 
 @pytest.mark.parametrize(("name", "config", "key"), REFUSED)
-def test_what_is_not_honoured_is_refused_by_name(name: str, config: Config, key: str) -> None:
+def test_unsupported_keys_are_refused_by_name(name: str, config: Config, key: str) -> None:
     with pytest.raises(InputError, match=rf"^scheduler config '{key}': expected .+, got .+"):
         build_schedule(config, steps=4, sampler=name)
 

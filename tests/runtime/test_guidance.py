@@ -119,7 +119,7 @@ def test_a_function_that_gives_no_scale_is_an_error(scale: float) -> None:
 
 
 @pytest.mark.parametrize("interval", [(1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0,)])
-def test_an_interval_that_is_none_is_refused(interval: Any) -> None:
+def test_an_impossible_interval_is_refused(interval: Any) -> None:
     with pytest.raises(InputError, match="guidance interval"):
         Guidance(5.0, interval=interval)
 

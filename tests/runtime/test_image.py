@@ -261,7 +261,7 @@ def test_a_file_object_that_cannot_be_written_is_named(drawn: Result, tmp_path: 
         (lambda r: r.encode(0, "JPEG", quality="80"), "quality"),
     ],
 )
-def test_a_picture_that_there_is_not_is_named(drawn: Result, call: Any, field: str) -> None:
+def test_an_index_without_a_picture_is_named(drawn: Result, call: Any, field: str) -> None:
     with pytest.raises(InputError) as caught:
         call(drawn)
     assert caught.value.field == field
@@ -387,7 +387,7 @@ def test_a_file_with_another_text_is_refused(tmp_path: Path, text: str) -> None:
         read_request(tmp_path / "a.png")
 
 
-def test_a_picture_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"a\.png: no such file$"):
         read_request(tmp_path / "a.png")
 

@@ -208,7 +208,7 @@ def test_a_strength_outside_its_range_is_refused(strength: Any) -> None:
 @pytest.mark.parametrize(
     "image", [None, "a.png", np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3)), b"", 3]
 )
-def test_what_is_no_picture_is_refused(image: Any) -> None:
+def test_a_file_that_is_not_a_picture_is_refused(image: Any) -> None:
     with pytest.raises(InputError, match=r"image: expected a Pillow image, or a uint8 array"):
         ImageToImage(image)
 

@@ -229,7 +229,7 @@ def test_edm_levels_that_are_given_are_at_the_scale_of_the_data() -> None:
     assert (mine.init_scale, mine.final_scale) == (4.0 * math.sqrt(1601.0), 0.25)
 
 
-def test_lms_survives_a_step_of_length_zero() -> None:
+def test_lms_takes_a_step_of_length_zero() -> None:
     def schedule(*levels: float) -> Schedule:
         steps = tuple(Evaluation(10.0 * s, s, n) for s, n in itertools.pairwise(levels))
         return Schedule("lms", steps, levels[0], 1.0, "epsilon")
@@ -248,7 +248,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("sampler", "field"), REFUSED)
-def test_wish_that_a_class_has_no_place_for_is_refused(sampler: str, field: str) -> None:
+def test_an_option_without_a_key_in_the_class_is_refused(sampler: str, field: str) -> None:
     wish: Config = {"eta": 0.5} if field == "eta" else {"timesteps": TIMESTEPS}
     with pytest.raises(InputError, match=rf"^{field}: expected none with "):
         build_schedule(SD, sampler=sampler, **wish)

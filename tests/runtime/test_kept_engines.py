@@ -64,7 +64,7 @@ def request(side: int, steps: int = 1) -> Request:
     return Request("x", seed=1, size=Size(side, 64), sampling=Sampling("euler", steps=steps))
 
 
-def test_ten_sizes_leave_no_more_engines_than_are_kept(
+def test_ten_sizes_leave_at_most_the_kept_engines(
     bundle: Callable[[str], Path], opened: list[str]
 ) -> None:
     with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=4) as pipe:
@@ -165,7 +165,7 @@ def test_a_run_that_was_left_before_its_first_step_holds_no_engine(
         del run
 
 
-def test_who_is_told_of_the_progress_may_close_the_pipeline(
+def test_a_progress_callback_may_close_the_pipeline(
     bundle: Callable[[str], Path], opened: list[str]
 ) -> None:
     raised: list[BaseException] = []
@@ -194,7 +194,7 @@ def test_who_is_told_of_the_progress_may_close_the_pipeline(
         (9.0, 1, {1}),
     ],
 )
-def test_a_batcher_compiles_no_more_sizes_than_memory_bears(
+def test_a_batcher_compiles_only_the_sizes_that_memory_holds(
     bundle: Callable[[str], Path],
     opened: list[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -156,7 +156,7 @@ def test_a_step_cut_in_two_has_the_noise_of_the_whole(
 
 @settings(deadline=None, max_examples=50)
 @given(steps=st.lists(st.tuples(levels, levels, st.booleans()), max_size=8))
-def test_what_was_asked_before_changes_nothing(steps: list[tuple[float, float, bool]]) -> None:
+def test_earlier_calls_do_not_change_the_path(steps: list[tuple[float, float, bool]]) -> None:
     noise = brownian(4)
     for start, end, wide in steps:
         shape = (4, 7) if wide else small
@@ -203,7 +203,7 @@ def test_a_step_of_no_length_has_no_noise() -> None:
 
 
 @pytest.mark.parametrize("level", [-0.1, math.nan, math.inf])
-def test_levels_that_are_none_are_refused_by_name(level: float) -> None:
+def test_impossible_noise_levels_are_refused_by_name(level: float) -> None:
     with pytest.raises(InputError, match=r"^sigma: expected a finite noise level from 0, got "):
         brownian().increment(small, level, 1.0)
     with pytest.raises(InputError, match=r"^sigma_next: expected a finite noise level from 0"):

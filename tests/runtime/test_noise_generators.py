@@ -53,7 +53,7 @@ def test_every_generator_has_a_name() -> None:
     assert tuple(STREAMS) == GENERATORS
 
 
-def test_a_generator_that_is_not_there_is_refused_by_name() -> None:
+def test_an_unknown_generator_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"^generator: expected one of torch, torch-cuda, numpy, "):
         noise_stream("mps", 0)
 

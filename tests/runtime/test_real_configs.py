@@ -386,7 +386,7 @@ def run(schedule: Schedule) -> Array:
         return stop.value * np.float32(schedule.final_scale)
 
 
-def test_there_are_a_hundred_files() -> None:
+def test_the_corpus_has_a_hundred_files() -> None:
     assert len(FILES) >= 100
     assert {class_name for class_name, _ in FILES.values()} == {
         name.class_name for name in CATALOGUE.values()
@@ -450,7 +450,7 @@ def test_the_file_names_the_class_where_the_index_does_not() -> None:
         ("DDIMScheduler", "MyScheduler", "model_index.json"),
     ],
 )
-def test_a_class_that_does_not_exist_here_is_refused_with_those_there_are(
+def test_an_unknown_scheduler_class_is_refused_with_the_known_ones(
     written: str | None, named: str | None, place: str
 ) -> None:
     with pytest.raises(InputError, match=f"^scheduler class in {place}: expected one of DDIMS"):
@@ -475,7 +475,7 @@ def test_a_config_that_its_class_cannot_draw_from_is_refused(
         adopt_config({**BETAS, **keys}, class_name)
 
 
-def test_what_the_pipeline_forces_is_checked_too() -> None:
+def test_keys_that_the_pipeline_forces_are_checked_too() -> None:
     # Clipping makes something of noise alone, and the pipeline turns it off: diffusers draws NaN.
     config = {**BETAS, "rescale_betas_zero_snr": True, "clip_sample": True}
     config["timestep_spacing"] = "trailing"
@@ -550,7 +550,7 @@ def test_two_kinds_of_levels_at_once_are_refused_as_in_diffusers() -> None:
     missing=st.sets(st.sampled_from(sorted({*BETAS, *SPACING, "prediction_type"}))),
     data=st.data(),
 )
-def test_what_is_adopted_can_be_drawn_by_every_sampler_that_is_listed(
+def test_every_listed_sampler_draws_with_the_adopted_config(
     name: str, keys: Config, missing: set[str], data: st.DataObject
 ) -> None:
     class_name, config = FILES[name]

@@ -214,7 +214,7 @@ def test_a_component_that_returns_nan_is_named(
                 run.result()
 
 
-def test_a_function_engine_checks_what_it_is_given() -> None:
+def test_a_function_engine_checks_its_inputs() -> None:
     spec = TensorSpec("sample", (2, 4), "float16")
     engine = FunctionEngine("unet", (spec,), (spec,), lambda inputs: {"sample": inputs["sample"]})
     with pytest.raises(InputError) as caught:

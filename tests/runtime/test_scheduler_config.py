@@ -308,7 +308,7 @@ def test_stable_diffusion_forces_keys_that_were_listed_as_defaulted() -> None:
     assert config["clip_sample"] is True
 
 
-def test_class_of_another_kind_is_refused_with_those_there_are() -> None:
+def test_class_of_another_kind_is_refused_with_the_known_ones() -> None:
     config = {**SD15, "_class_name": "FlowMatchEulerDiscreteScheduler"}
     with pytest.raises(InputError, match=r"^scheduler config '_class_name': expected ") as error:
         build_schedule(config, steps=20, sampler="euler")
@@ -394,7 +394,7 @@ REFUSED: list[tuple[str, Config, str]] = [
 
 
 @pytest.mark.parametrize(("sampler", "config", "key"), REFUSED)
-def test_what_is_not_honoured_is_refused_by_name(sampler: str, config: Config, key: str) -> None:
+def test_unsupported_keys_are_refused_by_name(sampler: str, config: Config, key: str) -> None:
     with pytest.raises(InputError, match=rf"^scheduler config '{key}': expected .+, got .+"):
         build_schedule({**SD, **config}, steps=2, sampler=sampler)
 

@@ -122,7 +122,7 @@ def test_the_operators_limit_replaces_the_default() -> None:
         limit(SD15, 64, None, most=512 * 512).check(Size(512, 520), rows=2)
 
 
-def test_a_config_that_tells_nothing_refuses_nothing_for_its_memory() -> None:
+def test_without_widths_in_the_config_no_size_is_refused_for_memory() -> None:
     limit({}, 64, 4 * GB).check(Size(1024, 1024), rows=64)
 
 

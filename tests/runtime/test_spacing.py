@@ -216,7 +216,7 @@ def test_levels_that_no_run_has_are_refused(sampler: str, sigmas: tuple[float, .
         build_schedule(SD, sampler=sampler, sigmas=sigmas)
 
 
-def test_what_is_visited_is_said_once() -> None:
+def test_given_timesteps_and_levels_exclude_each_other() -> None:
     with pytest.raises(InputError, match=r"^sigmas: expected none where timesteps are given"):
         build_schedule(SD, sampler="euler", sigmas=(2.0, 0.0), timesteps=(500,))
     with pytest.raises(InputError, match=r"^schedule: expected none where timesteps or sigmas"):

@@ -92,7 +92,7 @@ def test_padding_is_the_tokenizers_own_and_the_end_is_marked_before_it(
     assert ids[end + 1 :] == [theirs.pad_token_id] * (LENGTH - end - 1)
 
 
-def test_what_was_cut_is_the_end_of_the_prompt(tokenizers: Tokenizers) -> None:
+def test_right_truncation_cuts_the_end_of_the_prompt(tokenizers: Tokenizers) -> None:
     ours, _ = tokenizers
     assert ours("red " * 75).cut == ""
     assert ours("red " * 75 + "Green circle").cut == "Green circle"

@@ -52,6 +52,10 @@ def said(single: SingleFile, subject: str) -> str:
     return note
 
 
+def predicted(single: SingleFile) -> tuple[str | None, Any]:
+    return single.prediction_type, single.config("scheduler")["prediction_type"]
+
+
 @pytest.mark.parametrize("name", [n for n in original.UNETS if n != "sd21"])
 def test_an_architecture_is_told_by_its_tensors(name: str, opened: Open) -> None:
     single = opened(whole(name))
@@ -61,6 +65,8 @@ def test_an_architecture_is_told_by_its_tensors(name: str, opened: Open) -> None
         if folder in expected:
             assert single.config(folder) == expected[folder]
     assert single.index["_class_name"] == expected["model_index"]["_class_name"]
+    told = None if name == "sd2-base" else "epsilon"
+    assert predicted(single) == (told, told)
     assert said(single, "architecture").startswith(f"architecture: {name}, since")
     assert f"in_channels: {expected['unet']['in_channels']}, so it is for" in said(
         single, "in_channels"
@@ -103,10 +109,6 @@ def test_each_tokenizer_pads_as_its_text_encoder_was_trained(opened: Open) -> No
 # Prediction types.
 
 KEY = np.zeros((), np.float32)
-
-
-def predicted(single: SingleFile) -> tuple[str | None, Any]:
-    return single.prediction_type, single.config("scheduler")["prediction_type"]
 
 
 def test_stable_diffusion_2_does_not_say_what_it_predicts(opened: Open) -> None:

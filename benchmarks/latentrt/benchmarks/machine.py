@@ -71,7 +71,7 @@ def load() -> list[float]:
 
 
 def busy(seconds: float = 2.0) -> float | None:
-    """The share of the machine's cores that was at work for so many seconds, this process asleep.
+    """The share of the machine's cores that others use, measured for `seconds` of sleep.
 
     In [0, 1], of all cores, not only of those to be had; None where there is no /proc/stat.
     """

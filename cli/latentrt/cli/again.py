@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import FileError
-from latentrt.runtime import ImageToImage, Request, Sampling
+from latentrt.cli.embeddings import recorded_embeddings
+from latentrt.runtime import Embedding, ImageToImage, Request, Sampling
 from latentrt.runtime.image import recorded_request
 from latentrt.runtime.request_fields import rows_named
 from latentrt.runtime.schedules import schedules_of
@@ -58,13 +59,18 @@ schedule, timesteps and sigmas decides the levels."""
 
 
 def again(
-    source: Path, asked: Request, given: Set[str], latents: NDArray[np.float32] | None = None
+    source: Path,
+    asked: Request,
+    given: Set[str],
+    latents: NDArray[np.float32] | None = None,
+    embedding_dir: Path | None = None,
 ) -> Request:
     """The request in a picture's file, changed by the options in `given`.
 
     `asked` is the request of the command line; only its options in `given` are read. Of `latents`
-    [n, c, h, w] the rows are taken that the picture names, if it names any. Raises `FileError` for
-    a file without a request, and `InputError` if the two do not fit together.
+    [n, c, h, w] the rows are taken that the picture names, if it names any. Embeddings that it
+    names are found in `embedding_dir`, or replaced by those given. Raises `FileError` for a file
+    without a request, and `InputError` if the two do not fit together.
     """
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata; what cannot be read is an error anyway.
@@ -86,10 +92,11 @@ def again(
                 place, new = place[part], new[part]
             place[key] = new[key]
     task = _begun_with(value, source, asked, given)
+    weights = _weights(value, source, asked, given, embedding_dir)
     if latents is None:
-        return _with_task(Request.from_json(value), task)
+        return _with(Request.from_json(value), task, weights)
     named = value.pop("latents", None)
-    request = _with_task(Request.from_json(value), task)
+    request = _with(Request.from_json(value), task, weights)
     rows = rows_named(latents, named, request.num_images)
     if rows is None and named is not None:
         print("latentrt: note: other latents than the picture was made from", file=sys.stderr)
@@ -130,5 +137,27 @@ def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set
     return ended
 
 
-def _with_task(request: Request, task: ImageToImage | None) -> Request:
+def _weights(
+    value: dict[str, Any],
+    source: Path,
+    asked: Request,
+    given: Set[str],
+    embedding_dir: Path | None,
+) -> Sequence[Embedding]:
+    """The embeddings of a picture that is drawn again; they are taken out of the JSON."""
+    recorded = value.pop("weights", [])
+    if not isinstance(recorded, list):
+        raise FileError(source, "holds a request whose weights are malformed")
+    named = cast("list[Any]", recorded)
+    if "embedding" in given:
+        if asked.to_json()["weights"] != named:
+            print("latentrt: note: other embeddings than the picture's", file=sys.stderr)
+        return asked.weights
+    found = recorded_embeddings(named, asked.weights, embedding_dir)
+    tokens = {embedding.token for embedding in found}
+    return [*found, *(each for each in asked.weights if each.token not in tokens)]
+
+
+def _with(request: Request, task: ImageToImage | None, weights: Sequence[Embedding]) -> Request:
+    request = request.with_values(weights=weights)
     return request if task is None else request.with_values(task=task)

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from latentrt.cli.progress import Bars
 from latentrt.runtime.conversion.opened import is_checkpoint
+from latentrt.runtime.conversion.options import CheckpointOptions
 
 
-def bundle_of(path: Path, *, dtype: str | None = None, quiet: bool = False) -> Path:
+def bundle_of(path: Path, options: CheckpointOptions | None = None, *, quiet: bool = False) -> Path:
     """A bundle's own path, or that of the bundle which is made of a checkpoint, once.
 
     Raises what making it raises.
@@ -27,7 +28,7 @@ def bundle_of(path: Path, *, dtype: str | None = None, quiet: bool = False) -> P
             made.append(stage)
             bars(stage, done, total)
 
-        bundle = cached_bundle(path, dtype, tell)
+        bundle = cached_bundle(path, options or CheckpointOptions(), tell)
     if made:
         print(f"latentrt: made a bundle: {bundle}", file=sys.stderr)
     return bundle

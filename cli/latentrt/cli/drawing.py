@@ -90,6 +90,14 @@ def generate(
     original_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
     crop: Annotated[str, typer.Option(help="SDXL: TOP,LEFT of the crop.")] = "0,0",
     target_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE or FILE=TOKEN: a textual inversion; may be repeated."),
+    ] = None,
+    embedding_dir: Annotated[
+        Path | None,
+        typer.Option(help="Textual inversions, read where a prompt has a file's name."),
+    ] = None,
     latents: Annotated[Path | None, typer.Option(help="Starting noise, a .npy.")] = None,
     save_latents: Annotated[Path | None, typer.Option(help="Write the starting noise.")] = None,
     source: Annotated[
@@ -109,6 +117,7 @@ def generate(
     A checkpoint's bundle is made once, in the cache folder.
     """
     from latentrt.cli.again import again
+    from latentrt.cli.embeddings import embeddings_of
     from latentrt.cli.generate import load_latents, make, task_of
     from latentrt.cli.values import (
         assignments,
@@ -129,6 +138,8 @@ def generate(
     if prompt is not None and not bundle.exists() and Path(prompt).is_dir():
         raise InputError("bundle", "the bundle before the prompt", bundle)
     noise = None if latents is None else load_latents(latents)
+    composed = [weighted("compose", text) for text in compose or ()]
+    prompts = [prompt or "", negative_prompt or "", *(text for text, _ in composed)]
     request = Request(
         prompt or "",
         negative_prompt=negative_prompt,
@@ -155,14 +166,15 @@ def generate(
         ),
         clip_skip=clip_skip,
         latents=noise if source is None else None,
-        composed=[weighted("compose", text) for text in compose or ()],
+        composed=composed,
         generator=generator,
         original_size=size_of("original-size", original_size),
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
+        weights=embeddings_of(embedding or (), embedding_dir, prompts),
     )
     if source is not None:
-        request = again(source, request, _given(context), noise)
+        request = again(source, request, _given(context), noise, embedding_dir)
     make(
         bundle,
         request,

@@ -9,7 +9,7 @@ from latentrt.bundle.errors import CheckpointError, LatentrtError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.cli.progress import Bars
 from latentrt.runtime.conversion.make import make_bundle
-from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.opening import open_source
 
 _RANDOM = "random:"
 
@@ -33,7 +33,7 @@ def make(
     if (Path(checkpoint) / FILE_NAME).is_file():
         raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
     if not checkpoint.startswith(_RANDOM):
-        source = Checkpoint.open(Path(checkpoint), variant)
+        source = open_source(checkpoint, variant)
         if not golden and not trace:
             try:
                 make_bundle(source, bundle, dtype=dtype, force=force, progress=bars)

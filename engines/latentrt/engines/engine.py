@@ -59,13 +59,13 @@ _HALVES: Final = ("float16", "bfloat16")
 class Blueprint:
     """What to compile: a graph at a precision, the weights it reads, and a size for each symbol.
 
-    A graph names its weights by a path such as `weights/unet.safetensors`; that path must be the
-    end of `weights`, whose second parent is where it is looked up. `others` are further files that
-    it reads, by the paths that it names. `dtype` is what the graph as it is stored computes in;
-    `inputs` and `outputs` are its arrays. `precision` is what the engine computes in; `graph_fp32`
-    is what is compiled where that is fp32 and the graph's dtype 16-bit.
-    `digests` are the SHA-256 of the graph, of the weights and of the others in hexadecimal; only
-    what is cached needs them.
+    A graph names its weights by a path such as `weights/unet.safetensors`. That path must be the
+    end of `weights`; it is looked up from the second parent of `weights`. `others` are further
+    files that it reads, by the paths that it names. `dtype` is what the graph as it is stored
+    computes in; `inputs` and `outputs` are its arrays. `precision` is what the engine computes in;
+    `graph_fp32` is what is compiled where that is fp32 and the graph's dtype 16-bit. `digests` are
+    the SHA-256 of the graph, of the weights and of the others in hexadecimal; only what is cached
+    needs them.
     """
 
     component: str

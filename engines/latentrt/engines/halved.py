@@ -1,10 +1,8 @@
 """An engine whose rows are evaluated in two halves at the same time.
 
-The threads of one evaluation wait for each other at every node; two evaluations of half the rows,
-of half the threads each, wait for each other once. On two cores the two rows of a guided step take
-OpenVINO 0.83 of the time in bf16 and 0.91 in fp32 with models/shapes' U-Net, 0.93 and 0.96 with SD
-1.5's at 32x32, 1.00 and 0.97 at 64x64; ONNX Runtime 0.96 there, and 0.81 to 0.97 with
-models/shapes'. SD 1.5's U-Net takes 1.3 % more memory. With more cores it was not measured.
+The threads of one evaluation wait for each other at every node. Two evaluations, with half the rows
+and half the threads each, wait for each other once. docs/design.md has the times on two cores. SD
+1.5's U-Net takes 1.3 % more memory. It was not measured with more cores.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ class HalvedEngine:
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
         self.half = half
-        # Its threads are made when they are needed; they end when nobody holds this any more.
+        # Its threads start when they are needed, and end when this is no longer referenced.
         self._beside = ThreadPoolExecutor(thread_name_prefix="latentrt-half")
         self._lock = threading.Lock()
         self._calls = 0

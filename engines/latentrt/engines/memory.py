@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -29,6 +30,26 @@ def give_back() -> None:
     trim = getattr(ctypes.pythonapi, "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
+
+
+def drop_pages(path: Path) -> None:
+    """Take the pages of a mapped file out of this process's memory until they are read again.
+
+    They stay in the machine's file cache for as long as there is room. Elsewhere than on Linux it
+    does nothing.
+    """
+    if not hasattr(ctypes.pythonapi, "madvise"):
+        return
+    named = str(path.resolve())
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
+        for line in lines:
+            place, access, *rest = line.split(maxsplit=5)
+            # What may be written to could have changed.
+            if access.startswith("r--") and rest[-1] == named:
+                first, last = (int(end, 16) for end in place.split("-"))
+                size = ctypes.c_size_t(last - first)
+                ctypes.pythonapi.madvise(ctypes.c_void_p(first), size, mmap.MADV_DONTNEED)
 
 
 def _of_machine(root: Path) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """Options of a backend: a frozen dataclass of its own, whose fields say what they do.
 
-A field's metadata has `help`, one line for users. Where `keyed` is False, the option is no part of
-a cache entry's key by itself.
+A field's metadata has `help`, one line for users. Where `keyed` is False, the option is not in
+a cache entry's key.
 """
 
 from __future__ import annotations

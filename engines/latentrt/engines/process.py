@@ -20,8 +20,8 @@ _NATIVE: Final[WeakSet[object]] = WeakSet()
 class Home:
     """The process that a pipeline, a batcher, a run or an engine was opened in.
 
-    `what` names it in messages. Whoever has one as its first attribute cannot be pickled: that
-    raises `Closed`, which says what to do.
+    `what` names it in messages. An object with one as its first attribute cannot be pickled:
+    that raises `Closed`, which says what to do.
     """
 
     def __init__(self, what: str) -> None:

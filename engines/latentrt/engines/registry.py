@@ -101,8 +101,8 @@ class Backend:
     `known` are the precisions that such devices compute in, by the dtype of a graph, the default
     one first; `options` is the class of its options; `extra` is what `pip install` needs; `find`
     imports its compiler. `computes` says whether this machine computes in a precision. `unverified`
-    is the reason for which "auto" leaves it alone. `timed` says that loading makes the engine anew,
-    and chooses kernels by how fast they are just then: it is not the one that was verified.
+    is the reason for which "auto" leaves it alone. `timed` says that loading times kernels and
+    chooses among them, so that the engine is not the one that was verified.
     """
 
     name: str
@@ -278,7 +278,7 @@ BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType({each.name: each for e
 
 
 def backend(name: str) -> Backend:
-    """The backend of that name; raises `InputError` for a name that nobody has."""
+    """The backend of that name; raises `InputError` for an unknown name."""
     if name not in BACKENDS:
         raise InputError("engine", f"one of auto, {', '.join(sorted(BACKENDS))}", repr(name))
     return BACKENDS[name]

@@ -13,6 +13,7 @@ from latentrt.weights.checked import Checked
 from latentrt.weights.clip_tokenizer import open_clip_tokenizers
 from latentrt.weights.families import Family
 from latentrt.weights.parts import Part
+from latentrt.weights.single_file import SingleFile
 from latentrt.weights.source import Source
 from latentrt.weights.tokenizer_files import Tokenizer
 
@@ -35,4 +36,8 @@ def check(checkpoint: str | Path, scratch: Path, variant: str | None = None) -> 
 
             return open_tokenizers(source, family, parts, scratch)
 
-    return check_source(open_source(checkpoint, variant), described, tokenizers)
+    source = open_source(checkpoint, variant)
+    if isinstance(source, SingleFile) and source.prediction_type is None:
+        problem = "its prediction type is not in the file: export it without --golden and --trace"
+        raise CheckpointError(source.path, f"{problem}, which measures it")
+    return check_source(source, described, tokenizers)

@@ -1,8 +1,8 @@
 """A 16-bit graph as one in float32, over the same stored weights.
 
 For backends that compute in the graph's own dtypes: what they then compute is fp32 arithmetic on
-the weights as they are stored. What goes in and comes out is float32 too: an output rounded to
-float16 would be 2e-4 off, a hundred times what fp32 is held to.
+the weights as they are stored. Inputs and outputs are float32 too. An output rounded to float16
+would be 2e-4 off, a hundred times the tolerance of fp32.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from tokenizers import pre_tokenizers
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.tensors import Entry
 from latentrt.export.modules import described
+from latentrt.weights import opening
 from latentrt.weights.architectures import ARCHITECTURES
-from latentrt.weights.checkpoint import Checkpoint
 from latentrt.weights.source import Config, Source
 
 PREFIX: Final = "random:"
@@ -39,7 +39,7 @@ _BRANCH_ENDS: Final = (
 
 
 def open_source(checkpoint: str | Path, variant: str | None = None) -> Source:
-    """Open a folder or a random checkpoint by name; raises what opening either raises.
+    """Open a random checkpoint by name, or any other as `latentrt.weights.opening` does.
 
     `variant` names the weights files of a folder to prefer, such as "fp16".
     """
@@ -47,7 +47,7 @@ def open_source(checkpoint: str | Path, variant: str | None = None) -> Source:
         if variant is not None:
             raise InputError("variant", f"none with {checkpoint}", repr(variant))
         return SyntheticCheckpoint.named(str(checkpoint))
-    return Checkpoint.open(Path(checkpoint), variant)
+    return opening.open_source(checkpoint, variant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,7 @@ class SyntheticCheckpoint:
     name: str
     configs: Mapping[str, Config]
     seed: int = 0
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def named(name: str) -> SyntheticCheckpoint:

@@ -58,17 +58,21 @@ def trace(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
     `dtype` ("float32", "float16", "bfloat16") is that of parameters and of the computation. Inputs
     and outputs have the dtype in `BORDER`. A parameter has no bytes yet.
     """
-    model = traced_at(component, config, "float16")
+    return at_dtype(traced_at(component, config, "float16"), component, config, dtype)
+
+
+def at_dtype(half: ir.Model, component: ComponentSpec, config: Config, dtype: str) -> ir.Model:
+    """The same of what PyTorch traced in float16, which is changed in place."""
     kind = ir.DataType.from_numpy(np.dtype(dtype))
     if dtype != "float16":
-        retype(model, kind)
+        retype(half, kind)
     if BORDER[dtype] != dtype:
-        border_in_float32(model, kind)
-    _declare(model.graph.inputs, component.inputs(config, dtype))
-    _declare(model.graph.outputs, component.outputs(config, dtype))
-    _forget_shapes(model)
-    _externalise(model)
-    return model
+        border_in_float32(half, kind)
+    _declare(half.graph.inputs, component.inputs(config, dtype))
+    _declare(half.graph.outputs, component.outputs(config, dtype))
+    _forget_shapes(half)
+    _externalise(half)
+    return half
 
 
 def traced_at(component: ComponentSpec, config: Config, dtype: str) -> ir.Model:

@@ -1,6 +1,6 @@
 """The part of ONNX's file format that is rewritten on every machine, without the onnx package.
 
-protobuf is 0.5 MB, onnx 30 MB more. What is not declared here is kept as it is
+protobuf is 0.5 MB, onnx 30 MB more. Fields that are not declared here are kept
 when a message is written again.
 
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto (numbers and types of the fields).

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.sampling import Sampling
     from latentrt.runtime.size import Size
     from latentrt.runtime.tasks import ImageToImage, TextToImage
+    from latentrt.weights.embedding import Embedding
 
 __all__ = [
     "Batcher",
@@ -62,6 +63,7 @@ __all__ = [
     "CheckpointError",
     "Closed",
     "DeadlineExceeded",
+    "Embedding",
     "EngineError",
     "FileError",
     "Guidance",
@@ -88,17 +90,18 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    "Batcher": "batcher",
-    "Guidance": "guidance",
-    "ImageToImage": "tasks",
-    "Pipeline": "pipeline",
-    "Request": "request",
-    "Result": "result",
-    "Run": "run",
-    "Sampling": "sampling",
-    "Size": "size",
-    "Step": "picture",
-    "TextToImage": "tasks",
+    "Batcher": "runtime.batcher",
+    "Embedding": "weights.embedding",
+    "Guidance": "runtime.guidance",
+    "ImageToImage": "runtime.tasks",
+    "Pipeline": "runtime.pipeline",
+    "Request": "runtime.request",
+    "Result": "runtime.result",
+    "Run": "runtime.run",
+    "Sampling": "runtime.sampling",
+    "Size": "runtime.size",
+    "Step": "runtime.picture",
+    "TextToImage": "runtime.tasks",
 }
 """The modules of the names that are no errors."""
 
@@ -106,7 +109,7 @@ _MODULES: Final = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = f"{__name__}.{_MODULES[name]}" if name in _MODULES else "latentrt.bundle.errors"
+    module = f"latentrt.{_MODULES.get(name, 'bundle.errors')}"
     value = globals()[name] = getattr(import_module(module), name)
     return value
 

@@ -55,8 +55,8 @@ class Load:
 class Batcher:
     """Serves requests by step-level batching. Thread-safe.
 
-    Rows wait in line. The first of them and those of its model and shape behind it share a call, as
-    many as the largest compiled batch holds. The smallest batch that fits them is called. A picture
+    Rows wait in line. The first row and those of its model and shape behind it share a call, up to
+    the largest compiled batch. The smallest batch that fits them is called. A picture
     whose rows are all answered takes its step, and its next rows go to the end of the line. VAEs
     have a line and a thread of their own. Closing it, or leaving its `with` block, first finishes
     what was submitted; after an exception, it cancels that. One that is left without being closed
@@ -112,8 +112,8 @@ class Batcher:
         `pipeline` draws it, by default the batcher's own: rows of two models never share a call.
         `deadline` is in seconds from now. A run that is not finished then fails with
         `DeadlineExceeded`, at the latest when the U-Net call of that moment ends. Raises
-        `InputError` for a request that does not fit, `QueueFull` if there is no room for its
-        pictures, `Closed` if the batcher is closed, or was opened by another process.
+        `InputError` for a request that does not fit, and `QueueFull` if there is no room for its
+        pictures. Raises `Closed` if the batcher is closed, or another process opened it.
         """
         self._home.check()
         if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]

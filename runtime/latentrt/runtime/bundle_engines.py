@@ -38,10 +38,10 @@ A batcher of four batch sizes has four U-Nets for each size.
 class _Place:
     """Where an engine is, or will be when the thread that has the lock has compiled it.
 
-    `kept` is None for one that nobody may hold but who still uses it; `known` finds it there.
+    `kept` is None for one that only its users still hold; `known` then finds it.
     """
 
-    # Who is told of the progress has the lock, and may close the pipeline.
+    # A progress callback runs under the lock, and may close the pipeline.
     lock: threading.RLock = field(default_factory=threading.RLock)
     kept: Engine | None = None
     known: weakref.ref[Engine] | None = None
@@ -60,10 +60,10 @@ class BundleEngines:
     """Gives each component's engine for a size, made once. Thread-safe.
 
     Arguments are as in `choices`. Without `guarded`, engines are compiled for this object alone and
-    not verified; `verify` says how the others are. `max_engines` is how many are kept while nobody
-    uses them, the last used first; where it is None, that is `MAX_ENGINES`, with weights of at most
-    half the `memory` (bytes; None: any). One that is in use, by a run or a batch, is freed only
-    after that. Raises what `choices` raises.
+    not verified; `verify` says how the others are. `max_engines` is how many unused engines are
+    kept, the last used first. None means `MAX_ENGINES`, with weights of at most half the `memory`
+    (bytes; None: any). An engine in use, by a run or a batch, is freed only after that. Raises what
+    `choices` raises.
     """
 
     def __init__(
@@ -237,9 +237,9 @@ def choices(
 
     `engine` is a backend's name or "auto"; `components` gives single components another backend, or
     precision, or both, as "onnxruntime", "fp32" or "onnxruntime:fp32". Each backend gets those of
-    the options that it has. Raises `InputError` for a component that the bundle has not, a
-    precision that a backend has not or an option that none of them has, `Unavailable` for a backend
-    that does not work here.
+    the options that it has. Raises `InputError` for an unknown component, a precision that a
+    backend does not have, or an option that no backend has. Raises `Unavailable` for a backend that
+    does not work here.
     """
     manifest = bundle.manifest
     _check_names(engine, components)

@@ -1,14 +1,14 @@
-"""What the U-Net is told beside latents and timesteps: prompts, sizes, a guidance scale.
+"""The U-Net's inputs beside latents and timesteps: prompts, sizes, a guidance scale.
 
-A row of a model call is a set of named arrays, whatever the family; which of them there are, the
-U-Net's graph says.
+A row of a model call is a set of named arrays. The U-Net's graph says which.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError, InputError
 from latentrt.runtime.denoiser import Condition
+from latentrt.runtime.embeddings import Vectors, notes_of, placed
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Evaluation, Model
 from latentrt.runtime.size import Size
 from latentrt.runtime.text import PromptTokenizer, TextEncoder, TextStates
+from latentrt.weights.embedding import Embedding
 
 _KNOWN: Final = frozenset(
     {"sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids", "timestep_cond"}
 )
+_EXTENDED: Final = 8
+"""How many tokenizers with textual inversions are remembered."""
 _SHOWN: Final = 80
 """Characters of a prompt's lost end that a note has room for."""
 
@@ -73,6 +77,7 @@ class Conditioner:
         if request.clip_skip > most:
             expected = f"at most {most}: the text encoder's layers, less those always left out"
             raise InputError("clip_skip", expected, request.clip_skip)
+        self._prompts.check(request.weights)
         if "time_ids" not in self._inputs:
             given = {
                 "original_size": request.original_size is not None,
@@ -93,13 +98,13 @@ class Conditioner:
 
     def __call__(self, request: Request) -> Evaluation[Conditioning]:
         """Encode the prompts of a request whose size is resolved; `check` accepts it."""
-        notes: list[str] = []
+        notes = self._prompts.notes(request.weights)
         same = {**self._sizes(request), **self._scale(request)}
         prompts = [("prompt", request.prompt, 1.0)]
         prompts += [(f"composed[{i}]", *each) for i, each in enumerate(request.composed)]
         conditions: list[Condition] = []
         for field, text, weight in prompts:
-            own = yield from self._prompts(field, text, request.clip_skip, notes)
+            own = yield from self._prompts(field, text, request, request.clip_skip, notes)
             conditions.append(Condition({**own, **same}, weight))
         negative: Condition | None = None
         if self.guided and request.guidance.active:
@@ -109,7 +114,7 @@ class Conditioner:
             else:
                 # As in diffusers, the negative prompt keeps the layers that the prompt leaves out.
                 text = request.negative_prompt or ""
-                own = yield from self._prompts("negative_prompt", text, 0, notes)
+                own = yield from self._prompts("negative_prompt", text, request, 0, notes)
             negative = Condition({**own, **same})
         return Conditioning(tuple(conditions), negative, tuple(notes))
 
@@ -137,7 +142,7 @@ class Conditioner:
 
 
 def embed_scale(guidance_scale: float, width: int) -> NDArray[np.float32]:
-    """What a distilled U-Net is told of the guidance scale: sines, then cosines, float32 [width].
+    """A distilled U-Net's input for the guidance scale: sines, then cosines, float32 [width].
 
     Of 1000 (scale - 1) at frequencies from 1 down to 1/10000. Each operation is rounded to float32,
     as in training: near 10000, a sine's argument has steps of a thousandth.
@@ -175,6 +180,26 @@ class _PromptEncoder:
             problem = f"has tokenizers of {sorted(lengths)} tokens, expected one length"
             raise BundleError(bundle.path, problem)
         self.length = lengths.pop()
+        self._widths = {name: encoder.width for name, encoder in self._encoders.items()}
+        # A copy of CLIP's vocabulary takes a quarter of a second.
+        self._extended = lru_cache(maxsize=_EXTENDED)(self._extend)
+
+    def check(self, embeddings: Sequence[Embedding]) -> None:
+        """Raise `InputError` for an embedding that does not fit the model."""
+        for name, vectors in placed(embeddings, self._widths).items():
+            self._tokenizer(name, vectors)
+
+    def notes(self, embeddings: Sequence[Embedding]) -> list[str]:
+        """What is to be said of embeddings, a sentence each."""
+        return notes_of(embeddings, self._widths)
+
+    def _tokenizer(self, name: str, vectors: Vectors) -> PromptTokenizer:
+        if not vectors:
+            return self._tokenizers[name]
+        return self._extended(name, tuple((token, len(v)) for token, v in vectors.items()))
+
+    def _extend(self, name: str, counts: tuple[tuple[str, int], ...]) -> PromptTokenizer:
+        return self._tokenizers[name].with_tokens(dict(counts))
 
     @property
     def most_skipped(self) -> int:
@@ -183,17 +208,23 @@ class _PromptEncoder:
         return fewest - (2 if self._pooled else 1)
 
     def __call__(
-        self, field: str, prompt: str, clip_skip: int, notes: list[str]
+        self, field: str, prompt: str, request: Request, clip_skip: int, notes: list[str]
     ) -> Evaluation[dict[str, NDArray[np.float32]]]:
         """The prompt's own arrays; what was cut is added to `notes` under the field's name."""
-        tokens = {name: tokenizer(prompt) for name, tokenizer in self._tokenizers.items()}
+        vectors = placed(request.weights, self._widths)
+        tokenizers = {name: self._tokenizer(name, vectors[name]) for name in self._encoders}
+        tokens = {name: tokenizer(prompt) for name, tokenizer in tokenizers.items()}
         cut = tokens["text_encoder"].cut
         if cut:
             shown = cut if len(cut) <= _SHOWN else f"{cut[: _SHOWN - 3]}..."
             notes.append(f"{field}: cut after {self.length - 2} tokens; left out: {shown!r}")
         states: dict[str, TextStates] = {}
         for name, encoder in self._encoders.items():
-            states[name] = yield from encoder(tokens[name].ids)
+            added = {
+                id_: vectors[name][token][index]
+                for id_, (token, index) in tokenizers[name].added.items()
+            }
+            states[name] = yield from encoder(tokens[name].ids, added)
         if not self._pooled:
             encoder = self._encoders["text_encoder"]
             hidden = encoder.normalised(states["text_encoder"], clip_skip)

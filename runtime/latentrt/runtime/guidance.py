@@ -1,4 +1,4 @@
-"""Classifier-free guidance: how far to go from what is not wanted to what is."""
+"""Classifier-free guidance: from the negative prompt's output towards the prompt's."""
 
 from __future__ import annotations
 

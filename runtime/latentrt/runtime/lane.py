@@ -104,7 +104,7 @@ class Lane:
                 picture.advance()
                 if picture.pixels is not None:
                     picture.run.finish(picture)
-            except BaseException as error:  # a request's own: what is not finite, its functions
+            except BaseException as error:  # a request's own: NaN, or an error of its functions
                 picture.run.fail(error)
         self._put_back(picture)
 

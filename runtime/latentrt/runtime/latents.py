@@ -1,4 +1,4 @@
-"""Latents on their way from the U-Net to the VAE, and back."""
+"""Latents between the U-Net and the VAE, in both directions."""
 
 from __future__ import annotations
 

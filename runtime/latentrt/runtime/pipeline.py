@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from latentrt.runtime.run import DirectRun
 from latentrt.runtime.size_limit import SizeLimit
 from latentrt.runtime.variants import variant_of
 from latentrt.weights.lora.lora import Lora
+
+if TYPE_CHECKING:
+    from latentrt.runtime.conversion.options import CheckpointOptions
 
 _VARIANTS: Final = 4
 """Sets of weights whose engines a pipeline keeps, the last used."""
@@ -128,10 +131,10 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
-        dtype: str | None = None,
+        checkpoint: CheckpointOptions | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Open a bundle, or a checkpoint: a diffusers folder.
+        """Open a bundle, or a checkpoint: a `.safetensors` file, a diffusers folder, `org/name`.
 
         Of a checkpoint a bundle is made in the user's cache folder, without PyTorch, once.
 
@@ -152,8 +155,8 @@ class Pipeline:
           the checkpoint's own size, and what the machine's memory allows.
         - `max_engines`: the number of unused engines that are kept, the last used first. The
           default is 12, with weights of at most half of the memory that is available now.
-        - `dtype`: how a checkpoint's bundle stores weights: "fp32", "fp16", "bf16"; None is the
-          checkpoint's own. `progress` is told how far its making is.
+        - `checkpoint`: how a checkpoint is read: the dtype of its bundle's weights, a VAE from
+          another file, what is not to be inferred. `progress` is told how far its making is.
 
         Raises `BundleError`, `Unavailable` or `InputError`. A pipeline is used by the process that
         opened it: open it after a fork.
@@ -163,7 +166,7 @@ class Pipeline:
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
             return cls(
-                Bundle.open(_bundle_of(as_path("path", path), dtype, progress)),
+                Bundle.open(_bundle_of(as_path("path", path), checkpoint, progress)),
                 engine,
                 precision,
                 options,
@@ -324,9 +327,13 @@ def _limit(field: str, value: object) -> int | None:
     return None if value is None else integer(field, "an integer of at least 1", value, 1)
 
 
-def _bundle_of(path: Path, dtype: str | None, progress: Progress | None) -> Path:
+def _bundle_of(path: Path, options: CheckpointOptions | None, progress: Progress | None) -> Path:
     if not is_checkpoint(path):
         return path
-    from latentrt.runtime.conversion.cached import cached_bundle  # only where one may be made
+    # Only where a bundle may be made.
+    from latentrt.runtime.conversion.cached import cached_bundle
+    from latentrt.runtime.conversion.options import CheckpointOptions
 
-    return cached_bundle(path, dtype, progress or (lambda stage, done, total: None))
+    return cached_bundle(
+        path, options or CheckpointOptions(), progress or (lambda stage, done, total: None)
+    )

@@ -36,8 +36,8 @@ def denoised(
 ) -> NDArray[np.float32]:
     """The estimate of x0 that a model output stands for.
 
-    `latent` is x0 + sigma * noise before `model_input` scaled it, `model_output` what the model (or
-    guidance, from several outputs) returned; both float32 of one shape, and so is the result.
+    `latent` is x0 + sigma * noise before `model_input` scaled it. `model_output` is what the model
+    returned, or guidance from several outputs. Both and the result are float32 of one shape.
     Raises InputError for a prediction type that does not exist.
 
     Source: arXiv:2206.00364, Table 1 (epsilon, edm); arXiv:2202.00512, section 4, appendix D (v).

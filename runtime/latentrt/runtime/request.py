@@ -25,11 +25,12 @@ from latentrt.runtime.request_fields import (
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import Size
 from latentrt.runtime.tasks import Task
+from latentrt.weights.embedding import Embedding
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`.
+2 added `task`, 3 `weights`.
 """
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
@@ -48,8 +49,9 @@ class Request:
     that many of the text encoder's last layers for the prompt, not for the negative prompt, as in
     diffusers. A number will do for `guidance`, and a sampler's name for `sampling`. `latents`,
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
-    `original_size`, `crop` (top, left) and `target_size` are what SDXL is told of the picture's
-    making; the sizes are the picture's own where they are None. `provenance` is what it was drawn
+    `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
+    picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
+    may name, and LoRAs. `provenance` is what it was drawn
     with: a result's request has it. A model that draws it again notes where it differs. Requests
     are equal, whatever their provenance, where they ask for the same pictures.
 
@@ -71,6 +73,7 @@ class Request:
     original_size: Size | None
     crop: tuple[int, int]
     target_size: Size | None
+    weights: tuple[Embedding, ...]
     provenance: Provenance | None
 
     def __init__(
@@ -91,6 +94,7 @@ class Request:
         original_size: Size | None = None,
         crop: tuple[int, int] = (0, 0),
         target_size: Size | None = None,
+        weights: Sequence[Embedding] = (),
         provenance: Provenance | None = None,
     ) -> None:
         given = locals()
@@ -135,8 +139,8 @@ class Request:
     def from_json(value: object, attachments: Attachments = ()) -> Request:
         """From `to_json`, of this version or an older one; keys that are absent have their default.
 
-        `attachments` are the arrays whose hashes the JSON names: latents, or rows of them among
-        others, and pictures. Raises `InputError`, also for a newer schema and for unknown keys.
+        `attachments` are what the JSON names by hashes: latents, or rows of them among others,
+        pictures and embeddings. Raises `InputError`, also for a newer schema and for unknown keys.
         """
         found = json_object("request", value)
         schema = found.pop("schema", 1)
@@ -146,17 +150,18 @@ class Request:
         found = json_object("request", found, FIELDS)
         if "prompt" not in found:
             raise InputError("prompt", "a string", "none")
+        arrays = [each for each in attachments if isinstance(each, np.ndarray)]
         values = {
-            name: field.from_json(name, found[name], attachments)
+            name: field.from_json(name, found[name], attachments if name == "weights" else arrays)
             for name, field in FIELDS.items()
             if name in found
         }
         named = values.pop("latents", None)
-        if named is None and any(each.ndim == 4 for each in attachments):
+        if named is None and any(each.ndim == 4 for each in arrays):
             raise InputError("latents", "none: the picture was made from its seed", "an array")
         if named is not None:
             count = number_of_images(values.get("num_images", 1))
-            values["latents"] = named_latents(named, attachments, count)
+            values["latents"] = named_latents(named, arrays, count)
         return Request(**values)
 
 

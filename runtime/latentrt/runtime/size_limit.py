@@ -37,7 +37,7 @@ class SizeLimit:
 
     `max_pixels` is the operator's own limit of one picture, width times height. Where it is None,
     pictures have at most 16 times the pixels of the checkpoint's own size (or 1024x1024, if that is
-    more), and what only their size takes of memory is at most `memory` bytes (None: not counted).
+    more). The largest arrays then take at most `memory` bytes (None: not counted).
     `whole_attention` says that an engine keeps whole attention matrices, as ONNX Runtime does.
     """
 

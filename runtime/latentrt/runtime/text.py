@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -67,12 +68,42 @@ class PromptTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._vectors = vectors_of(added)
+        self.added: Mapping[int, tuple[str, int]] = {}
 
     @staticmethod
     def of(bundle: Bundle, folder: str = "tokenizer") -> PromptTokenizer:
         """The tokenizer in that folder of a bundle; raises `BundleError` if it is not listed."""
         bundle.listed(f"{folder}/special_tokens.json")
         return PromptTokenizer(bundle.listed(f"{folder}/tokenizer.json").parent)
+
+    def with_tokens(self, counts: Mapping[str, int]) -> PromptTokenizer:
+        """The same tokenizer with textual inversions: their tokens and numbers of vectors.
+
+        `added` has the token and the index of the vector by id. Raises `InputError` for a token
+        that is in the vocabulary.
+
+        Source: diffusers' `TextualInversionLoaderMixin.load_textual_inversion`.
+        """
+        from tokenizers import Tokenizer
+
+        names = {t: [t, *(f"{t}_{i}" for i in range(1, n))] for t, n in counts.items()}
+        library: Any = Tokenizer.from_str(self._tokenizer.to_str())
+        for token, vectors in names.items():
+            for name in (*vectors, f"{token}_{len(vectors)}"):
+                if library.token_to_id(name) is not None:
+                    problem = f"{token!r}, and {name!r} is in the vocabulary already"
+                    raise InputError("weights", "an embedding whose token is new", problem)
+            library.add_tokens(vectors)
+        found = copy(self)
+        found._tokenizer = library
+        tokens = {token.content for token in library.get_added_tokens_decoder().values()}
+        found._vectors = vectors_of(tokens)
+        found.added = {
+            library.token_to_id(name): (token, index)
+            for token, vectors in names.items()
+            for index, name in enumerate(vectors)
+        }
+        return found
 
     def __call__(self, prompt: str) -> Tokens:
         """BOS, at most `length - 2` tokens of the prompt, EOS, padding.
@@ -117,7 +148,10 @@ def _integer(folder: Path, values: Mapping[str, object], key: str, least: int) -
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextStates:
-    """One evaluation of an encoder: the tokens `ids` [n], and its outputs, each [n, width]."""
+    """One evaluation of an encoder: the tokens `ids` [n], and its outputs, each [n, width].
+
+    Tokens that are not in the encoder's table are -1.
+    """
 
     ids: NDArray[np.int64]
     outputs: Outputs
@@ -145,13 +179,26 @@ class TextEncoder:
             problem = f"has a {component} that lacks something: {error}"
             raise BundleError(bundle.path, problem) from error
 
-    def __call__(self, ids: NDArray[np.int64]) -> Evaluation[TextStates]:
-        """Evaluate the encoder for the tokens `ids` [n]."""
+    @property
+    def width(self) -> int:
+        """Width of a token's vector."""
+        return self._table.shape[1]
+
+    def __call__(
+        self, ids: NDArray[np.int64], vectors: Mapping[int, NDArray[np.float32]] | None = None
+    ) -> Evaluation[TextStates]:
+        """Evaluate the encoder for the tokens `ids` [n]; `vectors` are those of added tokens."""
+        given, added = ids, vectors or {}
+        if added:
+            ids = np.where(np.isin(given, list(added)), -1, given)
         if ids.max() >= len(self._table):
             problem = f"has a table of {len(self._table)} tokens, the tokenizer gives {ids.max()}"
             raise BundleError(self._path, problem)
+        embeds = self._table[ids]
+        for id_, vector in added.items():
+            embeds[given == id_] = vector.astype(embeds.dtype)
         (spec,) = self._model.inputs
-        (outputs,) = yield [Row(self._model, {spec.name: self._table[ids]})]
+        (outputs,) = yield [Row(self._model, {spec.name: embeds})]
         return TextStates(ids, outputs)
 
     def normalised(self, states: TextStates, skipped: int) -> NDArray[np.float32]:

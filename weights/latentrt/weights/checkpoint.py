@@ -134,6 +134,9 @@ def class_of(
     return name, f"{folder}: read as {name}, as model_index.json has it; its config.json {said}"
 
 
+_SNAPSHOT: Final = re.compile(r"models--.+?--(.+)/snapshots/[0-9a-f]+")
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A diffusers folder: `model_index.json` and one folder a component.
@@ -144,6 +147,7 @@ class Checkpoint:
     path: Path
     index: Mapping[str, Any]
     variant: str | None = None
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def open(path: Path, variant: str | None = None) -> Checkpoint:
@@ -167,9 +171,13 @@ class Checkpoint:
     def name(self) -> str:
         """The checkpoint's name in messages and manifests.
 
-        Bytes of a folder's name that are no UTF-8 are replaced.
+        It is the folder's, or the repository's where the folder is a snapshot in the hub's cache.
+        Bytes that are no UTF-8 are replaced.
         """
-        return os.fsencode(self.path.resolve().name).decode("utf-8", "replace")
+        path = self.path.resolve()
+        found = _SNAPSHOT.fullmatch("/".join(path.parts[-3:]))
+        name = path.name if found is None else found[1]
+        return os.fsencode(name).decode("utf-8", "replace")
 
     def variants(self) -> tuple[str, ...]:
         """The variants that weights files of the parts are named after."""

@@ -29,10 +29,15 @@ class TensorSource(Protocol):
 
 
 class Source(Protocol):
-    """A checkpoint: `latentrt.weights.checkpoint.Checkpoint`, or random weights."""
+    """A checkpoint: a folder, a file, or random weights.
+
+    `notes` have a sentence for each thing that was inferred of it as a whole.
+    """
 
     @property
     def name(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
     @property
     def index(self) -> Mapping[str, Any]: ...
     def config(self, folder: str) -> Mapping[str, Any]: ...

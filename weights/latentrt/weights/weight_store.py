@@ -16,12 +16,11 @@ from latentrt.bundle.errors import CheckpointError
 from latentrt.bundle.stored_tensors import Location, table_json
 from latentrt.bundle.tensors import FLOAT8, Entry, Layout, write_tensors
 from latentrt.weights.checked import Checked
+from latentrt.weights.finite import is_finite
 from latentrt.weights.parts import Part
 
 _SHARE: Final = 0.5
 """A part stays in the checkpoint's files where at least this share of its bytes can."""
-_EXPONENTS: Final = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
-"""Bits of the exponent, all of which are set in infinity and NaN."""
 
 
 class Progress(Protocol):
@@ -101,8 +100,10 @@ def _file_names(kept: Mapping[str, Mapping[str, tuple[Path, Entry]]]) -> dict[Pa
     names: dict[Path, str] = {}
     for path, folders in readers.items():
         stem = folders[0] if len(folders) == 1 else "checkpoint"
-        taken = sum(name.startswith(f"weights/{stem}.") for name in names.values())
-        names[path] = f"weights/{stem}.{taken}.safetensors"
+        taken = 1
+        while (name := f"weights/{stem}{f'-{taken}' * (taken > 1)}.safetensors") in names.values():
+            taken += 1
+        names[path] = name
     return names
 
 
@@ -142,7 +143,7 @@ class _Writer:
         where = f"{self.source}/{part.folder}"
         locations: dict[str, Location] = {}
         for name, (path, place) in kept.items():
-            if not _finite(part.tensors[name]):
+            if not is_finite(part.tensors[name]):
                 raise CheckpointError(where, f"tensor {name!r} holds a value that is not finite")
             self.advance(place.nbytes)
             shape = part.tensors.entry(name).shape
@@ -174,29 +175,12 @@ def _converted(source: str, part: Part, name: str, dtype: np.dtype[Any]) -> NDAr
     if stored.dtype.name in FLOAT8:
         stored = stored.astype(np.float32)  # exact
     where = f"{source}/{part.folder}"
-    if not _finite(stored):
+    if not is_finite(stored):
         raise CheckpointError(where, f"tensor {name!r} holds a value that is not finite")
     if stored.dtype == dtype:
         return stored
     with np.errstate(over="ignore"):
         converted = stored.astype(dtype)
-    if not _finite(converted):
+    if not is_finite(converted):
         raise CheckpointError(where, f"tensor {name!r} does not fit into {dtype}")
     return converted
-
-
-def _finite(array: NDArray[Any]) -> bool:
-    exponent = _EXPONENTS.get(array.dtype.name)
-    if exponent is None or not array.flags.c_contiguous:
-        return bool(np.isfinite(array).all())
-    # As integers: NumPy compares 16-bit floats ten times as slowly.
-    bits = array.reshape(-1).view(f"u{array.dtype.itemsize}")
-    sign = bits.dtype.type(1 << (8 * array.dtype.itemsize - 1))
-    return not array.size or all(
-        int((block & ~sign).max()) < exponent for block in np.array_split(bits, _blocks(bits.size))
-    )
-
-
-def _blocks(size: int) -> int:
-    # A few megabytes at a time stay in the processor's cache.
-    return max(1, size >> 20)

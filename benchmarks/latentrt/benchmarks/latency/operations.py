@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from latentrt.benchmarks.latency.shape_folding import with_shapes
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines.engine import Blueprint
-from latentrt.engines.graphs.constant_folding import fold_constants
 
 _REMEDY: Final = "pip install 'latentrt[bench]'"
 
@@ -39,9 +39,7 @@ def work_of(blueprint: Blueprint) -> Work:
         onnx: Any = importlib.import_module("onnx")
     except ImportError as error:
         raise Unavailable(f"counting operations: onnx is not installed; {_REMEDY}") from error
-    folded = fold_constants(blueprint.graph.read_bytes(), blueprint)
-    model: Any = onnx.load_model_from_string(folded)
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    graph = with_shapes(onnx, blueprint)
     shapes: dict[str, _Shape] = {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
         for value in (*graph.input, *graph.value_info, *graph.output)

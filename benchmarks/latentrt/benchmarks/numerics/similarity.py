@@ -18,7 +18,7 @@ def ssim(actual: NDArray[Any], reference: NDArray[Any], *, peak: float) -> float
 
     Both are [channels, height, width], at least 11 pixels high and wide; `peak` is the range of
     their values. Statistics are those under a Gaussian window of 11 x 11 and standard deviation
-    1.5, wherever it fits inside the picture; the result is the mean of these places and channels.
+    1.5, wherever it fits inside the picture. The result is the mean over places and channels.
     Raises `ValueError` for shapes that differ or are too small.
 
     Source: Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to

@@ -145,9 +145,9 @@ class _Problems:
 def survey(bundle: Bundle, asked: EngineChoice, wanted: References, progress: Progress) -> Findings:
     """Compare engines with PyTorch.
 
-    Of several engines, one that is unverified, does not have an option, or needs something that is
-    not installed is skipped; one that cannot be compiled, or returns NaN or infinity, has failed.
-    The others go on. Raises `InputError`, `Unavailable` where nothing could be compared,
+    Of several engines, some are skipped: those that are unverified, lack an option, or need
+    something that is not installed. One that cannot be compiled, or returns NaN or infinity, has
+    failed. The others go on. Raises `InputError`, `Unavailable` where nothing could be compared,
     `LatentrtError` where PyTorch is needed and missing, and for one engine what compiling raises.
     """
     problems = _Problems(asked.several)
@@ -207,7 +207,7 @@ def _nothing(skipped: Mapping[str, str]) -> Unavailable:
 
 
 def _compared(bundle: Bundle, engine: EngineChoice, references: Sequence[Reference]) -> Comparison:
-    # Not verified before: the comparison is to say how far off an engine is that would be refused.
+    # Not verified before: the comparison also measures the error of an engine that is refused.
     with Pipeline(bundle, *engine.asked, guarded=False) as pipeline:
         return compare(pipeline, references)
 

@@ -15,9 +15,9 @@ from latentrt.engines.verification.tolerances import TOLERANCES
 from latentrt.runtime.schedules import Schedule
 
 LAYERS: Final[Mapping[str, Mapping[str, float]]] = {
-    # Rounding alone: three to five times the most that was measured over the tiny models of the
-    # tests, models/shapes and random:sd15 at 512x512, with ONNX Runtime and OpenVINO. Text encoder
-    # 1.2e-6, U-Net 5.8e-6 (sines of timesteps near 1000), VAE 3.9e-5 (ONNX Runtime's
+    # Rounding alone: three to five times the largest error measured, with ONNX Runtime and
+    # OpenVINO. That is over the tests' tiny models, models/shapes and random:sd15 at 512x512. Text
+    # encoder 1.2e-6, U-Net 5.8e-6 (sines of timesteps near 1000), VAE 3.9e-5 (ONNX Runtime's
     # GroupNormalization of 2 million numbers; OpenVINO 3.3e-6). A weight that is 1 % wrong moves
     # its own layer by 1e-3 or more.
     "fp32": {"text_encoder": 5e-6, "unet": 2.5e-5, "vae": 1.2e-4},

@@ -1,11 +1,10 @@
 """Compiled engines, found by everything that they depend on.
 
-An entry's name is the digest of its key, so that a change of any field is a miss, and the
-nearest key says which field.
+An entry's name is the digest of its key, so a change of any field is a miss. The nearest key says
+which field changed.
 
-Engines are code, so only what was built here is loaded. Here means: by this user, in this cache
-(see `signing`). That the machine is another one, in a cache that came with a copied home or a
-container, shows in the key: the device is part of it.
+Engines are code, so only those are loaded that this user built in this cache (see `signing`). The
+key has the device. So a cache copied to another machine gives misses there.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _Given = TypeVar("_Given")
 
 
 class Guard(Protocol):
-    """What an engine is held against before it is given out."""
+    """Verifies an engine before its first use."""
 
     def refusal(self, verification: Record) -> str:
         """Why an engine that did so when it was verified is not to be used today, if so."""
@@ -326,7 +325,7 @@ class Cache:
         named = error if error.field == "cache" else unwritable(self.path, error.got)
         if not self._said:
             self._said = True
-            LOG.warning("engines are made anew each time: %s", named)
+            LOG.warning("engines are not kept: %s", named)
         return named
 
     def _load(
@@ -373,7 +372,7 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self, name: str, timeout: float = -1) -> Generator[None]:
-        # Only builds lock; whoever finds its engines here does not wait for this import.
+        # Only builds lock; a load does not wait for this import.
         from filelock import FileLock
 
         lock = FileLock(self._locks / f"{name}.lock", timeout=timeout)
@@ -391,7 +390,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is done to have an engine, as it is told to the log and to who waits."""
+    """The work of making an engine, each phase reported to the log and to `progress`."""
 
     chosen: Chosen
     blueprint: Blueprint

@@ -1,8 +1,7 @@
 """A compiled engine on disk.
 
-An entry is a folder: `files/`, what a backend wrote; and `record`, the key, the size and SHA-256
-of every file, and how the engine did when it was verified, with the proof that all of this was
-written here. Its name is the digest of its key.
+An entry is a folder, named by the digest of its key. `files/` has what a backend wrote. `record`
+has the key, the size and SHA-256 of every file, and the result of verification. It is signed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ FILES: Final = "files"
 _RECORD: Final = "record"
 
 Record = Mapping[str, Any]
-"""How an engine did when it was held against a reference."""
+"""The result of comparing an engine with a reference."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Files that once were what their hash says, so that gigabytes are not read at every start.
+"""Files whose hash was right once, so that gigabytes are not read at every start.
 
 A bundle hashes its large files only when it is asked to, and engines read their weights from there
-again at every load. So a file's size and time of last change are kept from when its hash was right;
-while they are the same, the file is taken to be.
+again at every load. So the size and modification time of a hashed file are kept. While both are
+the same, the file counts as unchanged.
 """
 
 from __future__ import annotations

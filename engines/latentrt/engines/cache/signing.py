@@ -1,8 +1,7 @@
 """Proof that a file was written here: by this user, in this folder.
 
-The proof is the HMAC-SHA256 of the content under a random secret, a file that this user alone can
-read; whoever can forge it could as well change the program. It is the first line of the very file
-that it is the proof of, so that both are replaced at once.
+The proof is the HMAC-SHA256 of the content under a random secret. Only this user can read the
+secret's file. The proof is the first line of the file it is for, so both are replaced at once.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Buffers:
             work()
             self.stream.synchronize()
         except BaseException:
-            # Nobody knows which of the copies arrived; none may arrive during the next call.
+            # Some copies may have arrived; none may arrive during the next call.
             for buffer in self.inputs.values():
                 buffer.current = False
             self.settle()
@@ -107,7 +107,7 @@ class Buffers:
             self.stream.download(buffer.pinned, buffer.address)
 
     def settle(self) -> None:
-        """Wait until nothing is on its way any more."""
+        """Wait until all copies have ended."""
         with contextlib.suppress(EngineError):  # of a call that has failed and said so
             self.stream.synchronize()
 
@@ -143,7 +143,7 @@ class Pool(Generic[Item]):
 
     @contextlib.contextmanager
     def one(self) -> Generator[Item]:
-        """One that nobody uses, for the length of the block; raises `Closed` when closed."""
+        """An idle one, for the length of the block; raises `Closed` when closed."""
         item = self._taken()
         try:
             yield item
@@ -180,7 +180,7 @@ class Pool(Generic[Item]):
 
 
 def close_with(engine: object, pool: Pool[Item]) -> None:
-    """Close a pool, at the latest when nobody holds its engine any more."""
+    """Close a pool, at the latest when its engine is no longer referenced."""
     # At the end of the process the driver frees everything, and may be gone already.
     weakref.finalize(engine, pool.close).atexit = False
 

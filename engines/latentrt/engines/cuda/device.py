@@ -1,6 +1,6 @@
 """The NVIDIA GPU of this machine, or what is missing before there is one.
 
-Unverified: nobody has run this on a GPU; without one it says what it should.
+Unverified: never run on a GPU. Tests cover machines without one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BUS_ID: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is not there, and what to do about it."""
+    """A missing part, and how to install it."""
 
     problem: str
     remedy: str
@@ -36,8 +36,8 @@ class Missing:
 class Gpu:
     """The first GPU: its name, its compute capability ("sm89"), the CUDA that its driver has.
 
-    `driver` is the driver's own version, such as "580.95.05": several have one CUDA. Nothing where
-    nobody says it.
+    `driver` is the driver's own version, such as "580.95.05": several have one CUDA. Empty where
+    it is unknown.
     """
 
     name: str
@@ -83,7 +83,7 @@ def gpu() -> Gpu | Missing:
 def bus_id() -> str | None:
     """The PCI bus id of the GPU that engines run on, such as "0000:01:00.0"; never raises.
 
-    None where nobody says it. CUDA counts only the GPUs that it may see, in an order of its own.
+    None where it is unknown. CUDA counts only the GPUs that it may see, in an order of its own.
     """
     if isinstance(gpu(), Missing):
         return None

@@ -1,7 +1,7 @@
 """Memory of a GPU, pinned memory of the host, and streams that copy between them.
 
 `DeviceMemory` and `DeviceStream` are what an engine needs; `CudaMemory` has it by cuda-python.
-Unverified: nobody has run `CudaMemory` on a GPU.
+Unverified: `CudaMemory` has never run on a GPU.
 """
 
 from __future__ import annotations

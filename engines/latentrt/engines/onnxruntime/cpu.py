@@ -1,30 +1,28 @@
 """ONNX Runtime on the CPU.
 
-It computes in fp32 whatever the weights are stored in: it has no bfloat16 there, and float16 was no
-faster on models/shapes' U-Net and rounds between nodes (relative error 3e-4).
+It computes in fp32 whatever the weights are stored in. It has no bfloat16 on the CPU. float16 was
+no faster with models/shapes' U-Net, and rounds between nodes (relative error 3e-4).
 
-Nothing is stored but that an engine was verified. ONNX Runtime can write its optimised graph, yet
-for an SD 1.5 U-Net at 64x64 that is 3.4 GB of rearranged weights for each shape, 11 s to write;
-loading it takes 1 s instead of 8 s, but only after 3.4 GB have been hashed.
+Only the result of verification is stored. ONNX Runtime can write its optimised graph. For an SD 1.5
+U-Net at 64x64 that is 3.4 GB of rearranged weights for each shape, and 11 s of writing. Loading it
+takes 1 s instead of 8 s, but only after 3.4 GB have been hashed.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import BuildFailed, Closed, EngineError, Unavailable
+from latentrt.bundle.errors import Closed, EngineError, Unavailable
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays, Blueprint, Engine, check_inputs
-from latentrt.engines.graphs.group_norm import write_out_group_norms
 from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.halved import HalvedEngine, half_of
 from latentrt.engines.onnxruntime.options import OnnxRuntimeOptions
-from latentrt.engines.onnxruntime.session import package, session, settings
+from latentrt.engines.onnxruntime.session import norms_written_out, package, session, settings
 from latentrt.engines.process import Home, keep_in_children
 from latentrt.engines.processor import cpu_identity, usable_cores
 from latentrt.engines.registry import Progress, Status
@@ -84,41 +82,49 @@ def compile(blueprint: Blueprint, options: OnnxRuntimeOptions) -> Engine:
     return HalvedEngine(blueprint, _compiled(half, options, 1, small=_is_small(blueprint)))
 
 
+def compile_reference(blueprint: Blueprint) -> OnnxRuntimeEngine:
+    """A session for a few calls in fp32: the graph is not optimised, and no weight rearranged.
+
+    That takes a third of the memory and of the time until it is ready (SD 1.5's U-Net: 2 instead of
+    6.5 GB), and calls take longer. Raises `Unavailable` or `BuildFailed`.
+    """
+    api = package(NAME, _REMEDY)
+    graph = OnnxGraph.of(blueprint.at("fp32"))
+    chosen = settings(api, graph)
+    chosen.graph_optimization_level = api.GraphOptimizationLevel.ORT_DISABLE_ALL
+    chosen.add_session_config_entry("session.disable_prepacking", "1")
+    chosen.enable_cpu_mem_arena = False
+    made = session(api, norms_written_out(graph), chosen, ["CPUExecutionProvider"])
+    return OnnxRuntimeEngine(blueprint, made)
+
+
 def _compiled(
     blueprint: Blueprint, options: OnnxRuntimeOptions, threads: int | None, *, small: bool
 ) -> OnnxRuntimeEngine:
     api = package(NAME, _REMEDY)
     graph = OnnxGraph.of(blueprint)
     chosen = settings(api, graph)
-    # Each session has threads of its own, which after a call would go on turning in circles for
-    # milliseconds, on the cores of the next component's: with this a picture of models/shapes
-    # takes 0.16 instead of 0.24 s.
+    # Each session has threads of its own. After a call they would spin-wait for milliseconds, on
+    # the cores of the next component. With this a picture of models/shapes takes 0.16 instead of
+    # 0.24 s.
     chosen.add_session_config_entry("session.force_spinning_stop", "1")
     chosen.enable_cpu_mem_arena = options.arena
     chosen.enable_mem_pattern = options.arena
     if threads is not None:
         chosen.intra_op_num_threads = threads
     if small:
-        graph = _norms_written_out(graph)
+        graph = norms_written_out(graph)
     return OnnxRuntimeEngine(blueprint, session(api, graph, chosen, ["CPUExecutionProvider"]))
 
 
 def _half(blueprint: Blueprint, options: OnnxRuntimeOptions) -> Blueprint | None:
     """The blueprint of half the rows where two halves are evaluated at once, else None.
 
-    That is with two threads, of which each half then is one; by itself ONNX Runtime has one for
-    each core. With more, both would share those of one session, which was not measured.
+    That is with two threads, one for each half. The default is one thread for each core. With more,
+    both would share those of one session, which was not measured.
     """
     threads = usable_cores() if options.threads is None else options.threads
     return half_of(blueprint) if threads == 2 else None
-
-
-def _norms_written_out(graph: OnnxGraph) -> OnnxGraph:
-    try:
-        return replace(graph, content=write_out_group_norms(graph.content))
-    except ValueError as error:
-        problem = f"{graph.blueprint.component}: the graph cannot be read: {error}"
-        raise BuildFailed(problem) from error
 
 
 def _is_small(blueprint: Blueprint) -> bool:
@@ -143,5 +149,8 @@ def build(
 
 
 def load(blueprint: Blueprint, options: OnnxRuntimeOptions, folder: Path) -> Engine:
-    """A session for these sizes, made anew; raises `Unavailable` or `BuildFailed`."""
+    """A session for these sizes; nothing is read from `folder`.
+
+    Raises `Unavailable` or `BuildFailed`.
+    """
     return compile(blueprint, options)

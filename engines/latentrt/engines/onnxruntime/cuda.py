@@ -1,20 +1,17 @@
 """ONNX Runtime's CUDA provider.
 
-It has no GroupNormalization, and leaves what computes shapes to the CPU, so graphs are folded for
-it first. Unverified: nobody has run it on a GPU.
+It has no kernel for GroupNormalization, so graphs are rewritten for it. Unverified: never run
+on a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 from latentrt.engines.cuda.device import Missing
-from latentrt.engines.graphs.constant_folding import fold_constants
-from latentrt.engines.graphs.onnx_graph import OnnxGraph
 from latentrt.engines.onnxruntime.gpu import GpuProvider, gpu_package
-from latentrt.engines.onnxruntime.session import Providers
+from latentrt.engines.onnxruntime.session import Providers, norms_written_out
 
 NAME: Final = "onnxruntime-cuda"
 _PROVIDER: Final = "CUDAExecutionProvider"
@@ -38,16 +35,11 @@ def attach(api: Any, chosen: Any, precision: str, options: Any) -> Providers:
     return [(_PROVIDER, _OPTIONS)]
 
 
-def folded(graph: OnnxGraph) -> OnnxGraph:
-    """The graph without what the provider lacks; raises what `fold_constants` raises."""
-    return replace(graph, content=fold_constants(graph.content, graph.blueprint))
-
-
 PROVIDER: Final = GpuProvider(
     name=NAME,
     provider=_PROVIDER,
     installed=installed,
     attach=attach,
     remedy=_REMEDY,
-    prepare=folded,
+    prepare=norms_written_out,
 )

@@ -1,8 +1,7 @@
 """ONNX Runtime on an NVIDIA GPU: what its three providers have in common.
 
-Nothing is stored but that an engine was verified: a provider compiles anew whenever an engine is
-opened, and its own caches are off, for nobody verifies what lies in them. Unverified: nobody has
-run this on a GPU.
+Only the result of verification is stored. A provider compiles whenever an engine is opened. Its own
+caches are disabled, because their contents are not verified. Unverified: never run on a GPU.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ class GpuProvider:
         """Write nothing (see above)."""
 
     def load(self, blueprint: Blueprint, options: Any, folder: Path) -> OnnxRuntimeGpuEngine:
-        """An engine, compiled anew; raises `Unavailable` or `BuildFailed`."""
+        """An engine; nothing is read from `folder`. Raises `Unavailable` or `BuildFailed`."""
         return self.compile(blueprint, options)
 
     def _usable(self) -> tuple[Mapping[str, str], Gpu]:

@@ -81,7 +81,7 @@ class Binding:
 class OnnxRuntimeGpuEngine:
     """A session with a binding for each of a few calls at once.
 
-    `device` is where ONNX Runtime is told that `memory` is.
+    `device` is ONNX Runtime's name for where `memory` is.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class OnnxRuntimeGpuEngine:
         self.component = blueprint.component
         self.inputs: tuple[TensorSpec, ...] = blueprint.fixed_inputs
         self.outputs: tuple[TensorSpec, ...] = blueprint.fixed_outputs
-        # A session with CUDA graphs is not to be run by two threads at once; the GPU works on one
-        # call at a time in any case.
+        # Two threads must not run a session with CUDA graphs at once. The GPU works on one call at
+        # a time in any case.
         self._turn = threading.Lock()
         numbers = itertools.count()
         inputs, outputs = self.inputs, self.outputs

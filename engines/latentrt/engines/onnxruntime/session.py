@@ -1,17 +1,19 @@
 """ONNX Runtime's sessions: what they are made of, and whether all of it runs where it should.
 
 Sizes are fixed by overriding the graph's free dimensions when the session is made. Weights are
-mapped from the bundle's own file: the graph names only a file and byte ranges, and ONNX Runtime is
-told which folder that name is relative to.
+mapped from the bundle's own file. The graph names only a file and byte ranges, and a session option
+gives the folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from latentrt.bundle.errors import BuildFailed, Unavailable
 from latentrt.engines import libraries
+from latentrt.engines.graphs.group_norm import write_out_group_norms
 from latentrt.engines.graphs.onnx_graph import OnnxGraph
 
 _RECORD: Final = "session.record_ep_graph_assignment_info"
@@ -41,6 +43,15 @@ def settings(api: Any, graph: OnnxGraph) -> Any:
     for symbol, size in graph.blueprint.sizes.items():
         chosen.add_free_dimension_override_by_name(symbol, size)
     return chosen
+
+
+def norms_written_out(graph: OnnxGraph) -> OnnxGraph:
+    """The graph without a GroupNormalization; raises `BuildFailed` for bytes that are no graph."""
+    try:
+        return replace(graph, content=write_out_group_norms(graph.content))
+    except ValueError as error:
+        problem = f"{graph.blueprint.component}: the graph cannot be read: {error}"
+        raise BuildFailed(problem) from error
 
 
 def session(api: Any, graph: OnnxGraph, chosen: Any, providers: Providers | None) -> Any:

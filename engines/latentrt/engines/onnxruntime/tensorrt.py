@@ -1,8 +1,8 @@
 """ONNX Runtime's TensorRT providers: the built-in one, and the plugin for GeForce RTX GPUs.
 
-Neither has an option against TF32, which keeps 10 of the 23 bits of a float32's fraction: where
-they use it, their fp32 engines are refused unless NVIDIA_TF32_OVERRIDE=0 is set, which is part of
-their key. Unverified: nobody has run them on a GPU.
+Neither has an option against TF32, which keeps 10 of the 23 bits of a float32's fraction. Where
+they use it, their fp32 engines are refused. NVIDIA_TF32_OVERRIDE=0 switches it off; it is part of
+the key. Unverified: never run on a GPU.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def attach(api: Any, chosen: Any, precision: str, options: OnnxRuntimeTensorRtOp
     api.preload_dlls(directory="")
     if importlib.util.find_spec("tensorrt") is not None:
         importlib.import_module("tensorrt")  # loads libnvinfer, which no search path has
-    # A network of TensorRT 10 computes in float32 unless it may do otherwise, whatever the graph
-    # says; one of TensorRT 11 does as the graph says.
+    # A network of TensorRT 10 computes in float32 unless these allow another type. One of TensorRT
+    # 11 takes the graph's types.
     settings = {
         "device_id": "0",
         "trt_fp16_enable": str(int(precision == "fp16")),

@@ -1,11 +1,11 @@
-"""OpenVINO on the CPU, and on Intel's GPUs and NPUs, where nobody has run it yet.
+"""OpenVINO on the CPU, and on Intel's GPUs and NPUs (unverified).
 
 What is stored for the CPU is the compiled model without weights, which are read from the bundle's
-own file again. For an SD 1.5 U-Net at 64x64 that is 4 MB, loaded in 3 s instead of compiled in
-6.5 s (fp32 10.5 of 21 s where the weights came from the disk); with weights it is 3.4 GB, and
-loading takes 25 s. For other devices the whole compiled model is stored. OpenVINO's own cache
-(CACHE_DIR) is not used: 2026.4.1 loads what it stored for f32 when bf16 is asked for, and the
-outputs are wrong (models/shapes' U-Net: relative error 0.9, then NaN).
+own file again. For an SD 1.5 U-Net at 64x64 that is 4 MB, loaded in 3 s instead of compiled in 6.5
+s. With weights it would be 3.4 GB, and loading would take 25 s. For other devices the whole
+compiled model is stored. OpenVINO's own cache (CACHE_DIR) is not used: 2026.4.1 loads what it
+stored for f32 when bf16 is asked for, and the outputs are wrong (models/shapes' U-Net: relative
+error 0.9, then NaN).
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from latentrt.engines import libraries
 from latentrt.engines.cuda.buffers import CALLS, Pool
 from latentrt.engines.engine import Arrays, Blueprint, Engine, check_inputs
 from latentrt.engines.halved import HalvedEngine, half_of
+from latentrt.engines.memory import drop_pages
 from latentrt.engines.openvino.group_norm import write_out_group_norms
 from latentrt.engines.openvino.infer_request import InferRequest
-from latentrt.engines.openvino.model import read
+from latentrt.engines.openvino.model import keep_weights_stored, read
 from latentrt.engines.process import Home, keep_in_children
 from latentrt.engines.processor import cpu_identity, usable_cores
 from latentrt.engines.registry import Progress, Status
@@ -156,13 +157,15 @@ class OpenVino:
         found = read(_package(self.name), blueprint)
         if self.on_cpu:
             write_out_group_norms(found)
+            if blueprint.precision == "fp32":
+                keep_weights_stored(found)
         return found
 
     def half(self, blueprint: Blueprint, options: Any) -> Blueprint | None:
         """The blueprint of half the rows where two halves are evaluated at once, else None.
 
-        That is on a CPU with an even number of threads, unless the streams are chosen. By itself
-        OpenVINO has a thread for each core.
+        That is on a CPU with an even number of threads, unless the streams are chosen. The default
+        is one thread for each core.
         """
         if not self.on_cpu or options.streams is not None:
             return None
@@ -171,6 +174,8 @@ class OpenVino:
         return half_of(blueprint)
 
     def _engine(self, blueprint: Blueprint, options: Any, model: Any) -> Engine:
+        if self.on_cpu:
+            drop_pages(blueprint.weights)  # which the kernels have packed
         half = self.half(blueprint, options)
         if half is not None:
             return HalvedEngine(blueprint, OpenVinoEngine(half, model, calls=2 * CALLS))
@@ -223,7 +228,7 @@ def _package(name: str) -> Any:
 
 
 def computes_bf16() -> bool:
-    """Whether the CPU computes in bf16 where that is asked for; so too where nobody can tell."""
+    """Whether the CPU computes in bf16 on request. Also true where OpenVINO is not installed."""
     try:
         openvino = libraries.openvino()
     except ImportError:

@@ -1,14 +1,13 @@
 """GroupNormalization in terms of which OpenVINO's CPU plugin keeps its convolutions' layout.
 
 The plugin has it as MVN over groups, for which pictures go from channels last to channels first and
-back. Written out over channels, they stay as they are: models/shapes' decoder takes 18 instead of
-36 ms in fp32 and 10.6 instead of 11.6 in bf16 (128x128), SD 1.5's 6.2 instead of 6.3 s and 3.2
-instead of 3.4 s (512x512). A U-Net takes as long as it did.
+back. Written out over channels, they stay channels last. docs/design.md has the times of decoders.
+A U-Net takes as long as before.
 
 Sums are by rows and then by columns, because one over 512x512 would be 4e-5 off. In bf16 a mean is
-rounded as everything else is, and what is left of it after it was taken off is taken off again:
-without that a group whose mean is three deviations comes out 1.2e-2 off instead of 6.9e-3, as by
-MVN; and a variance from squares of what still has its mean is lost (0.14 off at ten deviations).
+rounded, so the rest of it is subtracted once more. Without that, a group whose mean is three
+deviations is 1.2e-2 off instead of 6.9e-3, which is MVN's error. A variance from squares that still
+have their mean would be 0.14 off at ten deviations.
 """
 
 # The package's stubs leave most of its API unknown.

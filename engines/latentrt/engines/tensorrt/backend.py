@@ -2,7 +2,7 @@
 
 A strongly typed network computes in the graph's own dtypes; fp32 on stored halves is a graph of
 its own. Building is tested with the real compiler of TensorRT for RTX, which needs no GPU
-when the target is named. Loading and running are unverified: nobody has run them on a GPU.
+when the target is named. Loading and running are unverified: they have never run on a GPU.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def status() -> Status:
 def identity(options: TensorRtOptions) -> dict[str, str]:
     """What a plan depends on besides its graph, weights, sizes and options.
 
-    A plan of TensorRT for RTX fits every GPU of its compute capability, whatever the driver; one
-    of the data-centre library fits only what it was built on. Raises `Unavailable`, `InputError`
-    for a target that the library has not.
+    A plan of TensorRT for RTX fits every GPU of its compute capability, with any driver. One of the
+    data-centre library fits only the GPU and driver it was built on. Raises `Unavailable`,
+    `InputError` for a target that the library has not.
     """
     library = library_for(options.target)
     facts = {"library": library.name, "version": library.version, **tf32_override()}
@@ -91,8 +91,7 @@ def build(
     next; by default one in this user's cache. TensorRT for RTX measures nothing; its plan for this
     machine's GPU is run once, and the kernels that this compiled are stored beside it. Raises
     `InputError` for a target that the library does not know, `Unavailable` without a library or
-    GPU, `BuildFailed` when the graph is refused, and whatever `progress` raises, which stops the
-    build.
+    GPU, and `BuildFailed` when the graph is refused. An error of `progress` stops the build.
     """
     library = library_for(options.target)
     capability = _capability(library, options)

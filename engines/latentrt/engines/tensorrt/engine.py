@@ -1,6 +1,6 @@
 """A TensorRT plan at work: contexts, buffers that stay in place, and replayed CUDA graphs.
 
-Unverified: nobody has run it on a GPU; the tests hold it over memory and a plan that are made up.
+Unverified: never run on a GPU. The tests use fake memory and a fake plan.
 """
 
 from __future__ import annotations

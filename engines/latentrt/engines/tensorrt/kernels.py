@@ -1,9 +1,9 @@
 """The kernels that TensorRT for RTX compiles for the GPU at hand, kept beside a plan.
 
-A plan of that library is finished where it is run, in every process anew. What the first run
-compiles is stored with a plan that is built on the GPU that it is for, and is hashed and verified
-with it. It is a hint: TensorRT looks whether it fits library, GPU and driver, and compiles where it
-does not. Unverified: nobody has run it on a GPU; the tests hold it over a plan that is made up.
+A plan of that library is finished where it runs, again in every process. A plan that is built on
+its own GPU is run once, and the kernels compiled then are stored, hashed and verified with it. They
+are a hint: where they do not fit library, GPU and driver, TensorRT compiles others. Unverified:
+never run on a GPU. The tests use a fake plan.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The TensorRT that is installed: the data-centre package, or TensorRT for RTX.
 
-Both have the same Python API. TensorRT for RTX comes in two wheels: one with its bindings, and one
-whose shared libraries have to be loaded before those bindings can be imported.
+Both have the same Python API. TensorRT for RTX comes in two wheels, bindings and
+shared libraries. The libraries have to be loaded before the bindings can be imported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The weights of a bundle, put into a plan that was stored without them.
 
-Unverified: building such a plan takes a GPU, and nobody has done it; the tests hold this over a
-library that is made up.
+Unverified: building such a plan takes a GPU, and has never been done. The tests use a fake library.
 """
 
 from __future__ import annotations

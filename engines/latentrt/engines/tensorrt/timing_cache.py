@@ -1,6 +1,6 @@
 """What TensorRT measured while it built, kept from one build to the next.
 
-A hint: without it a build takes longer, and the plan is held against the reference all the same.
+A hint: without it a build takes longer. The plan is verified in any case.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Every engine is compared with a reference at its own sizes.
 
 The reference is PyTorch's fp32 where the bundle's goldens have the sizes, at their batch or a
-smaller one. At other sizes it is ONNX Runtime fp32 on the same graph, itself held against the
-goldens at theirs. What else there is is weaker, and a record says so: a bundle without goldens has
-only ONNX Runtime; without ONNX Runtime, or for ONNX Runtime itself, an engine of the same backend
-is held against the goldens at their sizes.
+smaller one. At other sizes it is ONNX Runtime fp32 on the same graph, itself compared with
+the goldens at their sizes. Anything else is weaker, and a record says so. A bundle without goldens
+has only ONNX Runtime. Without ONNX Runtime, or for ONNX Runtime itself, an engine of the same
+backend is compared with the goldens at their sizes.
 
 A lower precision hides faults: one dropped bias of a U-Net moves its output by 4e-4, bf16 by 6e-3.
-So before an engine of lower precision, one of fp32 is made by the same backend from the same files
-and held against the same reference; a wrong weight shows there. A fault that a backend makes in
-lower precision alone is seen only above that precision's own error.
+So before an engine of lower precision, the same backend makes one of fp32 from the same files. It
+is compared with the same reference, and shows a wrong weight. A fault that a backend makes in lower
+precision alone is seen only above that precision's own error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from latentrt.engines.verification.tolerances import TOLERANCES
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """What an engine is held against; `weaker` says why it is not the best that there could be."""
+    """What an engine is compared with; `weaker` says what a better reference would need."""
 
     kind: Literal["goldens", "oracle", "elsewhere", "nothing"]
     name: str
@@ -45,11 +45,11 @@ class _Reference:
 
 @dataclass(frozen=True, slots=True)
 class FullGuard:
-    """Holds an engine against the best reference that there is here today.
+    """Compares an engine with the best reference available.
 
-    The cache's key says what an engine was made from, not what it was held against: another
-    export of the same model may have goldens where the first had none, or ONNX Runtime may have
-    been installed since. So a record holds for as long as its terms do.
+    The cache's key says what an engine was made from, not what it was compared with. Another export
+    of the same model may have goldens where the first had none, or ONNX Runtime may have been
+    installed since. So a record holds for as long as its terms do.
     """
 
     cache: Cache

@@ -19,6 +19,7 @@ from latentrt.engines.cache.entry import Record
 from latentrt.engines.engine import Blueprint, Engine
 from latentrt.engines.log import described
 from latentrt.engines.memory import give_back
+from latentrt.engines.onnxruntime.cpu import compile_reference
 from latentrt.engines.registry import Chosen, Progress, backend
 from latentrt.engines.verification.judging import evaluate, golden_sizes, judged
 from latentrt.engines.verification.records import GOLDENS, HOW, ORACLE, at_least, refusal
@@ -145,7 +146,7 @@ class GoldenGuard:
     def _reference(self, small: Blueprint) -> ReferenceArrays:
         """What ONNX Runtime gives in fp32, its memory given back."""
         inputs = inputs_at(self.bundle, small)
-        engine = Chosen(backend(ORACLE)).compile(small)
+        engine = compile_reference(small)
         try:
             expected = evaluate(engine, inputs)
         finally:

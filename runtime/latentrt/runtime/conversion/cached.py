@@ -22,7 +22,9 @@ from latentrt.bundle.files import read_object
 from latentrt.bundle.publish import write_file
 from latentrt.runtime.conversion.locks import locked
 from latentrt.runtime.conversion.make import make_bundle
+from latentrt.runtime.conversion.options import CheckpointOptions
 from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.source import Source
 from latentrt.weights.weight_store import Progress
 
 FOLDER: Final = "bundles"
@@ -41,19 +43,19 @@ class CachedBundle:
     used: float
 
 
-def cached_bundle(checkpoint: str | Path, dtype: str | None, progress: Progress) -> Path:
+def cached_bundle(checkpoint: str | Path, options: CheckpointOptions, progress: Progress) -> Path:
     """The bundle of a checkpoint, which is made if it is not there or the checkpoint has changed.
 
     Of several processes that want the same one, one makes it and the others wait. Raises
     `CheckpointError`, and `Unwritable` if the cache cannot be written.
     """
-    source = Checkpoint.open(Path(checkpoint))
-    origin = Path(os.path.abspath(checkpoint))
-    place = _place(origin, dtype)
-    state = _state(origin)
+    source = options.open(checkpoint)
+    origin = _origin(checkpoint, source)
+    place = _place(origin, options)
+    state = [_state(path) for path in (origin, *options.files().values())]
     with locked(place):
         if _state_of(place) != state:
-            make_bundle(source, place, dtype=dtype, force=True, progress=progress)
+            make_bundle(source, place, dtype=options.dtype, force=True, progress=progress)
             record = {"schema": _SCHEMA, "source": str(origin), "state": state}
             write_file(place / _RECORD, json.dumps(record).encode())
         else:
@@ -79,8 +81,14 @@ def remove_cached(bundle: CachedBundle) -> None:
     shutil.rmtree(bundle.path, ignore_errors=True)
 
 
-def _place(origin: Path, dtype: str | None) -> Path:
-    digest = hashlib.sha256(f"{origin}\0{dtype}".encode("utf-8", "surrogateescape")).hexdigest()
+def _origin(checkpoint: str | Path, source: Source) -> Path:
+    """Where a checkpoint lies; one named as on the hub lies in the hub's cache."""
+    return source.path if isinstance(source, Checkpoint) else Path(os.path.abspath(checkpoint))
+
+
+def _place(origin: Path, options: CheckpointOptions) -> Path:
+    text = f"{origin}\0{options.identity()}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", origin.stem)[:60].strip(".-") or "checkpoint"
     return cache_folder() / FOLDER / f"{name}-{digest[:12]}"
 

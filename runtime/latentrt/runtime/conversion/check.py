@@ -41,6 +41,7 @@ def check_source(source: Source, describe: Describe, tokenizers: Tokenizers) -> 
         sample_size=sample_size,
         zeros=forces_zeros(source, family),
         notes=(
+            *source.notes,
             *left_out(source, family),
             *(note for part in parts.values() for note in part.notes),
             *size_notes,

@@ -7,18 +7,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from latentrt.weights.clip_tokenizer import open_clip_tokenizers
-
 from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.publish import publishing
 from latentrt.bundle.tensors import FLOAT8
 from latentrt.graphs.store import GraphSet
 from latentrt.runtime.conversion.check import check_source
+from latentrt.runtime.conversion.prediction import state_prediction
 from latentrt.weights.bundle_writer import check_replaceable, write_bundle
 from latentrt.weights.checked import Checked
+from latentrt.weights.clip_tokenizer import open_clip_tokenizers
 from latentrt.weights.component_specs import CLASSES, ComponentSpec
 from latentrt.weights.parts import Part, Shapes
 from latentrt.weights.ready_graphs import ready_graphs, ready_shapes
+from latentrt.weights.single_file import SingleFile
 from latentrt.weights.source import Config, Source
 from latentrt.weights.weight_store import Progress
 
@@ -73,6 +74,10 @@ def make_bundle(
             versions={"latentrt": importlib.metadata.version("latentrt")},
             progress=progress,
         )
+        if isinstance(source, SingleFile) and source.prediction_type is None:
+            progress("prediction", 0, 1)
+            state_prediction(folder)
+            progress("prediction", 1, 1)
 
 
 def _shapes(folder: str, config: Config) -> Shapes:

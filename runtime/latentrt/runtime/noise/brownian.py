@@ -28,17 +28,17 @@ _SLICE: Final = 16384
 class BrownianNoise(Noise):
     """A stream with a Brownian path W over the noise levels, of the same seed, beside it.
 
-    `normal` is the stream's. `increment` is the path's: whatever was asked before and in whatever
-    order, W at a level is the same array, so that a step cut in two has the noise of the whole.
-    Reading the path does not move the stream, and the path depends on nothing but the seed and the
-    shape. It is not torchsde's: a picture equals that of another program only in its law.
+    `normal` is the stream's. `increment` is the path's. W at a level is the same array in any order
+    of calls, so two halves of a step have the noise of the whole. Reading the path does not move
+    the stream, and the path depends on nothing but the seed and the shape. It is not torchsde's: a
+    picture equals that of another program only in its law.
 
-    Levels are finite and from 0. Increments have the joint law of a Brownian path exactly where all
-    the levels differ by 2**-14 of the greater, and by 2**-34; closer ones still add up, with too
-    little variance. Raises InputError for other levels, and for what is no seed.
+    Levels are finite and from 0. Increments have exactly the joint law of a Brownian path where all
+    levels differ by at least 2**-14 of the greater, and by 2**-34. Closer ones still add up, with
+    too little variance. Raises InputError for other levels, and for what is no seed.
 
-    A step computes the path at one new level, from at most 16 arrays of normals: those of Lévy's
-    construction (midpoints, halved again) within an octave, 2**k to 2**(k + 1).
+    A step computes the path at one new level, from at most 16 arrays of normals. They are those of
+    Lévy's construction (midpoints, halved again) within an octave, 2**k to 2**(k + 1).
 
     Source: P. Lévy, Processus stochastiques et mouvement brownien (1948); arXiv:2001.01328, section
     4 (a path that is a function of its seed); k-diffusion's BrownianTreeNoiseSampler for the sign.
@@ -96,8 +96,8 @@ class BrownianNoise(Noise):
 def path_terms(level: float) -> list[tuple[int, float]]:
     """The nodes whose normals make W(level) - W(bottom of its octave), and their coefficients.
 
-    Node by node: the octave's rise, the deviation of each midpoint on the way down to the level,
-    and the deviation at the level itself within the last interval.
+    The first node is the octave's rise. The next are the deviations of the midpoints down to the
+    level. The last is the deviation at the level itself within the last interval.
     """
     octave, x = _place(level)
     scale = math.sqrt(_length(octave))

@@ -25,9 +25,9 @@ _SLICE: Final = 16384
 class TorchNoise(Noise):
     """The stream of `torch.randn` on the CPU with `torch.Generator().manual_seed(seed)`.
 
-    Bit for bit what PyTorch's AVX2 and AVX-512 kernels draw, call by call: as there, a call for 16
-    numbers or more takes another path than a shorter one. (PyTorch's portable kernels, on other
-    processors, differ from these by up to 2e-6; its CUDA generator is another stream.)
+    It is bit for bit what PyTorch's AVX2 and AVX-512 kernels draw, call by call. As there, a call
+    for 16 numbers or more takes another path than a shorter one. (PyTorch's portable kernels, on
+    other processors, differ from these by up to 2e-6; its CUDA generator is another stream.)
 
     `seed` is an integer from -2**63 to 2**64 - 1, of which the generator uses the low 32 bits;
     anything else is an InputError.

@@ -31,16 +31,16 @@ _SLICE: Final = 8192
 class PhiloxNoise(Noise):
     """The stream of `torch.randn` with `torch.Generator("cuda").manual_seed(seed)`: unverified.
 
-    No GPU was at hand. It agrees to every digit with what others printed of tensors of an A100, an
-    H100, an RTX A4000, an RTX A6000 and a GPU they did not name (four decimals, seven at most), and
+    It was not compared on a GPU. It agrees to every digit with tensors that others printed on an
+    A100, an H100, an RTX A4000, an RTX A6000 and an unnamed GPU (four to seven decimals). It agrees
     to 5e-7 with NVIDIA's own header compiled for the CPU. A GPU's sine is approximate
     (`__sincosf`): expect numbers that are some 1e-6 from these, not the same bits.
 
-    The threads of a GPU share the numbers out. A call for no more of them than there are threads
-    gives the same on every GPU; a longer one depends on `threads`, how many the GPU holds at a
-    time: multiprocessors times threads of each, in whole blocks of 256. The default is an A100's;
-    an H100 SXM holds 132 * 2048, an RTX 4090 128 * 1536, an RTX 3060 28 * 1536. A latent of 4x64x64
-    fits them all; one of 4x128x128, 65,536 numbers, does not fit the last.
+    The threads of a GPU share the numbers out. A call for at most one number a thread gives the
+    same on every GPU. A longer one depends on `threads`, how many the GPU holds at a time. That is
+    multiprocessors times threads of each, in whole blocks of 256. The default is an A100's; an H100
+    SXM holds 132 * 2048, an RTX 4090 128 * 1536, an RTX 3060 28 * 1536. A latent of 4x64x64 fits
+    them all; one of 4x128x128, 65,536 numbers, does not fit the last.
 
     Raises InputError for what is no seed, as `TorchNoise` does, and for other `threads`.
 

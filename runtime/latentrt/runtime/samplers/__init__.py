@@ -88,8 +88,8 @@ SAMPLERS: Final[Mapping[str, Callable[..., Sampler]]] = {
 }
 """The functions by the names that schedules have for them.
 
-Each takes a latent float32 [channels, h, w] at the schedule's first level, a schedule, `noise` by
-keyword, and the keywords that the schedule's `options` name.
+Each takes a latent float32 [channels, h, w] at the schedule's first level, and a schedule. Keywords
+are `noise` and those that the schedule's `options` name.
 """
 
 

@@ -17,8 +17,8 @@ def ddim(latent: Array, schedule: Schedule, *, noise: Noise, eta: float = 0.0) -
     """A step from the estimates of x0 and of the noise, some of the noise replaced by fresh noise.
 
     `latent` is float32 [channels, h, w] at the first level; so is what is returned, at the last.
-    `eta`, from 0 to 1, is how much of the noise is fresh; above 0, one array is drawn from `noise`
-    after each evaluation, the last included.
+    `eta`, from 0 to 1, is the share of fresh noise. Above 0, one array is drawn from `noise` after
+    each evaluation, the last included.
 
     Source: arXiv:2010.02502, eq. 12 and 16, for latents divided by the square root of alpha.
     """

@@ -18,7 +18,7 @@ class Denoise:
     """A latent to be denoised: what a sampler yields.
 
     `latent` is x0 + sigma * noise, float32 [channels, h, w]; `sigma` its noise level at data scale
-    1; `timestep` what the model is told, which is not to be derived from sigma. Both are Python
+    1; `timestep` the model's input, which must not be computed from sigma. Both are Python
     floats: a NumPy double would promote float32 arrays.
     """
 
@@ -30,6 +30,6 @@ class Denoise:
 Sampler = Generator[Denoise, tuple[Array, Array], Array]
 """Yields `Denoise`, is sent (latent as evaluated, denoised), and returns the last latent.
 
-The latent that comes back may differ from the one that was yielded: a driver that paints into a
-picture has put the known region back. Both are float32 of the yielded latent's shape.
+The latent that comes back may differ from the one that was yielded. A driver that inpaints puts the
+known region back. Both are float32 of the yielded latent's shape.
 """

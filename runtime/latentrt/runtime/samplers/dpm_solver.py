@@ -28,7 +28,7 @@ def dpm_solver_multistep(
     `latent` is float32 [channels, h, w] at the first level; so is what is returned, at the last.
     `orders`, from 1 to 3, says through how many predictions each step goes; the first steps go
     through those there are. With `predict_x0` this is DPM-Solver++, else DPM-Solver. `eta` is the
-    share of fresh noise, 1 that of the SDE; above 0, one array is drawn from `noise` after each
+    share of fresh noise, 1 for the SDE. Above 0, one array is drawn from `noise` after each
     evaluation, the last included. `solver_type` says how exactly the polynomial's mean is taken:
     that of lines and parabolas (logrho, which is DEIS), of lines (heun), or of neither (midpoint).
 
@@ -46,8 +46,8 @@ def dpm_solver_multistep(
         points = step.usable(past[:order])
         moments = _moments(step, len(points), solver_type)
         if len(points) == 3 and solver_type != "logrho":
-            # In the authors' code, and all that follow it, half of the parabola's bend: the divided
-            # difference is half of the second derivative, in whose place it stands there.
+            # The authors' code, and all that follow it, take half of the parabola's bend. They use
+            # the divided difference, which is half of the second derivative, in its place.
             moments[2] *= 0.5
         latent = step.advance(latent, step.estimate(denoised, points, moments))
         if eta > 0.0:
@@ -68,11 +68,11 @@ def dpm_solver_singlestep(
     """Steps of one to three evaluations, each of which takes the step again, and further down.
 
     `latent` is float32 [channels, h, w] at the first level; so is what is returned, at the last.
-    An evaluation whose order in `orders` is 1 begins a step; the next go from where it began to
-    their own ends. They do so by the polynomial through all of its predictions, whose mean is taken
-    exactly (heun), or through the first and the last, and exactly in the third only (midpoint).
-    With `predict_x0` this is DPM-Solver++, else DPM-Solver. `eta` is the share of fresh noise, 1
-    that of the SDE; above 0, one array is drawn from `noise` after each evaluation, the last
+    An evaluation whose order in `orders` is 1 begins a step. The next ones go from its start to
+    their own ends. With "heun" they take the exact mean of the polynomial through all of the step's
+    predictions. With "midpoint" they use the first and the last, and the exact mean in the third
+    only. With `predict_x0` this is DPM-Solver++, else DPM-Solver. `eta` is the share of fresh
+    noise, 1 for the SDE. Above 0, one array is drawn from `noise` after each evaluation, the last
     included.
 
     Source: arXiv:2206.00927, Alg. 1 and 2; arXiv:2211.01095, Alg. 1.

@@ -15,8 +15,8 @@ def dpmpp_sde(latent: Array, schedule: Schedule, *, noise: Noise, eta: float = 1
     """A step by the estimate of x0 half way down, where a first step by its own estimate leads.
 
     `latent` is float32 [channels, h, w] at the first level; so is what is returned, at the last.
-    Half way is the geometric mean of the two levels. `eta`, from 0 to 1, is how much of the noise
-    is fresh; above 0, one increment of `noise` is drawn for the half and one for the whole step,
+    Half way is the geometric mean of the two levels. `eta`, from 0 to 1, is the share of fresh
+    noise. Above 0, one increment of `noise` is drawn for the half and one for the whole step, and
     none for a step to level 0.
 
     Source: arXiv:2211.01095, Alg. 1 (r = 1/2), made stochastic as in k-diffusion's

@@ -1,10 +1,10 @@
 """One step of an exponential integrator, which all of DPM-Solver's relatives share.
 
-In x = x0 + sigma * noise and the logarithm of the level, the diffusion ODE has a linear part, which
-a step solves exactly, and an integral of the model's prediction. Had the prediction not changed on
-the way, the step would be of first order (DDIM). In general the prediction's mean over the step,
-weighted as the integral weighs it, takes its place: that of a polynomial through the predictions at
-several levels. The solvers differ in which levels those are, and in how exactly they take the mean.
+In x = x0 + sigma * noise and the logarithm of the level, the diffusion ODE has two parts. A step
+solves the linear part exactly. The other part is an integral of the model's prediction. With a
+constant prediction the step has first order (DDIM). Other solvers put a polynomial through the
+predictions at several levels, and take its mean under the integral's weight. They differ in the
+levels, and in how exactly they take the mean.
 
 Sources: arXiv:2206.00927, section 3 (predicting noise); arXiv:2211.01095, section 4 (predicting
 x0); arXiv:2204.13902 and arXiv:2302.04867, section 3 each (polynomials through what there is).
@@ -29,8 +29,8 @@ class ExponentialStep:
     """A step from level `sigma` down to `sigma_next`.
 
     With `predict_x0` it goes by the estimate of x0 (DPM-Solver++), else by that of the noise
-    (DPM-Solver, DEIS). `eta` is 0 for the ODE, and 1 for the SDE that the ODE stems from: then it
-    goes further down than `sigma_next`, and noise of standard deviation `fresh` makes up for it.
+    (DPM-Solver, DEIS). `eta` is 0 for the ODE and 1 for its SDE. Above 0 the step goes below
+    `sigma_next`, and noise of standard deviation `fresh` takes it back there.
     """
 
     sigma: float
@@ -88,9 +88,9 @@ class ExponentialStep:
     def estimate(self, denoised: Array, points: Sequence[Point], moments: Sequence[float]) -> Array:
         """The estimate of x0 that stands for the mean over the step of the prediction.
 
-        That is the mean of the polynomial through some points: the first is that at `sigma`, where
-        the estimate is `denoised`, float32 of any shape; the others are at other levels, each at
-        its own. `moments` has as many numbers as there are points.
+        That is the mean of the polynomial through the points. The first point is at `sigma`, where
+        the estimate is `denoised`, float32 of any shape. Each other point has a level of its own.
+        `moments` has one number for each point.
         """
         shares = [math.log(self.sigma / sigma) / self.length for sigma, _ in points[1:]]
         weights = _weights([0.0, *shares], moments)[1:]

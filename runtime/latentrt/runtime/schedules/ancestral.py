@@ -10,8 +10,8 @@ __all__ = ["ancestral_levels"]
 def ancestral_levels(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     """The level to step down to, and that of the noise to add for `sigma_next` to be reached.
 
-    `sigma` is above 0 and at least `sigma_next`. `eta`, from 0 to 1, is the share of fresh noise: 1
-    for as much as there is when the noise of both levels is one random walk's.
+    `sigma` is above 0 and at least `sigma_next`. `eta`, from 0 to 1, is the share of fresh noise.
+    At 1 the noise of both levels is one random walk's.
 
     Source: arXiv:2010.02502, eq. 16, at data scale 1; k-diffusion's `get_ancestral_step`.
     """

@@ -93,7 +93,7 @@ class SchedulerConfig:
 
 
 def _number(value: object) -> float | None:
-    """A Python float, or None for what is not a number; JSON's Infinity is one, NaN is not."""
+    """A Python float, or None for other values; JSON's Infinity is one, NaN is not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -111,8 +111,8 @@ def read_config(config: Mapping[str, object], sampler: str | None = None) -> Sch
     """The config as the class of a sampler reads it, whichever class it was written for.
 
     `sampler` is a short name or a diffusers class name; None takes the class that the config names.
-    Keys that the class has carry over, but for those that a short name decides itself; keys that
-    the file does not have take this class's defaults, not those of the class that it names. Keys
+    Keys that the class has carry over, except those that a short name decides. Keys that the file
+    does not have take this class's defaults, not those of the class that it names. Keys
     that the class does not have change nothing. Raises InputError for a class that is not of this
     kind of diffusion, and for what no sampler here honours.
 

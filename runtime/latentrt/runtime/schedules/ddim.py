@@ -18,7 +18,7 @@ __all__ = ["ddim_schedule"]
 
 
 def ddim_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' DDIMScheduler evaluates in so many steps.
+    """The evaluations of diffusers' DDIMScheduler.
 
     A step goes down by `num_train_timesteps // steps`, wherever the next listed timestep lies.
     Raises InputError for timesteps the model does not have, and for what the class does not have.

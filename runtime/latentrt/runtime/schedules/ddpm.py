@@ -22,7 +22,7 @@ _LARGE: Final = ("fixed_large", "fixed_large_log")
 
 
 def ddpm_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' DDPMScheduler evaluates in so many steps: the last one ends without noise.
+    """The evaluations of diffusers' DDPMScheduler: the last one ends without noise.
 
     Raises InputError for timesteps the model does not have, and for what the class does not have.
 

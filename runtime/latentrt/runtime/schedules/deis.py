@@ -19,7 +19,7 @@ _FEW: Final = 15
 
 
 def deis_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' DEISMultistepScheduler evaluates in so many steps.
+    """The evaluations of diffusers' DEISMultistepScheduler.
 
     It ends on the lowest level of training, or on that of the levels that were asked for: the last
     step then goes nowhere.

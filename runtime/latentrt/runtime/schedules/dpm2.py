@@ -20,7 +20,7 @@ __all__ = ["dpm2_ancestral_schedule", "dpm2_schedule"]
 
 
 def dpm2_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' KDPM2DiscreteScheduler evaluates in so many steps.
+    """The evaluations of diffusers' KDPM2DiscreteScheduler.
 
     Every step but one to no noise has a second evaluation, at the geometric mean of its levels.
     Raises InputError for what the config's keys cannot be, and for wishes that the class has no
@@ -33,7 +33,7 @@ def dpm2_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
 
 
 def dpm2_ancestral_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' KDPM2AncestralDiscreteScheduler evaluates in so many steps.
+    """The evaluations of diffusers' KDPM2AncestralDiscreteScheduler.
 
     The second evaluation of a step lies between its level and the lower one to which fresh noise is
     then added. Raises InputError for what the config's keys cannot be, and for wishes that the

@@ -26,7 +26,7 @@ _FEW: Final = 15
 
 
 def dpm_solver_multistep_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' DPMSolverMultistepScheduler evaluates in so many steps.
+    """The evaluations of diffusers' DPMSolverMultistepScheduler.
 
     Source: arXiv:2211.01095, Alg. 2; arXiv:2206.00927, section 3.
     """
@@ -45,7 +45,7 @@ def dpm_solver_multistep_schedule(config: SchedulerConfig, wanted: Wanted) -> Sc
 
 
 def dpm_solver_singlestep_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' DPMSolverSinglestepScheduler evaluates in so many evaluations.
+    """The evaluations of diffusers' DPMSolverSinglestepScheduler.
 
     Source: arXiv:2211.01095, Alg. 1; arXiv:2206.00927, Alg. 1 and 2.
     """
@@ -67,7 +67,7 @@ def dpm_solver_singlestep_schedule(config: SchedulerConfig, wanted: Wanted) -> S
 
 
 def edm_dpm_solver_multistep_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' EDMDPMSolverMultistepScheduler evaluates in so many steps.
+    """The evaluations of diffusers' EDMDPMSolverMultistepScheduler.
 
     Source: arXiv:2211.01095, Alg. 2; arXiv:2206.00364, Table 1.
     """

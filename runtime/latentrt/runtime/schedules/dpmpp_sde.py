@@ -16,7 +16,7 @@ __all__ = ["dpmpp_sde_schedule"]
 
 
 def dpmpp_sde_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' DPMSolverSDEScheduler evaluates in so many steps: twice in each but the last.
+    """The evaluations of diffusers' DPMSolverSDEScheduler: twice in each but the last.
 
     The second level of a step is half way down in the logarithm. `noise_sampler_seed` changes
     nothing: noise is the request's own.
@@ -25,7 +25,7 @@ def dpmpp_sde_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
     """
     wanted.refuse(config.class_name, "timesteps")
     if levels_asked(config, wanted) == "karras":
-        # As diffusers: karras levels, unlike the others, pay no heed to these keys.
+        # As diffusers: karras levels, unlike the others, ignore these keys.
         config = config.with_values(sigma_min=None, sigma_max=None)
     levels = discrete_levels(config, wanted)
     halves = [math.sqrt(high * low) for high, low in itertools.pairwise(levels.sigmas)]

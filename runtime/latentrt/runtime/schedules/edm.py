@@ -59,8 +59,8 @@ def edm_schedule(
 ) -> Schedule:
     """The schedule of one evaluation per level but the last, which is where the run ends.
 
-    `levels` are at the scale of the model's own data, the schedule's are divided by `sigma_data`:
-    preconditioning is then that of data at scale 1, and `final_scale` undoes the division.
+    `levels` are at the scale of the model's own data. The schedule's are divided by `sigma_data`,
+    so preconditioning is that of data at scale 1. `final_scale` undoes the division.
 
     Source: arXiv:2206.00364, Table 1 (c_in, c_noise).
     """

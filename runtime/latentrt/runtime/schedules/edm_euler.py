@@ -12,7 +12,7 @@ __all__ = ["edm_euler_schedule"]
 
 
 def edm_euler_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' EDMEulerScheduler evaluates in so many steps.
+    """The evaluations of diffusers' EDMEulerScheduler.
 
     Raises InputError for wishes that it has no place for.
 

@@ -15,7 +15,7 @@ __all__ = ["euler_schedule"]
 
 
 def euler_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' EulerDiscreteScheduler evaluates in so many steps.
+    """The evaluations of diffusers' EulerDiscreteScheduler.
 
     Raises InputError for what the config's keys cannot be, and for wishes that the class has no
     place for.

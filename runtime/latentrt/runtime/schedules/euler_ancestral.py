@@ -12,7 +12,7 @@ __all__ = ["euler_ancestral_schedule"]
 
 
 def euler_ancestral_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' EulerAncestralDiscreteScheduler evaluates in so many steps.
+    """The evaluations of diffusers' EulerAncestralDiscreteScheduler.
 
     Raises InputError for what the config's keys cannot be, and for wishes that the class has no
     place for.

@@ -13,7 +13,7 @@ __all__ = ["heun_schedule"]
 
 
 def heun_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' HeunDiscreteScheduler evaluates in so many steps.
+    """The evaluations of diffusers' HeunDiscreteScheduler.
 
     Every step but one to no noise has a second evaluation, at the level that it ends on. Raises
     InputError for what the config's keys cannot be, and for wishes that the class has no place for.

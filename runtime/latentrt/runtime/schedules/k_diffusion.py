@@ -30,7 +30,7 @@ _ZERO_SIGNAL: Final = 2.0**-24
 
 @dataclass(frozen=True, slots=True)
 class DiscreteLevels:
-    """The levels that a run steps between, the last included, and what the model is told of them.
+    """The levels that a run steps between, the last included, and the model's timesteps.
 
     `table` has the level of every training timestep, float32, rising.
     """
@@ -49,7 +49,7 @@ class DiscreteLevels:
     ) -> tuple[Evaluation, ...]:
         """Two evaluations a step, the second at a level and a timestep for each step.
 
-        A step whose second level is 0 has one: no model is told of that.
+        A step whose second level is 0 has one: that level has no timestep.
         """
         found: list[Evaluation] = []
         for first, timestep, sigma in zip(self.evaluations(), timesteps, sigmas, strict=True):
@@ -66,12 +66,12 @@ class DiscreteLevels:
 def discrete_levels(
     config: SchedulerConfig, wanted: Wanted, *, log_linear: bool = False
 ) -> DiscreteLevels:
-    """The levels of a run in so many steps.
+    """The levels of a run of this many steps.
 
     Timesteps stay fractional; levels that are spaced for their own sake span those that the
-    timestep spacing would have visited. With `log_linear` all levels are spaced evenly in their
-    logarithm over the training levels, whatever timestep the model is told, and there is one more
-    of them. Raises InputError for what the config's keys cannot be.
+    timestep spacing would have visited. With `log_linear` there is one level more, and all are
+    spaced evenly in their logarithm over the training levels, whatever the timesteps. Raises
+    InputError for what the config's keys cannot be.
 
     Source: diffusers' `EulerDiscreteScheduler.set_timesteps`, of which the others have copies.
     """

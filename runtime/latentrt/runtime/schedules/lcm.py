@@ -15,7 +15,7 @@ __all__ = ["lcm_schedule"]
 
 
 def lcm_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' LCMScheduler evaluates in so many steps: the last one ends without noise.
+    """The evaluations of diffusers' LCMScheduler: the last one ends without noise.
 
     Raises InputError for timesteps the model does not have, and for what the class does not have.
 

@@ -13,7 +13,7 @@ __all__ = ["lms_schedule"]
 
 
 def lms_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' LMSDiscreteScheduler evaluates in so many steps.
+    """The evaluations of diffusers' LMSDiscreteScheduler.
 
     Raises InputError for what the config's keys cannot be, and for wishes that the class has no
     place for.
@@ -23,7 +23,7 @@ def lms_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
     wanted.refuse(config.class_name, "eta", "timesteps")
     prediction_type: PredictionType = config.choice("prediction_type", PREDICTION_TYPES)
     if levels_asked(config, wanted) == "karras":
-        # As diffusers: karras levels, unlike the others, pay no heed to these keys.
+        # As diffusers: karras levels, unlike the others, ignore these keys.
         config = config.with_values(sigma_min=None, sigma_max=None)
     levels = discrete_levels(config, wanted)
     return Schedule(

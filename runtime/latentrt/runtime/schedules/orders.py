@@ -10,8 +10,8 @@ def multistep_orders(
 ) -> tuple[int, ...]:
     """How many predictions each step of a multistep solver goes by.
 
-    They rise with the number that there are, up to `order`. With `lower_last` they fall to 1 again
-    over the last steps, with `first_last` at the last one.
+    They rise with the number of predictions made so far, up to `order`. With `lower_last` they fall
+    to 1 again over the last steps, with `first_last` at the last one.
     """
     orders = [min(order, i + 1) for i in range(steps)]
     if lower_last:

@@ -25,8 +25,8 @@ __all__ = ["pndm_schedule"]
 class _Leg:
     """One evaluation, by training timesteps; below 0 lies the last level.
 
-    What the model says at `told` takes the latent of the step's beginning, as one at `start`, to
-    `end`; the step itself, of which this is the evaluation `stage`, ends at `goal`.
+    The model's output at `told` takes the step's first latent from `start` to `end`. This is the
+    evaluation `stage` of its step, which ends at `goal`.
     """
 
     told: int
@@ -37,7 +37,7 @@ class _Leg:
 
 
 def pndm_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' PNDMScheduler evaluates in so many steps.
+    """The evaluations of diffusers' PNDMScheduler.
 
     A step of the multistep method goes down by `num_train_timesteps // steps`, wherever the next
     listed timestep lies. Three steps of Runge-Kutta come first, of four evaluations each; or, where

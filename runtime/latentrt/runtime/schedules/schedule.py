@@ -18,10 +18,10 @@ __all__ = ["Clipping", "Evaluation", "Option", "Schedule"]
 class Evaluation:
     """One call of the model.
 
-    `timestep` is what the model is told; `sigma` the noise level of the latent it sees, and
+    `timestep` is the model's input; `sigma` the noise level of the latent it sees, and
     `sigma_next` the level that its step ends at, both standard deviations at data scale 1. The next
     step's `sigma` may differ from `sigma_next`: DDIM steps to a level that is on no list. `stage`
-    counts the evaluations of one step from 0: a sampler of second order has two in a step, the
+    counts the evaluations of one step from 0. A sampler of second order has two in a step, the
     second at a level of its own.
     """
 

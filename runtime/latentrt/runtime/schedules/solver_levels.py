@@ -34,7 +34,7 @@ _ZERO_SIGNAL: Final = 2.0**-24
 
 @dataclass(frozen=True, slots=True)
 class SolverLevels:
-    """The levels that a run visits, falling, and the whole timesteps that the model is told.
+    """The levels that a run visits, falling, and the model's timesteps, whole numbers.
 
     `lowest` is the lowest level of training. `reached` is that which the levels lead down to: where
     they are spaced for their own sake it is the last of them.
@@ -49,7 +49,7 @@ class SolverLevels:
 def solver_levels(
     config: SchedulerConfig, wanted: Wanted, *, truncated: bool = False
 ) -> SolverLevels:
-    """The levels of a run in so many steps.
+    """The levels of a run of this many steps.
 
     Levels that are spaced for their own sake span all of training. Their timesteps are rounded to
     whole ones, but `truncated` to them where that is asked, and where they are exponential or beta.

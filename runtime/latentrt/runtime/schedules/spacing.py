@@ -1,4 +1,4 @@
-"""Which of the training timesteps, or which noise levels, a run of so many steps visits."""
+"""The training timesteps, or noise levels, that a run of a number of steps visits."""
 
 from __future__ import annotations
 

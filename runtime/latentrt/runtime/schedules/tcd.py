@@ -17,7 +17,7 @@ __all__ = ["tcd_schedule"]
 
 
 def tcd_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' TCDScheduler evaluates in so many steps; the last ends at timestep 0.
+    """The evaluations of diffusers' TCDScheduler; the last ends at timestep 0.
 
     `wanted.eta` is the paper's gamma, 0.3 for None. Raises InputError for timesteps the model does
     not have, and for what the class does not have.

@@ -15,7 +15,7 @@ __all__ = ["unipc_schedule"]
 
 
 def unipc_schedule(config: SchedulerConfig, wanted: Wanted) -> Schedule:
-    """What diffusers' UniPCMultistepScheduler evaluates in so many steps.
+    """The evaluations of diffusers' UniPCMultistepScheduler.
 
     Source: arXiv:2302.04867, section 3.
     """

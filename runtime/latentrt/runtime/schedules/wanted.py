@@ -1,4 +1,4 @@
-"""What is asked of a schedule beside the config: how many steps, and at which noise levels."""
+"""What a request adds to a scheduler config: how many steps, and at which noise levels."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from latentrt.bundle.errors import CheckpointError, WeightsError
 from latentrt.bundle.tensors import TensorFile, save_tensors
 from latentrt.weights.checkpoint import Checkpoint, Tensors
 from latentrt.weights.source import TensorSource
-from latentrt.weights.vae_file import VaeFile
+from latentrt.weights.vae_tensors import VaeTensors
 
 Get = Callable[[str], Path]
 
@@ -43,7 +43,7 @@ def test_a_file_in_the_original_layout_is_what_diffusers_converts(
 ) -> None:
     tensors = {f"{prefix}{name}": array for name, array in original.items()}
     save_tensors(tmp_path / "vae.safetensors", {**tensors, "loss.logvar": np.zeros(1)})
-    found = VaeFile(tmp_path / "vae.safetensors", base)
+    found = VaeTensors(tmp_path / "vae.safetensors", base)
     named = {
         f"first_stage_model.{name}": torch.from_numpy(array) for name, array in original.items()
     }
@@ -68,7 +68,7 @@ def test_a_file_of_diffusers_is_read_with_old_names_too(
         }
     path = tmp_path / "vae.safetensors"
     safetensors.torch.save_file(renamed, path)
-    found = VaeFile(path, base)
+    found = VaeTensors(path, base)
     assert len(found) == len(other)
     for name, tensor in other.items():
         np.testing.assert_array_equal(found[name], tensor.numpy(), strict=True)
@@ -80,7 +80,9 @@ def test_values_have_the_dtype_of_the_models_vae(
 ) -> None:
     save_tensors(tmp_path / "base", {name: base[name].astype(dtype) for name in base})
     save_tensors(tmp_path / "vae.safetensors", original)
-    found = VaeFile(tmp_path / "vae.safetensors", Tensors((TensorFile(tmp_path / "base"),), "vae"))
+    found = VaeTensors(
+        tmp_path / "vae.safetensors", Tensors((TensorFile(tmp_path / "base"),), "vae")
+    )
     expected = original["decoder.conv_in.weight"].astype(dtype)
     assert found.entry("decoder.conv_in.weight").dtype == dtype
     np.testing.assert_array_equal(found["decoder.conv_in.weight"], expected, strict=True)
@@ -92,20 +94,20 @@ def test_what_is_no_vae_of_the_model_is_refused(
     path = tmp_path / "vae.safetensors"
     save_tensors(path, random(vae(VAE["block_out_channels"], VAE["layers_per_block"], 16)))
     with pytest.raises(CheckpointError, match="a VAE of 16 latent channels is another"):
-        VaeFile(path, base)
+        VaeTensors(path, base)
     missing = {name: array for name, array in original.items() if name != "quant_conv.bias"}
     save_tensors(path, missing)
     with pytest.raises(CheckpointError, match=r"'quant_conv.bias' is missing: it is not a whole"):
-        VaeFile(path, base)
+        VaeTensors(path, base)
     save_tensors(path, original | {"decoder.conv_in.bias": np.ones(16, np.int32)})
     with pytest.raises(CheckpointError, match=r"'decoder.conv_in.bias' is int32, expected a float"):
-        VaeFile(path, base)
+        VaeTensors(path, base)
     safetensors.torch.save_file(stored(checkpoint("heads"), "unet"), path)
     with pytest.raises(CheckpointError, match="holds no VAE"):
-        VaeFile(path, base)
+        VaeTensors(path, base)
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(CheckpointError, match="zip archive"):
-        VaeFile(path, base)
+        VaeTensors(path, base)
 
 
 def test_a_value_that_is_not_finite_is_refused_when_it_is_read(
@@ -113,7 +115,7 @@ def test_a_value_that_is_not_finite_is_refused_when_it_is_read(
 ) -> None:
     path = tmp_path / "vae.safetensors"
     save_tensors(path, original | {"decoder.conv_out.bias": np.float32([1, np.nan, 1])})
-    found = VaeFile(path, base)
+    found = VaeTensors(path, base)
     with pytest.raises(
         WeightsError, match=r"'decoder.conv_out.bias' holds a value that is not fin"
     ):
@@ -126,4 +128,4 @@ def test_a_vae_in_a_whole_checkpoint_is_found(
     path = tmp_path / "whole.safetensors"
     tensors = under("first_stage_model.", vae(VAE["block_out_channels"], VAE["layers_per_block"]))
     save_tensors(path, {**random(tensors), "model.diffusion_model.out.2.bias": np.zeros(4)})
-    assert set(VaeFile(path, base)) == set(base)
+    assert set(VaeTensors(path, base)) == set(base)
