@@ -161,6 +161,23 @@ def test_a_missing_tensor_is_named(name: str, path: Path) -> None:
     assert "not a whole checkpoint" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        # An unCLIP model, which takes a picture beside the text.
+        ("model.diffusion_model.label_emb.0.0.weight", "of another kind of U-Net"),
+        ("model.diffusion_model.scaled_fp8", "belongs to quantized weights"),
+        ("first_stage_model.decoder.conv_in.scale_weight", "belongs to quantized weights"),
+    ],
+)
+def test_a_tensor_that_would_change_the_picture_is_not_left_out(
+    name: str, said: str, path: Path
+) -> None:
+    found = problem(sparse(path, {**whole("sd2-base"), name: (4,)}))
+    assert repr(name) in found
+    assert said in found
+
+
 def test_averages_that_are_not_there_are_refused(path: Path) -> None:
     said = problem(sparse(path, whole("sd15")), Overrides(ema=True))
     assert said == "has no EMA weights (model_ema): read it without --ema"

@@ -20,7 +20,7 @@ Describe = Callable[[str, Config], Shapes]
 """From a folder and its config to the shapes of its tensors."""
 
 _FLOATS: Final = ("float64", "float32", "float16", "bfloat16")
-_QUANTIZED: Final = re.compile(
+QUANTIZED: Final = re.compile(
     r"(.*[._])?(scale_weight|weight_scale(_inv)?|scale_input|input_scale|scaled_fp8|absmax"
     r"|quant_map|quant_state\..*|SCB|qweight|qzeros)"
 )
@@ -100,7 +100,7 @@ def _check_tensors(where: str, expected: Shapes, tensors: TensorSource) -> list[
     if missing:
         raise CheckpointError(where, f"tensor {missing[0]!r} is missing{_more(missing)}")
     unknown = sorted(stored - set(expected) - HARMLESS)
-    scales = [name for name in unknown if _QUANTIZED.fullmatch(name)]
+    scales = [name for name in unknown if QUANTIZED.fullmatch(name)]
     if scales:
         problem = f"tensor {scales[0]!r}{_more(scales)} belongs to quantized weights"
         raise CheckpointError(where, f"{problem}, which are not supported; export the originals")

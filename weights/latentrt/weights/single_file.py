@@ -32,6 +32,7 @@ from latentrt.weights.ldm_names import (
 )
 from latentrt.weights.left_over import left_over, what_else
 from latentrt.weights.open_clip_names import clip, open_clip
+from latentrt.weights.parts import QUANTIZED
 from latentrt.weights.source import Config, Source, TensorSource
 from latentrt.weights.spelled_tensors import (
     SpelledTensors,
@@ -176,8 +177,24 @@ def _open(
         if isinstance(part, SpelledTensors)
         for name in part.stored()
     }
+    _check_left_over(file, read, ema=overrides.ema)
     notes += left_over(file, read | MARKS)
     return SingleFile(file.path, inferred, tensors, tuple(notes), parts, like)
+
+
+def _check_left_over(file: TensorFile, read: set[str], *, ema: bool) -> None:
+    """Raise `CheckpointError` for tensors that change what a U-Net computes, and are not read."""
+    # Averages have no dots in their names: "to_qweight" is no scale.
+    rest = [name for name in file if name not in read and not name.startswith("model_ema.")]
+    scales = [name for name in rest if QUANTIZED.fullmatch(name)]
+    if scales:
+        problem = f"tensor {scales[0]!r} belongs to quantized weights"
+        raise CheckpointError(file.path, f"{problem}, which are not supported; get the originals")
+    own = () if ema else tuple(prefix for prefix in UNET_PREFIXES if prefix)
+    unread = [name for name in rest if name.startswith(own)] if own else []
+    if unread:
+        problem = f"tensor {unread[0]!r} is of another kind of U-Net, which is not supported"
+        raise CheckpointError(file.path, problem)
 
 
 def _as(file: TensorFile, where: str, like: Source, overrides: Overrides) -> Inferred:
