@@ -17,7 +17,7 @@ from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.errors import WeightsError
 from latentrt.bundle.golden import psnr
 from latentrt.runtime import Lora, Pipeline, Request, Sampling, Size
-from latentrt.runtime.variants import FOLDER
+from latentrt.runtime.conversion.places import VARIANTS
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{beginning}")
@@ -176,7 +176,7 @@ def test_only_the_touched_tensors_are_stored(
     path = files("heads", 3)
     variant = pipeline.with_weights(Lora(path, 0.7))
     touched = {key.rpartition(".lora_")[0] for key in safetensors.torch.load_file(path)}
-    (main,) = (p for p in (cache_folder() / FOLDER).iterdir() if _is_of(p, variant))
+    (main,) = (p for p in (cache_folder() / VARIANTS).iterdir() if _is_of(p, variant))
     stored = [safetensors.torch.load_file(p) for p in main.glob("*.safetensors")]
     assert sum(len(each) for each in stored) == len(touched)
     assert variant.engine("vae_decoder", {"batch": 1, "height": 8, "width": 8}) is pipeline.engine(

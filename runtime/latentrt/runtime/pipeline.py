@@ -30,7 +30,7 @@ from latentrt.runtime.result import Result
 from latentrt.runtime.rows import Calls, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.size_limit import SizeLimit
-from latentrt.runtime.variants import variant_of
+from latentrt.runtime.variants import variant_of, with_vae
 from latentrt.runtime.weights_fields import loras_of
 from latentrt.weights.lora.lora import Lora, weights_key
 
@@ -132,6 +132,7 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        vae: Path | str | None = None,
         checkpoint: CheckpointOptions | None = None,
         progress: Progress | None = None,
     ) -> Self:
@@ -156,6 +157,7 @@ class Pipeline:
           the checkpoint's own size, and what the machine's memory allows.
         - `max_engines`: the number of unused engines that are kept, the last used first. The
           default is 12, with weights of at most half of the memory that is available now.
+        - `vae`: a `.safetensors` file with a VAE in place of the model's own.
         - `checkpoint`: how a checkpoint is read: the dtype of its bundle's weights, a VAE from
           another file, what is not to be inferred. `progress` is told how far its making is.
 
@@ -167,7 +169,10 @@ class Pipeline:
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
             return cls(
-                Bundle.open(_bundle_of(as_path("path", path), checkpoint, progress)),
+                with_vae(
+                    Bundle.open(_bundle_of(as_path("path", path), checkpoint, progress)),
+                    None if vae is None else as_path("vae", vae),
+                ),
                 engine,
                 precision,
                 options,

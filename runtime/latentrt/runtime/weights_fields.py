@@ -49,7 +49,7 @@ def _json(weights: Weights) -> dict[str, Any]:
     if isinstance(weights, Embedding):
         kind, own = "embedding", {"token": weights.token}
         return {"kind": kind, "file": weights.path.name, "sha256": weights.sha256, **own}
-    blocks = [list(pair) for pair in parse_blocks(weights.blocks)]
+    blocks = dict(parse_blocks(weights.blocks))
     scales = {"unet": weights.unet, "text_encoder": weights.text_encoder}
     return {
         "kind": "lora",
@@ -57,7 +57,7 @@ def _json(weights: Weights) -> dict[str, Any]:
         "sha256": weights.sha256(),
         "scale": weights.scale,
         **{name: scale for name, scale in scales.items() if scale is not None},
-        **({"blocks": dict(blocks)} if blocks else {}),
+        **({"blocks": blocks} if blocks else {}),
         **({"partial": True} if weights.partial else {}),
     }
 
