@@ -24,7 +24,7 @@ PLOT := docs/bench.png
 
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow fuzz check bench peers gpu docs format clean
+.PHONY: help run graphs test test-slow fuzz check bench peers gpu docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +33,15 @@ help: ## List the targets
 $(BUNDLE)/manifest.json: $(STAMP) $(wildcard models/shapes/model_index.json models/shapes/*/* \
 	export/latentrt/export/*.py bundle/latentrt/bundle/*.py weights/latentrt/weights/*.py \
 	runtime/latentrt/runtime/schedules/*.py)
-	$(BIN)/latentrt export models/shapes $(BUNDLE) --force
+	$(BIN)/latentrt export models/shapes $(BUNDLE) --golden --force
 
-run: $(BUNDLE)/manifest.json ## Export models/shapes if it changed and generate a picture; prints its path last
-	$(BIN)/latentrt generate $(BUNDLE) "a large red circle on a blue background" \
+run: $(STAMP) ## Generate a picture from models/shapes; prints its path last
+	$(BIN)/latentrt generate models/shapes "a large red circle on a blue background" \
 		-o $(PICTURE) --seed 7 --guidance-scale 5
+
+graphs: $(STAMP) ## Trace the graphs that ship, and those of the tests' checkpoints; takes an hour
+	$(BIN)/python export/scripts/make_graphs.py
+	$(BIN)/python -m tests.graphs.tiny
 
 # A thread each: more would wait for each other by turning in circles.
 test: $(STAMP) ## Run the tests, in two processes

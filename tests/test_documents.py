@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
 
+from latentrt.bundle.tensors import save_tensors
 from latentrt.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,7 @@ def test_python_of_the_documents_runs(
     for name in ("my-model", "build/shapes"):
         (tmp_path / name).symlink_to(bundle("heads"))
     Image.new("RGB", (64, 64)).save("lighthouse.png")
+    save_tensors(tmp_path / "clay.safetensors", {"emb_params": np.ones((2, 32), np.float32)})
     exec(compile(code, "document", "exec"), {})
 
 

@@ -16,6 +16,9 @@ import torch
 from diffusers import DiffusionPipeline
 from tests.cli.outcome import Run
 from tests.export.pytorch import FILES, stored
+from tests.original import sparse, whole
+
+from latentrt.weights.tensor_sources import tensor_sources
 
 Get = Callable[[str], Path]
 
@@ -90,7 +93,7 @@ def test_single_files_become_one_file_of_the_same_names(
         (("heads", "xl"), "is in A alone: the checkpoints differ"),
         (("xl", "heads"), "has no text_encoder_2, which A has"),
         (("heads", "README.md"), "merge: expected a folder, as heads is one, got README.md"),
-        (("README.md", "README.md"), "is not a safetensors file"),
+        (("README.md", "README.md"), "README.md: is not a safetensors file: it is text"),
     ],
 )
 def test_what_cannot_be_merged_is_refused_and_nothing_is_left(
@@ -126,6 +129,26 @@ def test_diff_counts_what_differs_by_component_and_block(
     text = run("diff", a, checkpoint("xl")).out
     assert "text_encoder_2: in B alone" in text
     assert "more are in one checkpoint alone" in text
+
+
+def test_two_single_files_are_compared_by_their_own_names(
+    run: Run, checkpoint: Get, tmp_path: Path
+) -> None:
+    a = single(checkpoint("heads"), tmp_path / "a.safetensors")
+    b = single(checkpoint("heads"), tmp_path / "b.safetensors", 1.5)
+    (found,) = json.loads(run("diff", a, b, "--json").out)["components"].values()
+    assert found["relative"] == pytest.approx(0.5, rel=1e-6)
+    assert found["changed"] == found["count"]
+
+
+def test_a_single_file_has_the_components_of_its_architecture(tmp_path: Path) -> None:
+    path = sparse(tmp_path / "a.safetensors", whole("sd15"))
+    found = tensor_sources(path)
+    assert {folder: len(tensors) for folder, tensors in found.items()} == {
+        "text_encoder": 196,
+        "unet": 686,
+        "vae": 248,
+    }
 
 
 def test_an_extracted_lora_is_written_and_its_error_printed(

@@ -38,6 +38,31 @@ def test_every_engine_that_is_made_has_a_line_and_one_that_is_loaded_has_none(
     ]
 
 
+def test_a_terminal_shows_how_long_a_part_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    bars = Bars(console)
+    now = [0.0]
+    monkeypatch.setattr(bars._bars, "get_time", lambda: now[0])
+    prepare = bars.of("prepare")
+
+    def shown() -> str:
+        for task in bars._bars.tasks:
+            task._get_time = lambda: now[0]
+        with console.capture() as capture:
+            console.print(bars._bars.get_renderable())
+        return capture.get()
+
+    prepare("compiling: unet (1 of 2)", 0, 2)
+    assert "compiling: unet (1 of 2)" in shown()
+    assert "(1 of 2)," not in shown()
+    now[0] = 12.0
+    prepare("compiling: unet (1 of 2)", 0, 2)  # the same part goes on
+    assert "compiling: unet (1 of 2), 12 s" in shown()
+    prepare("verifying: unet (1 of 2)", 0, 2)
+    now[0] = 15.0
+    assert "verifying: unet (1 of 2), 3 s" in shown()
+
+
 def test_a_line_says_how_long_is_left(clock: list[float]) -> None:
     told = io.StringIO()
     bars = Bars(Console(file=told))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +70,6 @@ def reference(checkpoint: Callable[[str], Path]) -> Callable[[str, str], Any]:
         return made
 
     return get
-
-
-@pytest.fixture(scope="module")
-def pipelines(bundle: Callable[[str], Path]) -> Iterator[Callable[[str], Pipeline]]:
-    opened: dict[str, Pipeline] = {}
-
-    def get(configuration: str) -> Pipeline:
-        if configuration not in opened:
-            opened[configuration] = Pipeline.open(bundle(configuration), engine="onnxruntime")
-        return opened[configuration]
-
-    yield get
-    for pipeline in opened.values():
-        pipeline.close()
 
 
 def check(

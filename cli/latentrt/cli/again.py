@@ -7,17 +7,19 @@ import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import FileError
-from latentrt.cli.embeddings import recorded_embeddings
-from latentrt.runtime import Embedding, ImageToImage, Request, Sampling
+from latentrt.cli.weights import recorded_weights
+from latentrt.runtime import ImageToImage, Request, Sampling
 from latentrt.runtime.image import recorded_request
 from latentrt.runtime.request_fields import rows_named
 from latentrt.runtime.schedules import schedules_of
+from latentrt.runtime.weights_fields import Weights, embeddings_of, loras_of
 
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "prompt": ("prompt",),
@@ -58,19 +60,22 @@ Eta and the Brownian path were chosen for a sampler, rho for a schedule. Only on
 schedule, timesteps and sigmas decides the levels."""
 
 
+_FOLDERS: Final[Mapping[str, Path | None]] = {"embedding": None, "lora": None}
+
+
 def again(
     source: Path,
     asked: Request,
     given: Set[str],
     latents: NDArray[np.float32] | None = None,
-    embedding_dir: Path | None = None,
+    folders: Mapping[str, Path | None] = MappingProxyType({}),
 ) -> Request:
     """The request in a picture's file, changed by the options in `given`.
 
     `asked` is the request of the command line; only its options in `given` are read. Of `latents`
-    [n, c, h, w] the rows are taken that the picture names, if it names any. Embeddings that it
-    names are found in `embedding_dir`, or replaced by those given. Raises `FileError` for a file
-    without a request, and `InputError` if the two do not fit together.
+    [n, c, h, w] the rows are taken that the picture names, if it names any. Embeddings and LoRAs
+    that it names are found in `folders`, by kind, or replaced by those given. Raises `FileError`
+    for a file without a request, and `InputError` if the two do not fit together.
     """
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata; what cannot be read is an error anyway.
@@ -92,7 +97,7 @@ def again(
                 place, new = place[part], new[part]
             place[key] = new[key]
     task = _begun_with(value, source, asked, given)
-    weights = _weights(value, source, asked, given, embedding_dir)
+    weights = _weights(value, source, asked, given, {**_FOLDERS, **folders})
     if latents is None:
         return _with(Request.from_json(value), task, weights)
     named = value.pop("latents", None)
@@ -142,22 +147,31 @@ def _weights(
     source: Path,
     asked: Request,
     given: Set[str],
-    embedding_dir: Path | None,
-) -> Sequence[Embedding]:
-    """The embeddings of a picture that is drawn again; they are taken out of the JSON."""
+    folders: Mapping[str, Path | None],
+) -> list[Weights]:
+    """The weights of a picture that is drawn again; they are taken out of the JSON.
+
+    Those of a kind that is given take the place of the picture's.
+    """
     recorded = value.pop("weights", [])
     if not isinstance(recorded, list):
         raise FileError(source, "holds a request whose weights are malformed")
-    named = cast("list[Any]", recorded)
-    if "embedding" in given:
-        if asked.to_json()["weights"] != named:
-            print("latentrt: note: other embeddings than the picture's", file=sys.stderr)
-        return asked.weights
-    found = recorded_embeddings(named, asked.weights, embedding_dir)
-    tokens = {embedding.token for embedding in found}
-    return [*found, *(each for each in asked.weights if each.token not in tokens)]
+    kept: list[Any] = []
+    for each in cast("list[Any]", recorded):
+        stated = cast("dict[str, object]", each) if isinstance(each, dict) else {}
+        kind = stated.get("kind")
+        if kind not in given or kind not in folders:
+            kept.append(each)
+    replaced = [kind for kind in folders if kind in given]
+    if replaced and asked.to_json()["weights"] != recorded:
+        print("latentrt: note: other weights than the picture's", file=sys.stderr)
+    found = recorded_weights(kept, asked.weights, folders)
+    tokens = {each.token for each in embeddings_of(found)}
+    loras = {each.sha256() for each in loras_of(found)}
+    more = [e for e in embeddings_of(asked.weights) if e.token not in tokens]
+    return [*found, *more, *(e for e in loras_of(asked.weights) if e.sha256() not in loras)]
 
 
-def _with(request: Request, task: ImageToImage | None, weights: Sequence[Embedding]) -> Request:
+def _with(request: Request, task: ImageToImage | None, weights: Sequence[Weights]) -> Request:
     request = request.with_values(weights=weights)
     return request if task is None else request.with_values(task=task)

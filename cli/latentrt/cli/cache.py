@@ -1,4 +1,4 @@
-"""The work of `latentrt cache`: list and remove compiled engines."""
+"""The work of `latentrt cache`: list and remove compiled engines, bundles and variants."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from latentrt.cli.table import print_table
 from latentrt.engines.cache.cache import PENDING, Cache
 from latentrt.engines.cache.entry import CacheEntry
 from latentrt.engines.tensorrt.timing_cache import forget, kept
+from latentrt.runtime.conversion.cached import (
+    CachedBundle,
+    cached_bundles,
+    cached_variants,
+    remove_cached,
+)
 
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -36,11 +42,17 @@ def manage(*, remove: bool, limit: str | None) -> dict[str, Any]:
         cache.sweep()
         removed = cache.limit(-1 if remove else allowed)
     forgotten = forget(cache.path) if remove else {}
+    made = [*cached_bundles(cache.path), *cached_variants(cache.path)]
+    if remove:
+        for each in made:
+            remove_cached(each)
     stored = cache.entries()
     return {
         "folder": str(cache.path),
         "engines": [_row(entry) for entry in reversed(stored)],
         "bytes": sum(a.size for a in stored),
+        "made": [] if remove else [_made(each) for each in made],
+        "removed_made": [_made(each) for each in made] if remove else [],
         "timings": kept(cache.path),
         "removed": [_row(entry) for entry in removed],
         "removed_bytes": sum(a.size for a in removed),
@@ -54,7 +66,15 @@ def print_cache(found: Mapping[str, Any]) -> None:
         print(f"removed {len(found['removed'])} engines, {_readable(found['removed_bytes'])}")
     for name, size in found["removed_timings"].items():
         print(f"removed timings of builds, {name}, {_readable(size)}")
+    for each in found["removed_made"]:
+        print(f"removed {each['path']}, {_readable(each['bytes'])}")
     _print_rows(found["engines"])
+    if found["made"]:
+        lines = [
+            (m["kind"], m["source"], _readable(m["bytes"]), _date(m["used"]), m["path"])
+            for m in found["made"]
+        ]
+        print_table(("kind", "made of", "bytes", "last used", "folder"), lines, right=(2,))
     for name, size in found["timings"].items():
         print(f"timings of builds: {name}, {_readable(size)}")
     print(f"{len(found['engines'])} engines, {_readable(found['bytes'])} in {found['folder']}")
@@ -71,6 +91,16 @@ def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         lines.append((*cells, _readable(row["bytes"]), used, note))
     heads = ("component", "engine", "precision", "sizes", "bytes", "last used", "")
     print_table(heads, lines, right=(4,))
+
+
+def _made(each: CachedBundle) -> dict[str, Any]:
+    return {
+        "kind": each.kind,
+        "source": each.source,
+        "bytes": each.size,
+        "used": each.used,
+        "path": str(each.path),
+    }
 
 
 def _row(entry: CacheEntry) -> dict[str, Any]:

@@ -14,11 +14,14 @@ from latentrt.bundle.errors import CheckpointError
 from latentrt.cli.progress import Bars
 from latentrt.cli.table import print_table
 from latentrt.weights.difference import Summary, TensorDifference, diff
-from latentrt.weights.tensor_sources import tensor_sources
+from latentrt.weights.source import TensorSource
+from latentrt.weights.tensor_sources import stored_tensors, tensor_sources
 
 _BLOCK: Final = re.compile(
     r"(down_blocks\.\d+|mid_block|up_blocks\.\d+|(encoder|decoder)\.(down_blocks\.\d+|mid_block"
-    r"|up_blocks\.\d+)|text_model\.encoder\.layers\.\d+)\..*",
+    r"|up_blocks\.\d+)|text_model\.encoder\.layers\.\d+"
+    r"|model\.diffusion_model\.(input_blocks\.\d+|middle_block|output_blocks\.\d+)"
+    r"|first_stage_model\.(encoder|decoder)|cond_stage_model|conditioner\.embedders\.\d+)\..*",
     re.ASCII,
 )
 _REST: Final = "the rest"
@@ -28,7 +31,7 @@ _SHOWN: Final = 10
 
 def compare_weights(a: Path, b: Path, *, quiet: bool) -> dict[str, Any]:
     """Differences by component and block; raises `CheckpointError` where nothing compares."""
-    first, second = tensor_sources(a), tensor_sources(b)
+    first, second = _sources(a, b)
     shared = [folder for folder in first if folder in second]
     if not shared:
         raise CheckpointError(b, f"has none of the components of {a}")
@@ -52,6 +55,12 @@ def compare_weights(a: Path, b: Path, *, quiet: bool) -> dict[str, Any]:
         "components": components,
         **{name: sorted(folders) for name, folders in alone.items()},
     }
+
+
+def _sources(a: Path, b: Path) -> tuple[dict[str, TensorSource], dict[str, TensorSource]]:
+    if a.is_file() and b.is_file():  # as they are: their architecture need not be known
+        return {"file": stored_tensors(a)}, {"file": stored_tensors(b)}
+    return tensor_sources(a), tensor_sources(b)
 
 
 def _by_block(found: Iterable[TensorDifference]) -> dict[str, list[TensorDifference]]:

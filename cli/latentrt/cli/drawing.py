@@ -90,6 +90,15 @@ def generate(
     original_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
     crop: Annotated[str, typer.Option(help="SDXL: TOP,LEFT of the crop.")] = "0,0",
     target_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="FILE or FILE=SCALE: a LoRA; may be repeated.")
+    ] = None,
+    lora_dir: Annotated[
+        Path | None, typer.Option(help="LoRAs that a prompt names as <lora:NAME:SCALE>.")
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option(help="A VAE's .safetensors in place of the model's own.")
+    ] = None,
     embedding: Annotated[
         list[str] | None,
         typer.Option(help="FILE or FILE=TOKEN: a textual inversion; may be repeated."),
@@ -117,7 +126,6 @@ def generate(
     A checkpoint's bundle is made once, in the cache folder.
     """
     from latentrt.cli.again import again
-    from latentrt.cli.embeddings import embeddings_of
     from latentrt.cli.generate import load_latents, make, task_of
     from latentrt.cli.values import (
         assignments,
@@ -129,6 +137,7 @@ def generate(
         verify_of,
         weighted,
     )
+    from latentrt.cli.weights import embeddings_of, loras_of
     from latentrt.runtime import Guidance, Request, Sampling
 
     if prompt is None and source is None:
@@ -139,9 +148,11 @@ def generate(
         raise InputError("bundle", "the bundle before the prompt", bundle)
     noise = None if latents is None else load_latents(latents)
     composed = [weighted("compose", text) for text in compose or ()]
-    prompts = [prompt or "", negative_prompt or "", *(text for text, _ in composed)]
+    loras, prompts = loras_of(lora or (), lora_dir, [prompt or "", *(text for text, _ in composed)])
+    composed = [(text, weight) for text, (_, weight) in zip(prompts[1:], composed, strict=True)]
+    inversions = embeddings_of(embedding or (), embedding_dir, [*prompts, negative_prompt or ""])
     request = Request(
-        prompt or "",
+        prompts[0],
         negative_prompt=negative_prompt,
         task=task_of(image, strength),
         size=size_of("size", size),
@@ -171,10 +182,16 @@ def generate(
         original_size=size_of("original-size", original_size),
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
-        weights=embeddings_of(embedding or (), embedding_dir, prompts),
+        weights=[*inversions, *loras],
     )
     if source is not None:
-        request = again(source, request, _given(context), noise, embedding_dir)
+        request = again(
+            source,
+            request,
+            _given(context),
+            noise,
+            {"embedding": embedding_dir, "lora": lora_dir},
+        )
     make(
         bundle,
         request,
@@ -188,6 +205,7 @@ def generate(
         as_json=as_json,
         max_pixels=max_pixels,
         verify=verify_of(verify),
+        vae=vae,
     )
 
 

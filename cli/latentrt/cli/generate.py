@@ -25,6 +25,7 @@ from latentrt.runtime import ImageToImage, Pipeline, Request, Result, TextToImag
 from latentrt.runtime.pixels import read_pixels
 from latentrt.runtime.tasks import Task
 from latentrt.runtime.tasks.image_to_image import STRENGTH
+from latentrt.runtime.variants import with_vae
 
 
 def load_latents(path: Path) -> NDArray[np.float32]:
@@ -70,6 +71,7 @@ def make(
     as_json: bool,
     max_pixels: int | None = None,
     verify: Verify = "golden",
+    vae: Path | None = None,
 ) -> None:
     """Run the request, write each picture when it is finished, and print their paths.
 
@@ -84,7 +86,7 @@ def make(
         raise InputError("save-latents", "a file", "-, standard output")
     if save_latents is not None:
         check_writable("save-latents", save_latents)
-    opened = Bundle.open(bundle_of(bundle, quiet=as_json))
+    opened = with_vae(Bundle.open(bundle_of(bundle, quiet=as_json)), vae)
     asked = (engine, precision, options, components)
     with Pipeline(opened, *asked, max_pixels=max_pixels, verify=verify) as pipeline:
         paths: list[Path] = []

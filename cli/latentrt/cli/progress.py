@@ -9,7 +9,25 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class _PartColumn(ProgressColumn):
+    """The part at work, with its own seconds once it takes long: a compile tells nothing itself."""
+
+    def render(self, task: Task) -> Text:
+        note = str(task.fields["note"])
+        seconds = task.get_time() - float(task.fields["since"])
+        return Text(f"{note}, {seconds:.0f} s" if note and seconds >= Bars.LONG else note)
 
 
 class Bars:
@@ -20,11 +38,14 @@ class Bars:
 
     INTERVAL = 5.0
     """Seconds between two lines of one stage where there is no terminal."""
+    LONG = 2.0
+    """Seconds after which a terminal shows how long a part has taken."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console = console
         self._quiet = quiet
         self._tasks: dict[str, int] = {}
+        self._notes: dict[str, str] = {}
         self._said: dict[str, float] = {}
         self._begun: dict[str, tuple[float, int]] = {}
         self._bars = Progress(
@@ -33,7 +54,7 @@ class Bars:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            _PartColumn(),
             console=console,
         )
 
@@ -56,8 +77,12 @@ class Bars:
         if self._quiet:
             return
         if self._console.is_terminal:
+            now = self._bars.get_time()
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, note="")
+                self._tasks[stage] = self._bars.add_task(stage, total=total, note="", since=now)
+            if self._notes.get(stage) != note:
+                self._notes[stage] = note
+                self._bars.update(self._tasks[stage], since=now)  # pyright: ignore[reportArgumentType]
             self._bars.update(self._tasks[stage], completed=done, total=total, note=note)  # pyright: ignore[reportArgumentType]
         else:
             self._line(stage, done, total, note)

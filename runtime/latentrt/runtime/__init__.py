@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.size import Size
     from latentrt.runtime.tasks import ImageToImage, TextToImage
     from latentrt.weights.embedding import Embedding
+    from latentrt.weights.lora.lora import Lora
 
 __all__ = [
     "Batcher",
@@ -71,6 +72,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "LatentrtError",
+    "Lora",
     "NonFinite",
     "Pipeline",
     "QueueFull",
@@ -92,6 +94,7 @@ __all__ = [
 _MODULES: Final = {
     "Batcher": "runtime.batcher",
     "Embedding": "weights.embedding",
+    "Lora": "weights.lora.lora",
     "Guidance": "runtime.guidance",
     "ImageToImage": "runtime.tasks",
     "Pipeline": "runtime.pipeline",

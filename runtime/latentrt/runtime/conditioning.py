@@ -22,6 +22,7 @@ from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Evaluation, Model
 from latentrt.runtime.size import Size
 from latentrt.runtime.text import PromptTokenizer, TextEncoder, TextStates
+from latentrt.runtime.weights_fields import embeddings_of
 from latentrt.weights.embedding import Embedding
 
 _KNOWN: Final = frozenset(
@@ -77,7 +78,7 @@ class Conditioner:
         if request.clip_skip > most:
             expected = f"at most {most}: the text encoder's layers, less those always left out"
             raise InputError("clip_skip", expected, request.clip_skip)
-        self._prompts.check(request.weights)
+        self._prompts.check(embeddings_of(request.weights))
         if "time_ids" not in self._inputs:
             given = {
                 "original_size": request.original_size is not None,
@@ -98,7 +99,7 @@ class Conditioner:
 
     def __call__(self, request: Request) -> Evaluation[Conditioning]:
         """Encode the prompts of a request whose size is resolved; `check` accepts it."""
-        notes = self._prompts.notes(request.weights)
+        notes = self._prompts.notes(embeddings_of(request.weights))
         same = {**self._sizes(request), **self._scale(request)}
         prompts = [("prompt", request.prompt, 1.0)]
         prompts += [(f"composed[{i}]", *each) for i, each in enumerate(request.composed)]
@@ -211,7 +212,7 @@ class _PromptEncoder:
         self, field: str, prompt: str, request: Request, clip_skip: int, notes: list[str]
     ) -> Evaluation[dict[str, NDArray[np.float32]]]:
         """The prompt's own arrays; what was cut is added to `notes` under the field's name."""
-        vectors = placed(request.weights, self._widths)
+        vectors = placed(embeddings_of(request.weights), self._widths)
         tokenizers = {name: self._tokenizer(name, vectors[name]) for name in self._encoders}
         tokens = {name: tokenizer(prompt) for name, tokenizer in tokenizers.items()}
         cut = tokens["text_encoder"].cut

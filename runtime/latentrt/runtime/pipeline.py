@@ -30,8 +30,9 @@ from latentrt.runtime.result import Result
 from latentrt.runtime.rows import Calls, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.size_limit import SizeLimit
-from latentrt.runtime.variants import variant_of
-from latentrt.weights.lora.lora import Lora
+from latentrt.runtime.variants import variant_of, with_vae
+from latentrt.runtime.weights_fields import loras_of
+from latentrt.weights.lora.lora import Lora, weights_key
 
 if TYPE_CHECKING:
     from latentrt.runtime.conversion.options import CheckpointOptions
@@ -131,6 +132,7 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        vae: Path | str | None = None,
         checkpoint: CheckpointOptions | None = None,
         progress: Progress | None = None,
     ) -> Self:
@@ -155,6 +157,7 @@ class Pipeline:
           the checkpoint's own size, and what the machine's memory allows.
         - `max_engines`: the number of unused engines that are kept, the last used first. The
           default is 12, with weights of at most half of the memory that is available now.
+        - `vae`: a `.safetensors` file with a VAE in place of the model's own.
         - `checkpoint`: how a checkpoint is read: the dtype of its bundle's weights, a VAE from
           another file, what is not to be inferred. `progress` is told how far its making is.
 
@@ -166,7 +169,10 @@ class Pipeline:
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
             return cls(
-                Bundle.open(_bundle_of(as_path("path", path), checkpoint, progress)),
+                with_vae(
+                    Bundle.open(_bundle_of(as_path("path", path), checkpoint, progress)),
+                    None if vae is None else as_path("vae", vae),
+                ),
                 engine,
                 precision,
                 options,
@@ -239,7 +245,7 @@ class Pipeline:
         """
         self._home.check()
         with only_latentrt_errors():
-            return self._variant(weights) if weights else self
+            return self._variant(weights_key(weights), weights) if weights else self
 
     def batcher(
         self,
@@ -280,7 +286,9 @@ class Pipeline:
             raise InputError(
                 "request", "a Request, such as Request('a red circle')", shown(request)
             )
-        return self._planning(request, batches=batches, decodes=decodes, progress=progress)
+        loras = loras_of(request.weights)
+        pipeline = self.with_weights(*loras) if loras else self
+        return pipeline._planning(request, batches=batches, decodes=decodes, progress=progress)
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
@@ -310,7 +318,8 @@ class Pipeline:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
 
-    def _make_variant(self, weights: tuple[Lora, ...]) -> Pipeline:
+    def _make_variant(self, key: str, weights: tuple[Lora, ...]) -> Pipeline:
+        del key  # tells a file from another at the same path
         found = variant_of(self.bundle, weights)
         return self._like(found.bundle, base=self, changed=found.components)
 

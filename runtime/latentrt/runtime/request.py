@@ -25,7 +25,7 @@ from latentrt.runtime.request_fields import (
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import Size
 from latentrt.runtime.tasks import Task
-from latentrt.weights.embedding import Embedding
+from latentrt.runtime.weights_fields import Weights
 
 SCHEMA: Final = 3
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
@@ -73,7 +73,7 @@ class Request:
     original_size: Size | None
     crop: tuple[int, int]
     target_size: Size | None
-    weights: tuple[Embedding, ...]
+    weights: tuple[Weights, ...]
     provenance: Provenance | None
 
     def __init__(
@@ -94,7 +94,7 @@ class Request:
         original_size: Size | None = None,
         crop: tuple[int, int] = (0, 0),
         target_size: Size | None = None,
-        weights: Sequence[Embedding] = (),
+        weights: Sequence[Weights] = (),
         provenance: Provenance | None = None,
     ) -> None:
         given = locals()

@@ -12,22 +12,21 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import all_finite, json_object, number, pair, text
+from latentrt.runtime.checks import all_finite, number, pair, text
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import LARGEST, Size
 from latentrt.runtime.tasks import TASKS, Task, TextToImage, read_task, task_json
-from latentrt.weights.embedding import Embedding
+from latentrt.runtime.weights_fields import Weights, check_weights, named_weights, weights_json
 
 MAX_IMAGES: Final = 1024
-_MOST_WEIGHTS: Final = 64
 
 _WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
 Arrays = Sequence[NDArray[Any]]
-Attachments = Sequence[NDArray[Any] | Embedding]
+Attachments = Sequence[NDArray[Any] | Weights]
 """What a request's JSON names by hashes."""
 
 
@@ -180,43 +179,6 @@ def _task(value: object) -> Task:
     return value
 
 
-def _weights(value: object) -> tuple[Embedding, ...]:
-    given = items(value)
-    found = [each for each in given or () if isinstance(each, Embedding)]
-    if given is None or len(found) != len(given) or len(found) > _MOST_WEIGHTS:
-        raise InputError("weights", f"at most {_MOST_WEIGHTS} Embeddings", shown(value))
-    tokens = [each.token for each in found]
-    twice = [token for token in tokens if tokens.count(token) > 1]
-    if twice:
-        raise InputError("weights", "one embedding a token", f"two of token {twice[0]!r}")
-    return tuple(found)
-
-
-def weights_json(weights: Sequence[Embedding]) -> list[dict[str, str]]:
-    """The weights of a request as JSON: file name, hash and token of each."""
-    return [
-        {"kind": "embedding", "file": e.path.name, "sha256": e.sha256, "token": e.token}
-        for e in weights
-    ]
-
-
-def _named_weights(value: object, attachments: Attachments) -> tuple[Embedding, ...]:
-    """The weights whose hashes and tokens the JSON has, among the attachments."""
-    given = {(e.token, e.sha256): e for e in attachments if isinstance(e, Embedding)}
-    named = items(value)
-    if named is None:
-        raise InputError("weights", "a list of JSON objects", shown(value))
-    found: list[Embedding] = []
-    for each in named:
-        fields = json_object("weights", each)
-        key = (str(fields.get("token")), str(fields.get("sha256")))
-        if key not in given:
-            expected = f"{shown(fields.get('file'))} with SHA-256 {shown(fields.get('sha256'))}"
-            raise InputError("weights", expected, f"{len(given)} other files")
-        found.append(given[key])
-    return tuple(found)
-
-
 def _parsed_size(field: str, value: Any, _: Attachments) -> Size | None:
     try:
         return None if value is None else Size.parse(value)
@@ -264,7 +226,7 @@ FIELDS: Final[Mapping[str, RequestField]] = {
     "crop": RequestField(_plain(_crop), list),
     "target_size": _SIZE,
     "weights": RequestField(
-        _plain(_weights), weights_json, lambda _name, value, given: _named_weights(value, given)
+        _plain(check_weights), weights_json, lambda _name, value, given: named_weights(value, given)
     ),
     "provenance": RequestField(
         _plain(_provenance),

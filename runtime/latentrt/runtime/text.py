@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ class PromptTokenizer:
         self._tokenizer.no_padding()
         self._vectors = vectors_of(added)
         self.added: Mapping[int, tuple[str, int]] = {}
+        self._following: Mapping[int, tuple[int, ...]] = {}
 
     @staticmethod
     def of(bundle: Bundle, folder: str = "tokenizer") -> PromptTokenizer:
@@ -82,7 +83,8 @@ class PromptTokenizer:
         `added` has the token and the index of the vector by id. Raises `InputError` for a token
         that is in the vocabulary.
 
-        Source: diffusers' `TextualInversionLoaderMixin.load_textual_inversion`.
+        Source: diffusers' `TextualInversionLoaderMixin.load_textual_inversion`. With transformers 5
+        it takes the first vector alone where the token, or what a prompt has of it, has a capital.
         """
         from tokenizers import Tokenizer
 
@@ -96,13 +98,9 @@ class PromptTokenizer:
             library.add_tokens(vectors)
         found = copy(self)
         found._tokenizer = library
-        tokens = {token.content for token in library.get_added_tokens_decoder().values()}
-        found._vectors = vectors_of(tokens)
-        found.added = {
-            library.token_to_id(name): (token, index)
-            for token, vectors in names.items()
-            for index, name in enumerate(vectors)
-        }
+        ids = {t: [library.token_to_id(name) for name in vectors] for t, vectors in names.items()}
+        found.added = {id_: (t, i) for t, own in ids.items() for i, id_ in enumerate(own)}
+        found._following = {first: tuple(rest) for first, *rest in ids.values() if rest}
         return found
 
     def __call__(self, prompt: str) -> Tokens:
@@ -118,11 +116,16 @@ class PromptTokenizer:
             prompt = converted
             encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
         found, room, cut = encoding.ids, self.length - 2, ""
+        places: Sequence[int] = range(len(found))
+        if self._following:
+            vectors = [(id_, *self._following.get(id_, ())) for id_ in found]
+            places = [place for place, ids in enumerate(vectors) for _ in ids]
+            found = [id_ for ids in vectors for id_ in ids]
         if len(found) > room and self._cut_left:
-            cut = prompt[: _place(encoding, len(found) - room - 1)[1]]
+            cut = prompt[: _place(encoding, places[len(found) - room - 1])[1]]
             found = found[len(found) - room :]
         elif len(found) > room:
-            cut = prompt[_place(encoding, room)[0] :]
+            cut = prompt[_place(encoding, places[room])[0] :]
             found = found[:room]
         padding = [self._pad] * (room - len(found))
         inner = [self._bos, *found, self._eos]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -23,15 +23,15 @@ from latentrt.bundle.manifest import GOLDEN
 from latentrt.bundle.publish import publishing
 from latentrt.bundle.stored_tensors import table_json
 from latentrt.bundle.tensors import TensorFile
-from latentrt.graphs.attach import attach
+from latentrt.graphs.attach import attach, shapes
 from latentrt.runtime.conversion.locks import locked
+from latentrt.runtime.conversion.places import VARIANT_RECORD, VARIANTS
 from latentrt.weights.component_specs import folder_of
 from latentrt.weights.lora.changed import changed_tensors, write_changed
 from latentrt.weights.lora.lora import Lora, weights_key
 from latentrt.weights.source import TensorSource
+from latentrt.weights.vae_tensors import VaeTensors
 
-FOLDER: Final = "variants"
-_RECORD: Final = "variant.json"
 _SCHEMA: Final = 1
 
 
@@ -49,44 +49,69 @@ def variant_of(base: Bundle, loras: Sequence[Lora]) -> Variant:
 
     Raises what reading the files raises, `WeightsError` among them.
     """
-    key = hashlib.sha256(f"{base.manifest.model_hash} {weights_key(loras)}".encode()).hexdigest()
-    place = cache_folder() / FOLDER / key[:40]
+
+    def changed() -> Mapping[str, TensorSource]:
+        names = [name for name in base.manifest.components if not name.startswith("vae")]
+        return changed_tensors({folder_of(name): base.tensors(name) for name in names}, loras)
+
+    return _variant(base, weights_key(loras), changed)
+
+
+def with_vae(base: Bundle, vae: Path | None) -> Bundle:
+    """A bundle with the VAE of a file in place of its own; with None it is the base.
+
+    The file has the original layout or that of diffusers. Raises `CheckpointError` for a file that
+    is not such a VAE.
+    """
+    if vae is None:
+        return base
+    tensors = VaeTensors(vae, _vae_of(base))
+    return _variant(base, f"vae {file_sha256(vae)}", lambda: {"vae": tensors}).bundle
+
+
+def _vae_of(base: Bundle) -> TensorSource:
+    name = next(name for name in base.manifest.components if name.startswith("vae"))
+    return base.tensors(name)
+
+
+def _variant(base: Bundle, key: str, changed: Callable[[], Mapping[str, TensorSource]]) -> Variant:
+    digest = hashlib.sha256(f"{base.manifest.model_hash} {key}".encode()).hexdigest()
+    place = cache_folder() / VARIANTS / digest[:40]
     with locked(place):
         notes = _notes(place)
         if notes is None:
-            notes = _write(place, base, loras)
+            notes = _write(place, base, changed())
     return _opened(base, place, notes)
 
 
 def _notes(place: Path) -> tuple[str, ...] | None:
     """The notes of a variant, None where there is none."""
     with contextlib.suppress(FileError, ValueError):
-        record = Field("", read_object(place / _RECORD))
+        record = Field("", read_object(place / VARIANT_RECORD))
         if record.at("schema").value == _SCHEMA:
             return tuple(item.text() for item in record.at("notes").items())
     return None
 
 
-def _write(place: Path, base: Bundle, loras: Sequence[Lora]) -> tuple[str, ...]:
+def _write(place: Path, base: Bundle, changed: Mapping[str, TensorSource]) -> tuple[str, ...]:
     components = base.manifest.components
-    tensors: dict[str, TensorSource] = {}
-    for name in components:
-        if not name.startswith("vae"):
-            tensors[folder_of(name)] = base.tensors(name)
-    changed = changed_tensors(tensors, loras)
     notes = tuple(dict.fromkeys(note for each in changed.values() for note in each.notes))
     with publishing(place, force=True) as folder:
         for name in components:
             if folder_of(name) in changed:
                 _write_component(folder, base, name, changed[folder_of(name)])
-        record = {"schema": _SCHEMA, "notes": notes}
-        (folder / _RECORD).write_text(json.dumps(record), "utf-8")
+        record = {"schema": _SCHEMA, "source": base.manifest.source, "notes": notes}
+        (folder / VARIANT_RECORD).write_text(json.dumps(record), "utf-8")
     return notes
 
 
 def _write_component(folder: Path, base: Bundle, component: str, changed: TensorSource) -> None:
     weights = folder / f"{component}.safetensors"
-    write_changed(weights, changed)
+    if component.startswith("vae"):  # both halves are in one folder
+        read = shapes(base.graph(component).read_bytes())
+        write_changed(weights, [name for name in changed if name in read], changed)
+    else:
+        write_changed(weights, list(changed), changed)
     own = {e.name: (_inside(weights), e) for e in TensorFile(weights).entries.values()}
     locations = {**base.tensors(component).locations, **own}
     (folder / f"{component}.json").write_text(table_json(locations), "utf-8")
@@ -100,7 +125,7 @@ def _write_component(folder: Path, base: Bundle, component: str, changed: Tensor
 
 
 def _opened(base: Bundle, place: Path, notes: tuple[str, ...]) -> Variant:
-    paths = [path for path in sorted(place.iterdir()) if path.name != _RECORD]
+    paths = [path for path in sorted(place.iterdir()) if path.name != VARIANT_RECORD]
     own = {_inside(path): path for path in paths}
     touched = frozenset(path.stem for path in paths if path.suffix == ".safetensors")
     records = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,11 @@ def model_of(checkpoint: Path, folder: str) -> nn.Module:
     return KINDS[folder].from_pretrained(checkpoint / folder, **settings).eval()
 
 
+@functools.cache
 def layers_of(
     checkpoint: Path, folder: str, kinds: tuple[type[nn.Module], ...] = MATRICES
-) -> dict[str, Any]:
-    """The layers of some classes, by canonical name."""
+) -> Mapping[str, Any]:
+    """The layers of some classes, by canonical name; not to be changed."""
     found = model_of(checkpoint, folder).named_modules()
     return {canonical(name, folder): module for name, module in found if isinstance(module, kinds)}
 

@@ -222,7 +222,7 @@ def test_a_written_file_holds_the_changed_tensors_and_the_base_is_as_it_was(
     stored = folder / "unet" / "diffusion_pytorch_model.safetensors"
     before = stored.read_bytes()
     changed = changed_tensors(base, [Lora(path)])["unet"]
-    write_changed(tmp_path / "changed.safetensors", changed)
+    write_changed(tmp_path / "changed.safetensors", list(changed), changed)
     found = safetensors.torch.load_file(tmp_path / "changed.safetensors")
     assert set(found) == set(changed)
     for name, tensor in found.items():

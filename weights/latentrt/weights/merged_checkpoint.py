@@ -8,18 +8,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from latentrt.bundle.errors import CheckpointError, InputError, WeightsError
-from latentrt.bundle.tensors import Layout, TensorFile, write_tensors
-from latentrt.weights.checkpoint import Checkpoint, Tensors
-from latentrt.weights.contents import PICKLES, WEIGHTS, check_contents, list_folder
+from latentrt.bundle.errors import CheckpointError, InputError
+from latentrt.bundle.tensors import Layout, write_tensors
+from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.contents import PICKLES, list_folder
 from latentrt.weights.merging import MergedTensors, add_difference, merge
 from latentrt.weights.source import TensorSource
+from latentrt.weights.tensor_sources import FOLDERS, stored_tensors
 from latentrt.weights.weight_files import library_of
 
 FORMAT: Final[Mapping[str, str]] = MappingProxyType({"format": "pt"})
 """What the metadata of a checkpoint's files must say for transformers."""
 
-_PARTS: Final = ("text_encoder", "text_encoder_2", "unet", "vae")
 _SKIPPED: Final = (*PICKLES, ".safetensors", ".index.json", ".msgpack", ".h5")
 
 
@@ -49,7 +49,7 @@ def merge_checkpoints(
     if a.is_dir():
         merged = dict(_merged_folders([Checkpoint.open(path) for path in (a, *others)], alpha))
     else:
-        merged = {"": _merged([_single(path) for path in (a, *others)], alpha, a.name)}
+        merged = {"": _merged([stored_tensors(path) for path in (a, *others)], alpha, a.name)}
     layouts = {folder: _layout(tensors) for folder, tensors in merged.items()}
     total = sum(e.nbytes for layout in layouts.values() for e in layout.entries.values())
     done = 0
@@ -71,7 +71,7 @@ def merge_checkpoints(
 def _merged_folders(
     checkpoints: list[Checkpoint], alpha: float
 ) -> Iterator[tuple[str, MergedTensors]]:
-    folders = [folder for folder in _PARTS if (checkpoints[0].path / folder).is_dir()]
+    folders = [folder for folder in FOLDERS if (checkpoints[0].path / folder).is_dir()]
     for other in checkpoints[1:]:
         missing = [folder for folder in folders if not (other.path / folder).is_dir()]
         if missing:
@@ -83,16 +83,6 @@ def _merged_folders(
 def _merged(sources: list[TensorSource], alpha: float, name: str) -> MergedTensors:
     a, b, *rest = sources
     return add_difference(a, b, rest[0], alpha, name) if rest else merge(a, b, alpha, name)
-
-
-def _single(path: Path) -> TensorSource:
-    if path.suffix in PICKLES or not path.is_file():
-        raise CheckpointError(path, "is not a safetensors file or a diffusers folder")
-    check_contents(path, WEIGHTS)
-    try:
-        return Tensors((TensorFile(path),), "")
-    except WeightsError as error:
-        raise CheckpointError(error.path, error.problem) from error
 
 
 def _layout(tensors: MergedTensors) -> Layout:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.checkpoint import Checkpoint, Tensors
 from latentrt.weights.single_file import SingleFile
 from latentrt.weights.source import TensorSource
+from latentrt.weights.spelled_tensors import open_tensors
 
 FOLDERS: Final = ("text_encoder", "text_encoder_2", "unet", "vae")
 """The components of a checkpoint that have tensors."""
@@ -22,3 +23,11 @@ def tensor_sources(path: Path) -> dict[str, TensorSource]:
         return dict(SingleFile.open(path).tensors_of)
     checkpoint = Checkpoint.open(path)
     return {folder: checkpoint.tensors(folder) for folder in FOLDERS if (path / folder).is_dir()}
+
+
+def stored_tensors(path: Path) -> Tensors:
+    """The tensors of a single file under the names that it has.
+
+    Raises `CheckpointError` for what is no safetensors file.
+    """
+    return Tensors((open_tensors(path),), "")

@@ -23,24 +23,33 @@ from latentrt.bundle.publish import write_file
 from latentrt.runtime.conversion.locks import locked
 from latentrt.runtime.conversion.make import make_bundle
 from latentrt.runtime.conversion.options import CheckpointOptions
+from latentrt.runtime.conversion.places import (
+    BUNDLE_RECORD,
+    BUNDLES,
+    VARIANT_RECORD,
+    VARIANTS,
+)
 from latentrt.weights.checkpoint import Checkpoint
 from latentrt.weights.source import Source
 from latentrt.weights.weight_store import Progress
 
-FOLDER: Final = "bundles"
-_RECORD: Final = "made_from.json"
 _SCHEMA: Final = 1
 """Of how bundles are made; a change makes every one anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedBundle:
-    """A bundle in the cache: the checkpoint it was made of, its bytes, its last use in seconds."""
+    """A bundle in the cache, or a variant's changed weights.
+
+    `source` is what it was made of, `size` its bytes (linked weights are not counted), `used` the
+    time of its last use in seconds.
+    """
 
     path: Path
     source: str
     size: int
     used: float
+    kind: str = "bundle"
 
 
 def cached_bundle(checkpoint: str | Path, options: CheckpointOptions, progress: Progress) -> Path:
@@ -57,22 +66,32 @@ def cached_bundle(checkpoint: str | Path, options: CheckpointOptions, progress: 
         if _state_of(place) != state:
             make_bundle(source, place, dtype=options.dtype, force=True, progress=progress)
             record = {"schema": _SCHEMA, "source": str(origin), "state": state}
-            write_file(place / _RECORD, json.dumps(record).encode())
+            write_file(place / BUNDLE_RECORD, json.dumps(record).encode())
         else:
             with contextlib.suppress(OSError):
-                os.utime(place / _RECORD)
+                os.utime(place / BUNDLE_RECORD)
     return place
 
 
 def cached_bundles(folder: Path | None = None) -> list[CachedBundle]:
     """The bundles in a cache folder, the one that was used last first."""
+    return _listed(cache_folder(folder) / BUNDLES, BUNDLE_RECORD, "bundle")
+
+
+def cached_variants(folder: Path | None = None) -> list[CachedBundle]:
+    """The changed weights of LoRAs and VAE files in a cache folder, likewise."""
+    return _listed(cache_folder(folder) / VARIANTS, VARIANT_RECORD, "variant")
+
+
+def _listed(folder: Path, name: str, kind: str) -> list[CachedBundle]:
     found: list[CachedBundle] = []
-    for path in sorted((cache_folder(folder) / FOLDER).glob("*")):
+    for path in sorted(folder.glob("*")):
         with contextlib.suppress(FileError, OSError):
-            record = read_object(path / _RECORD)
-            size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-            used = (path / _RECORD).stat().st_mtime
-            found.append(CachedBundle(path, str(record.get("source")), size, used))
+            record = read_object(path / name)
+            files = [p.stat() for p in path.rglob("*") if p.is_file()]
+            size = sum(s.st_size for s in files if s.st_nlink == 1)
+            used = (path / name).stat().st_mtime
+            found.append(CachedBundle(path, str(record.get("source")), size, used, kind))
     return sorted(found, key=lambda bundle: -bundle.used)
 
 
@@ -83,14 +102,15 @@ def remove_cached(bundle: CachedBundle) -> None:
 
 def _origin(checkpoint: str | Path, source: Source) -> Path:
     """Where a checkpoint lies; one named as on the hub lies in the hub's cache."""
-    return source.path if isinstance(source, Checkpoint) else Path(os.path.abspath(checkpoint))
+    named = source.path if isinstance(source, Checkpoint) else checkpoint
+    return Path(os.path.abspath(named))
 
 
 def _place(origin: Path, options: CheckpointOptions) -> Path:
     text = f"{origin}\0{options.identity()}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", origin.stem)[:60].strip(".-") or "checkpoint"
-    return cache_folder() / FOLDER / f"{name}-{digest[:12]}"
+    return cache_folder() / BUNDLES / f"{name}-{digest[:12]}"
 
 
 def _state(origin: Path) -> Any:
@@ -105,7 +125,7 @@ def _state(origin: Path) -> Any:
 def _state_of(place: Path) -> Any:
     """The state of the checkpoint that a bundle was made of, None without a bundle."""
     try:
-        record = read_object(place / _RECORD)
+        record = read_object(place / BUNDLE_RECORD)
     except FileError:
         return None
     return record.get("state") if record.get("schema") == _SCHEMA else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +105,14 @@ def changed_tensors(
     }
 
 
-def write_changed(path: Path, changed: TensorSource) -> None:
-    """Write the changed tensors of a component to a safetensors file, one in memory at a time.
+def write_changed(path: Path, names: Collection[str], changed: TensorSource) -> None:
+    """Write named tensors of a component to a safetensors file, one in memory at a time.
 
     Raises `InputError` if there are none: an empty file can be no memory map.
     """
-    if not len(changed):
+    if not names:
         raise InputError("changed", "one changed tensor at least", "none")
-    entries = {name: changed.entry(name) for name in changed}
+    entries = {name: changed.entry(name) for name in names}
     layout = Layout.of({name: (e.dtype, e.shape) for name, e in entries.items()})
     write_tensors(path, layout, lambda name: changed[name])
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,23 @@ class Lora:
 
     def sha256(self) -> str:
         """SHA-256 of the file; raises `WeightsError` if it cannot be read."""
-        digest = hashlib.sha256()
         try:
-            with open_file(self.path) as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-                return digest.hexdigest()
+            found = self.path.stat()
+            return _sha256(self.path, found.st_size, found.st_mtime_ns)
         except OSError as error:
             problem = f"cannot be read: {error.strerror or error}"
             raise WeightsError(self.path, problem) from error
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    # Requests with the same LoRA come again and again; a changed file has another size or time.
+    del size, changed
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def weights_key(loras: Iterable[Lora]) -> str:

@@ -1,0 +1,132 @@
+"""Textual inversions and LoRAs of a command line: files that are named, and those of a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from latentrt.bundle.errors import FileError, InputError
+from latentrt.runtime import Embedding, Lora
+from latentrt.runtime.weights_fields import Weights, lora_of
+from latentrt.weights.contents import PICKLES, list_folder
+from latentrt.weights.lora.tags import lora_tags
+
+_ENDINGS = (".safetensors", *PICKLES)
+
+
+def embeddings_of(
+    named: Sequence[str], folder: Path | None, prompts: Iterable[str]
+) -> list[Embedding]:
+    """The embeddings named as FILE or FILE=TOKEN, then those of a folder that a prompt names.
+
+    A file of the folder is named by its name without its ending, as a whole word; capitals do not
+    matter. Raises `FileError` and `InputError` as `Embedding` does.
+    """
+    found = [_named(text) for text in named]
+    tokens = {embedding.token for embedding in found}
+    prompts = tuple(prompts)
+    for path in () if folder is None else _files(folder):
+        if path.stem not in tokens and any(_names(prompt, path.stem) for prompt in prompts):
+            tokens.add(path.stem)
+            found.append(Embedding(path))
+    return found
+
+
+def loras_of(
+    named: Sequence[str], folder: Path | None, prompts: Sequence[str]
+) -> tuple[list[Lora], list[str]]:
+    """The LoRAs named as FILE or FILE=SCALE, then those of tags; and the prompts without tags.
+
+    `<lora:NAME:SCALE>` names a file of the folder. Raises `InputError` for a scale that is no
+    number, and for a file that is not there.
+    """
+    found = [_lora(text) for text in named]
+    without: list[str] = []
+    for prompt in prompts:
+        text, tags = (prompt, ()) if folder is None else lora_tags(prompt)
+        without.append(text)
+        found += [tag.open(folder) for tag in tags if folder is not None]
+    return found, without
+
+
+def _lora(text: str) -> Lora:
+    path, equals, scale = text.rpartition("=")
+    if not equals or Path(text).is_file():
+        return Lora(_file("lora", text))
+    try:
+        return Lora(_file("lora", path), float(scale))
+    except ValueError:
+        raise InputError("lora", "FILE or FILE=SCALE", text) from None
+
+
+def _file(option: str, text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise InputError(option, "a file", f"{path}, which is not there")
+    return path
+
+
+def recorded_weights(
+    recorded: Sequence[Any], given: Sequence[Weights], folders: Mapping[str, Path | None]
+) -> list[Weights]:
+    """The weights of a picture's JSON, among those given and in folders, by name and hash.
+
+    `folders` are those of each kind, "embedding" and "lora". Raises `InputError` naming the file
+    that is not there, or that is another.
+    """
+    return [_recorded(each, given, folders) for each in recorded]
+
+
+def _recorded(fields: Any, given: Sequence[Weights], folders: Mapping[str, Path | None]) -> Weights:
+    if not isinstance(fields, Mapping):
+        raise InputError("weights", "JSON objects", type(fields).__name__)
+    stated = dict(cast("Mapping[str, Any]", fields))
+    kind, name, sha256 = (str(stated.get(key)) for key in ("kind", "file", "sha256"))
+    if kind not in folders:
+        raise InputError("weights", f"one of {', '.join(folders)}", kind)
+    for each in given:
+        if _sha256(each) == sha256:
+            return _as(each.path, stated)
+    expected = f"the picture's file {name!r} (SHA-256 {sha256}), by --{kind} or --{kind}-dir"
+    folder = folders[kind]
+    if folder is None or Path(name).name != name or not (folder / name).is_file():
+        raise InputError(kind, expected, "none")
+    found = _as(folder / name, stated)
+    if _sha256(found) != sha256:
+        raise InputError(kind, expected, f"another file (SHA-256 {_sha256(found)})")
+    return found
+
+
+def _as(path: Path, fields: dict[str, Any]) -> Weights:
+    if fields.get("kind") == "lora":
+        return lora_of(Lora(path), fields)
+    return Embedding(path, str(fields.get("token")))
+
+
+def _sha256(weights: Weights) -> str:
+    return weights.sha256() if isinstance(weights, Lora) else weights.sha256
+
+
+def _named(text: str) -> Embedding:
+    path, equals, token = text.rpartition("=")
+    if not equals or Path(text).is_file():
+        return Embedding(text)
+    return Embedding(path, token)
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileError(folder, "is not a folder of embeddings")
+    paths = [folder / name for name in list_folder(folder)]
+    # Before a pickle of the same name comes the file that can be read.
+    return sorted(
+        (path for path in paths if path.suffix in _ENDINGS),
+        key=lambda path: (_ENDINGS.index(path.suffix), path.name),
+    )
+
+
+def _names(prompt: str, token: str) -> bool:
+    pattern = rf"(?<!\w){re.escape(token)}(?!\w)"
+    return re.search(pattern, prompt, re.IGNORECASE) is not None
