@@ -287,7 +287,7 @@ def test_an_embedding_is_named_by_its_file_or_by_a_token(ask: Ask, inversions: P
     files = [inversions / f"{name}.safetensors" for name in ("fox", "Bad-Hands")]
     again = ask(RECORDED, "--embedding", files[0], "--embedding", f"{files[1]}=<x>")
     assert tokens(again) == ["fox", "<x>"]
-    assert "note: other embeddings than the picture's" in ask.error
+    assert "note: other weights than the picture's" in ask.error
 
 
 def test_embeddings_of_a_folder_are_read_where_a_prompt_has_their_names(

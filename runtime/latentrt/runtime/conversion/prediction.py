@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from latentrt.bundle.bundle import Bundle, file_sha256
 from latentrt.bundle.component import FileRecord
 from latentrt.bundle.manifest import FILE_NAME
+from latentrt.weights.architectures import ARCHITECTURES
 
 _SCHEDULER: Final = "scheduler/scheduler_config.json"
 _LEVEL: Final = 0.5
@@ -32,14 +34,24 @@ def state_prediction(folder: Path) -> None:
     found = "v_prediction" if gap < _LIMIT else "epsilon"
     note = f"prediction_type: {found}, since the U-Net's output is {gap:.2f} off its input"
     path = folder / _SCHEDULER
-    config = {**json.loads(path.read_text("utf-8")), "prediction_type": found}
+    own: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    # Only files of Stable Diffusion 2 do not say it; those of v are 2.0 and 2.1 at 768x768.
+    known = ARCHITECTURES["sd21"] if found == "v_prediction" else {"scheduler": own}
+    config = {**known["scheduler"], "prediction_type": found}
+    size = known.get("unet", {}).get("sample_size")
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     files = {
         **bundle.manifest.files,
         _SCHEDULER: FileRecord(path.stat().st_size, file_sha256(path)),
     }
     kept = [n for n in bundle.manifest.inferred if not n.startswith("prediction_type")]
-    manifest = replace(bundle.manifest, files=files, prediction_type=found, inferred=(*kept, note))
+    manifest = replace(
+        bundle.manifest,
+        files=files,
+        prediction_type=found,
+        sample_size=(size, size) if size else bundle.manifest.sample_size,
+        inferred=(*kept, note),
+    )
     text = json.dumps(manifest.to_json(), indent=1)
     (folder / FILE_NAME).write_text(text + "\n", "utf-8")
 
