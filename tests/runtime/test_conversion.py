@@ -21,7 +21,10 @@ from latentrt.runtime import Pipeline, Request, Sampling, Size
 from latentrt.runtime.conversion.cached import cached_bundle, cached_bundles, remove_cached
 from latentrt.runtime.conversion.make import NoGraphError, make_bundle
 from latentrt.runtime.conversion.options import CheckpointOptions
+from latentrt.runtime.conversion.prediction import state_prediction
 from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.ldm_names import prefixed, unet_spelling, vae_spelling
+from latentrt.weights.open_clip_names import clip
 
 Folders = Callable[[str], Path]
 REQUEST = Request("a red circle", seed=1, size=Size(64, 64), sampling=Sampling(steps=2))
@@ -145,3 +148,72 @@ def test_an_architecture_without_a_graph_says_what_traces_one(
         make_bundle(Checkpoint.open(folder), tmp_path / "bundle", progress=nothing)
     assert isinstance(raised.value.__cause__ or raised.value, NoGraphError)
     assert not (tmp_path / "bundle").exists()
+
+
+def write_single_file(folder: Path, path: Path) -> Path:
+    """The tiny SD 1 checkpoint as one file in the original layout."""
+    source = Checkpoint.open(folder)
+    spellings = {
+        "unet": prefixed("model.diffusion_model.", unet_spelling(1)),
+        "vae": prefixed("first_stage_model.", vae_spelling(4)),
+        "text_encoder": prefixed("cond_stage_model.transformer.", clip),
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    for part, spelling in spellings.items():
+        stored = source.tensors(part)
+        for name in stored:
+            tensors[spelling(name)[0].name] = torch.from_numpy(stored[name].copy())
+    safetensors.torch.save_file(tensors, path)
+    return path
+
+
+def test_a_single_file_draws_the_picture_of_its_folder_without_a_copy(
+    checkpoint: Folders, bundle: Folders, own: Path, tmp_path: Path
+) -> None:
+    path = write_single_file(checkpoint("heads"), tmp_path / "model.safetensors")
+    options = CheckpointOptions(configs=checkpoint("heads"))
+    for engine in ("onnxruntime", "openvino"):
+        with Pipeline.open(bundle("heads"), engine=engine) as pipeline:
+            expected = np.asarray(pipeline(REQUEST).images[0])
+        with Pipeline.open(path, engine=engine, checkpoint=options) as pipeline:
+            assert np.array_equal(np.asarray(pipeline(REQUEST).images[0]), expected)
+            made = pipeline.bundle
+    assert {made.weights(name).stat().st_ino for name in made.manifest.components} == {
+        path.stat().st_ino
+    }
+
+
+@pytest.mark.parametrize(
+    ("bias", "prediction", "size"), [(0.5, "epsilon", 16), (-1.0, "v_prediction", 96)]
+)
+def test_the_prediction_type_is_measured_at_the_last_timestep(
+    folder: Path, own: Path, tmp_path: Path, bias: float, prediction: str, size: int
+) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    # A U-Net whose output is one number: 0.5, as its input, or far below it.
+    tensors["conv_out.weight"] = torch.zeros_like(tensors["conv_out.weight"])
+    tensors["conv_out.bias"] = torch.full_like(tensors["conv_out.bias"], bias)
+    safetensors.torch.save_file(tensors, path)
+    make_bundle(Checkpoint.open(folder), tmp_path / "bundle", progress=nothing)
+    before = Bundle.open(tmp_path / "bundle").manifest
+    state_prediction(tmp_path / "bundle")
+    found = Bundle.open(tmp_path / "bundle", verify=True)
+    assert found.manifest.prediction_type == prediction
+    assert found.scheduler_config()["prediction_type"] == prediction
+    same = prediction == "epsilon"
+    assert found.manifest.sample_size == (before.sample_size if same else (size, size))
+    assert any(prediction in note for note in found.manifest.inferred)
+
+
+def test_a_vae_file_draws_what_a_checkpoint_with_that_vae_draws(
+    checkpoint: Folders, folder: Path, own: Path
+) -> None:
+    other = checkpoint("heads@1") / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(other, folder / "vae")
+    with Pipeline.open(folder, engine="onnxruntime") as pipeline:
+        expected = np.asarray(pipeline(REQUEST).images[0])
+    with Pipeline.open(checkpoint("heads"), engine="onnxruntime", vae=other) as pipeline:
+        assert np.array_equal(np.asarray(pipeline(REQUEST).images[0]), expected)
+    with Pipeline.open(checkpoint("heads"), engine="onnxruntime") as pipeline:
+        assert not np.array_equal(np.asarray(pipeline(REQUEST).images[0]), expected)
