@@ -98,7 +98,7 @@ def test_a_graph_in_float16_computes_what_the_model_does(bundle: Bundles, compon
     sizes = golden_sizes(opened, component) or {}
     blueprint = Blueprint.of(opened, component, sizes, "fp16")
     graph = norms_written_out(OnnxGraph.of(blueprint))
-    chosen = settings(onnxruntime, blueprint)
+    chosen = settings(onnxruntime, graph)
     made = session(onnxruntime, graph, chosen, ["CPUExecutionProvider"])
     golden = opened.golden()
     inputs = {

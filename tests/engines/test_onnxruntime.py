@@ -51,7 +51,7 @@ def test_nodes_that_fall_back_to_the_cpu_are_named(model: OnnxGraph) -> None:
         r"CPUExecutionProvider\), '\w+' \(\w+, CPUExecutionProvider\), .*, \.\.\.$"
     )
     with pytest.raises(BuildFailed, match=message):
-        session_on(onnxruntime, model, settings(onnxruntime, model.blueprint), [AZURE], AZURE)
+        session_on(onnxruntime, model, settings(onnxruntime, model), [AZURE], AZURE)
 
 
 def test_nodes_that_fall_back_are_seen_though_onnx_runtime_lets_them(
@@ -59,7 +59,7 @@ def test_nodes_that_fall_back_are_seen_though_onnx_runtime_lets_them(
 ) -> None:
     monkeypatch.setattr(onnxruntime_session, "_NO_FALLBACK", "session.latentrt_knows_no_such_key")
     with pytest.raises(BuildFailed, match="nodes would not run on AzureExecutionProvider"):
-        session_on(onnxruntime, model, settings(onnxruntime, model.blueprint), [AZURE], AZURE)
+        session_on(onnxruntime, model, settings(onnxruntime, model), [AZURE], AZURE)
 
 
 def test_onnx_runtime_lets_none_fall_back_though_they_are_not_seen(
@@ -67,11 +67,11 @@ def test_onnx_runtime_lets_none_fall_back_though_they_are_not_seen(
 ) -> None:
     monkeypatch.setattr(onnxruntime_session, "_check_provider", lambda *_: None)
     with pytest.raises(BuildFailed, match="assigned to the default CPU EP"):
-        session_on(onnxruntime, model, settings(onnxruntime, model.blueprint), [AZURE], AZURE)
+        session_on(onnxruntime, model, settings(onnxruntime, model), [AZURE], AZURE)
 
 
 def test_a_provider_that_is_not_loaded_is_named(model: OnnxGraph) -> None:
-    chosen = settings(onnxruntime, model.blueprint)
+    chosen = settings(onnxruntime, model)
     other = "MIGraphXExecutionProvider"  # which no NVIDIA package has either
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
@@ -93,7 +93,7 @@ def test_a_graph_without_a_node_elsewhere_passes(tmp_path: Path) -> None:
     specs = (TensorSpec("x", ("batch", 4)),), (TensorSpec("y", (2,), "int64"),)
     blueprint = Blueprint("unet", tmp_path, tmp_path / "weights" / "none", *specs, {"batch": 3})
     known = OnnxGraph(blueprint, content.SerializeToString())
-    made = session_on(onnxruntime, known, settings(onnxruntime, blueprint), [AZURE], AZURE)
+    made = session_on(onnxruntime, known, settings(onnxruntime, known), [AZURE], AZURE)
     assert made.run(None, {"x": np.zeros((3, 4), np.float32)})[0].tolist() == [3, 4]
 
 
@@ -210,7 +210,7 @@ def host() -> Host:
 
 @pytest.fixture
 def watched(model: OnnxGraph) -> Watched:
-    chosen = settings(onnxruntime, model.blueprint)
+    chosen = settings(onnxruntime, model)
     return Watched(session(onnxruntime, model, chosen, ["CPUExecutionProvider"]))
 
 
@@ -222,7 +222,7 @@ def engine(model: OnnxGraph, watched: Watched, host: Host) -> OnnxRuntimeGpuEngi
 @pytest.fixture(scope="module")
 def plain(model: OnnxGraph) -> Engine:
     made = session(
-        onnxruntime, model, settings(onnxruntime, model.blueprint), ["CPUExecutionProvider"]
+        onnxruntime, model, settings(onnxruntime, model), ["CPUExecutionProvider"]
     )
     return OnnxRuntimeEngine(model.blueprint, made)
 

@@ -54,9 +54,9 @@ def engine(bundle: Path, weights: Path, component: str, sizes: dict[str, int]) -
         outputs=record.outputs,
         sizes=sizes,
     )
-    chosen = settings(onnxruntime, blueprint)
-    chosen.intra_op_num_threads = 1
     model = OnnxGraph(blueprint, blueprint.graph.read_bytes())
+    chosen = settings(onnxruntime, model)
+    chosen.intra_op_num_threads = 1
     made = session(onnxruntime, model, chosen, ["CPUExecutionProvider"])
     return OnnxRuntimeEngine(blueprint, made)
 

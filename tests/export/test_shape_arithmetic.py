@@ -95,12 +95,12 @@ def test_no_shape_arithmetic_remains_in_onnx_runtime_either(
     # In halves as in CUDA; the CPU then adds casts, but no shapes.
     precision = "fp16" if opened.manifest.dtype == "float16" else "fp32"
     blueprint = Blueprint.of(opened, component, sizes_of(EVEN), precision)
-    chosen = settings(onnxruntime, blueprint)
+    model = norms_written_out(OnnxGraph.of(blueprint))
+    chosen = settings(onnxruntime, model)
     # What this level folds is folded before any provider chooses its nodes.
     chosen.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     chosen.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    written = norms_written_out(OnnxGraph.of(blueprint)).content
-    onnxruntime.InferenceSession(written, chosen, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(model.content, chosen, providers=["CPUExecutionProvider"])
     graph = onnx.load(tmp_path / "optimised.onnx", load_external_data=False).graph
     kinds = Counter(n.op_type for n in graph.node)
     assert {kind: kinds[kind] for kind in ARITHMETIC if kinds[kind]} == {}
