@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,11 +90,16 @@ def test_inspect_says_why_a_checkpoint_cannot_be_exported(run: Run, folder: Path
 def test_inspect_without_pytorch_says_what_it_can(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As if the import failed, which names what is missing.
-    monkeypatch.setitem(sys.modules, "latentrt.export.check", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     described = json.loads(run("inspect", folder, "--json").out)
-    assert "pip install 'latentrt[export]'" in described["exports"]
+    assert described["exports"] == "yes"
+    assert "error against PyTorch" in described["components"]["unet"]["graphs"]["unet"]
+    change(folder / "unet" / "config.json", attention_head_dim=2)
+    described = json.loads(run("inspect", folder, "--json").out)
+    assert described["exports"] == "no"
+    assert "pip install 'latentrt[export]'" in described["problem"]
     assert described["components"]["unet"]["files"] == ["diffusion_pytorch_model.safetensors"]
+    assert described["components"]["unet"]["graphs"] == "none ship: PyTorch traces them"
     assert described["scheduler"]["class"] == "DDIMScheduler"
     assert "inferred" not in described
 

@@ -221,9 +221,7 @@ def engine(model: OnnxGraph, watched: Watched, host: Host) -> OnnxRuntimeGpuEngi
 
 @pytest.fixture(scope="module")
 def plain(model: OnnxGraph) -> Engine:
-    made = session(
-        onnxruntime, model, settings(onnxruntime, model), ["CPUExecutionProvider"]
-    )
+    made = session(onnxruntime, model, settings(onnxruntime, model), ["CPUExecutionProvider"])
     return OnnxRuntimeEngine(model.blueprint, made)
 
 

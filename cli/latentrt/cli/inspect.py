@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,8 +11,15 @@ from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import CheckpointError, InputError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.cli.table import print_table
+from latentrt.runtime.conversion.make import check as check_without_pytorch
 from latentrt.runtime.schedules import adopt_config, unused_keys
+from latentrt.weights.checked import Checked
 from latentrt.weights.checkpoint import Checkpoint, class_of, listed_class
+from latentrt.weights.component_specs import component_specs
+from latentrt.weights.configs import with_defaults
+from latentrt.weights.opening import open_source
+from latentrt.weights.ready_graphs import ready_graphs
+from latentrt.weights.source import Source
 
 
 def describe(path: Path, *, verify: bool, variant: str | None = None) -> dict[str, Any]:
@@ -71,54 +79,82 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path, variant: str | None) -> dict[str, Any]:
-    checkpoint = Checkpoint.open(path, variant)
+    source = open_source(path, variant)
     described: dict[str, Any] = {
-        "kind": "checkpoint",
-        "class": checkpoint.index.get("_class_name"),
-        "variants": list(checkpoint.variants()),
-        "scheduler": _adopted(checkpoint),
-        "components": {f: _component(checkpoint, f) for f in _folders(checkpoint)},
+        "kind": "checkpoint" if isinstance(source, Checkpoint) else "single file",
+        "class": source.index.get("_class_name"),
+        "variants": list(source.variants()) if isinstance(source, Checkpoint) else [],
+        "scheduler": _adopted(source),
+        "components": {f: _component(source, f) for f in _folders(source)},
     }
-    return {**described, **_exported(path, variant)}
+    return {**described, **_exported(path, source, variant)}
 
 
-def _folders(checkpoint: Checkpoint) -> list[str]:
-    second = ["text_encoder_2"] if "text_encoder_2" in checkpoint.index else []
+def _folders(source: Source) -> list[str]:
+    second = ["text_encoder_2"] if "text_encoder_2" in source.index else []
     return ["text_encoder", *second, "unet", "vae"]
 
 
-def _component(checkpoint: Checkpoint, folder: str) -> dict[str, Any]:
-    tensors = checkpoint.tensors(folder)
+def _component(source: Source, folder: str) -> dict[str, Any]:
+    tensors = source.tensors(folder)
     if not len(tensors):
-        raise CheckpointError(checkpoint.path / folder, "holds no tensors")
-    files = checkpoint.files(folder)
+        raise CheckpointError(f"{source.name}/{folder}", "holds no tensors")
     entries = [tensors.entry(name) for name in tensors]
     try:
-        found, _ = class_of(checkpoint.index, checkpoint.config(folder), folder)
+        found, _ = class_of(source.index, source.config(folder), folder)
     except ValueError as error:
-        raise CheckpointError(checkpoint.path / "model_index.json", str(error)) from error
+        raise CheckpointError(f"{source.name}/model_index.json", str(error)) from error
     return {
         "class": found,
-        "files": sorted({p.name for p in (files.chosen, *files.paths)}),
-        "not read": list(files.others),
+        **_files(source, folder),
         "tensors": len(tensors),
         "parameters": sum(e.nbytes // e.dtype.itemsize for e in entries),
         "dtypes": sorted({e.dtype.name for e in entries}),
         "renamed": tensors.renamed,
+        "graphs": _graphs(source, folder),
     }
 
 
-def _adopted(checkpoint: Checkpoint) -> dict[str, Any]:
-    config = checkpoint.config("scheduler")
+def _files(source: Source, folder: str) -> dict[str, Any]:
+    """The files that hold a part's tensors, and those beside them that are not read."""
+    if not isinstance(source, Checkpoint):
+        return {"files": [source.name], "not read": []}
+    files = source.files(folder)
+    names = sorted({p.name for p in (files.chosen, *files.paths)})
+    return {"files": names, "not read": list(files.others)}
+
+
+def _graphs(source: Source, folder: str) -> str | dict[str, str]:
+    """The graphs that ship for a part, with their relative errors against PyTorch."""
+    found: dict[str, str] = {}
+    for spec in component_specs((folder,)):
+        try:
+            ready = ready_graphs(spec, with_defaults(folder, source.config(folder)))
+        except (AttributeError, KeyError, TypeError, ValueError):  # a config of another kind
+            ready = None
+        if ready is None:
+            return "none ship: PyTorch traces them"
+        errors = ", ".join(f"{dtype} {error:.1e}" for dtype, error in ready.errors.items())
+        found[spec.name] = f"{ready.architecture}; error against PyTorch: {errors}"
+    return found
+
+
+def _adopted(source: Source) -> dict[str, Any]:
+    config = source.config("scheduler")
     try:
-        adopted = adopt_config(config, listed_class(checkpoint.index, "scheduler"))
+        adopted = adopt_config(config, listed_class(source.index, "scheduler"))
     except ValueError as error:  # of an index that names no class of diffusers, too
         return {"class": config.get("_class_name"), "config": dict(config), "problem": str(error)}
     return _scheduler(adopted.config)
 
 
-def _exported(path: Path, variant: str | None) -> dict[str, Any]:
-    """The result of the checks that `export` makes."""
+def _exported(path: Path, source: Source, variant: str | None) -> dict[str, Any]:
+    """The result of the checks that `export` makes, with PyTorch only where it is needed."""
+    try:
+        return _described(check_without_pytorch(source))
+    except CheckpointError as error:
+        if importlib.util.find_spec("torch") is None:
+            return {"exports": "no", "problem": str(error)}
     from latentrt.export.libraries import quiet_libraries
 
     with quiet_libraries(), TemporaryDirectory(prefix="latentrt-") as scratch:
@@ -128,9 +164,12 @@ def _exported(path: Path, variant: str | None) -> dict[str, Any]:
             missing = f"{error.name} is missing: pip install 'latentrt[export]'"
             return {"exports": f"not checked against its architecture: {missing}"}
         try:
-            checked = check(path, Path(scratch), variant)
+            return _described(check(path, Path(scratch), variant))
         except CheckpointError as error:
             return {"exports": "no", "problem": str(error)}
+
+
+def _described(checked: Checked) -> dict[str, Any]:
     height, width = (n * checked.latent_space.factor for n in checked.sample_size)
     return {
         "exports": "yes",
