@@ -2,18 +2,27 @@
 
 It checks four things. The wheel contains every room, each with its types, and a user's program
 passes pyright in strict mode. The base dependencies suffice for `latentrt doctor`. With
-`[onnxruntime]` beside them a bundle draws a picture. Neither brings in what only an export needs.
+`[onnxruntime]` beside them models/shapes draws a picture, as a folder and as a single file. Neither
+brings in what only tracing needs.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import venv
 import zipfile
 from pathlib import Path
+
+from PIL import Image
+
+from latentrt.bundle.tensors import save_tensors
+from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.ldm_names import prefixed, unet_spelling, vae_spelling
+from latentrt.weights.open_clip_names import clip
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bundle", "graphs", "weights", "engines", "runtime", "export", "benchmarks", "cli")
@@ -94,6 +103,22 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def write_single_file(folder: Path, path: Path) -> None:
+    """A checkpoint of Stable Diffusion 1's kind as one file in the original layout."""
+    source = Checkpoint.open(folder)
+    levels = len(source.config("vae")["block_out_channels"])
+    spellings = {
+        "unet": prefixed("model.diffusion_model.", unet_spelling(1)),
+        "vae": prefixed("first_stage_model.", vae_spelling(levels)),
+        "text_encoder": prefixed("cond_stage_model.transformer.", clip),
+    }
+    found = {part: source.tensors(part) for part in spellings}
+    save_tensors(
+        path,
+        {spellings[p](n)[0].name: tensors[n] for p, tensors in found.items() for n in tensors},
+    )
+
+
 def size_of(folder: Path) -> int:
     """What the files below a folder take, in megabytes; pip itself, which is no part, left out."""
     files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
@@ -150,12 +175,17 @@ def main() -> None:
             ROOT / "constraints.txt",
             cwd=folder,
         )
-        here = Path(sys.executable).parent / "latentrt"
-        run(here, "export", ROOT / "models" / "shapes", folder / "bundle", cwd=folder)
+        os.environ["LATENTRT_CACHE"] = str(folder / "cache")
+        shapes = ROOT / "models" / "shapes"
+        write_single_file(shapes, folder / "shapes.safetensors")
+        generate = (binaries / "latentrt", "generate")
         prompt = "a large red circle on a blue background"
-        run(binaries / "latentrt", "generate", folder / "bundle", prompt, cwd=folder)
-        if not (folder / "out.png").is_file():
-            sys.exit(f"{wheel.name}: generate wrote no picture")
+        run(*generate, shapes, prompt, "--seed", "7", "-o", "folder.png", cwd=folder)
+        file = ("shapes.safetensors", "--configs", shapes)
+        run(*generate, *file, prompt, "--seed", "7", "-o", "file.png", cwd=folder)
+        pictures = [Image.open(folder / f"{name}.png").tobytes() for name in ("folder", "file")]
+        if pictures[0] != pictures[1]:
+            sys.exit(f"{wheel.name}: a single file and its folder draw two pictures")
         found = run(binaries / "python", "-c", INSTALLED, *NOT_IN_BASE, cwd=folder).split()
         if found:
             sys.exit(f"{wheel.name}: the installation brings in {', '.join(found)}")

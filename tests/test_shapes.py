@@ -56,18 +56,16 @@ def test_every_component_and_step_matches_pytorch(
     assert comparison.picture_psnr > 55
 
 
-def test_make_run_draws_a_large_red_circle_on_a_blue_background(
-    bundle: Callable[[str], Path], tmp_path: Path
-) -> None:
-    # The command as the Makefile has it, on the bundle that its other command makes.
+def test_make_run_draws_a_large_red_circle_on_a_blue_background(tmp_path: Path) -> None:
+    # The command as the Makefile has it.
     recipe = (ROOT / "Makefile").read_text()
-    match = re.search(r"generate \$\(BUNDLE\) (\"[^\"]+\") \\\n\s*-o \$\(PICTURE\) (.*)\n", recipe)
+    match = re.search(r"generate models/shapes (\"[^\"]+\") \\\n\s*-o \$\(PICTURE\) (.*)\n", recipe)
     assert match is not None
     prompt, options = match[1].strip('"'), match[2].split()
     assert prompt == "a large red circle on a blue background"
     picture = tmp_path / "picture.png"
     code = "from latentrt.cli.main import main; main()"
-    command = ["generate", str(bundle("shapes")), prompt, "-o", str(picture), *options]
+    command = ["generate", str(SHAPES), prompt, "-o", str(picture), *options]
     done = subprocess.run(
         [sys.executable, "-c", code, *command], capture_output=True, text=True, check=True
     )

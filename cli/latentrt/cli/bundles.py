@@ -10,6 +10,7 @@ from rich.console import Console
 from latentrt.cli.progress import Bars
 from latentrt.runtime.conversion.opened import is_checkpoint
 from latentrt.runtime.conversion.options import CheckpointOptions
+from latentrt.weights.inference import Overrides
 
 
 def bundle_of(path: Path, options: CheckpointOptions | None = None, *, quiet: bool = False) -> Path:
@@ -32,3 +33,23 @@ def bundle_of(path: Path, options: CheckpointOptions | None = None, *, quiet: bo
     if made:
         print(f"latentrt: made a bundle: {bundle}", file=sys.stderr)
     return bundle
+
+
+def checkpoint_options(
+    *,
+    dtype: str | None,
+    variant: str | None,
+    text_encoder: Path | None,
+    configs: Path | None,
+    prediction_type: str | None,
+    ema: bool,
+) -> CheckpointOptions:
+    """How a command reads a checkpoint; raises `InputError` for a prediction type."""
+    stated = prediction_type is not None or ema
+    return CheckpointOptions(
+        dtype=dtype,
+        variant=variant,
+        text_encoder=text_encoder,
+        configs=configs,
+        overrides=Overrides(prediction_type=prediction_type, ema=ema) if stated else None,
+    )

@@ -12,11 +12,16 @@ from latentrt.bundle.errors import InputError
 from latentrt.cli.options import (
     BundleArgument,
     ComponentOption,
+    ConfigsOption,
+    EmaOption,
     EngineOption,
     EngineOptionsOption,
     JsonOption,
     MaxPixelsOption,
     PrecisionOption,
+    PredictionTypeOption,
+    TextEncoderOption,
+    VariantOption,
     VerifyOption,
 )
 
@@ -99,6 +104,15 @@ def generate(
     vae: Annotated[
         Path | None, typer.Option(help="A VAE's .safetensors in place of the model's own.")
     ] = None,
+    text_encoder: TextEncoderOption = None,
+    configs: ConfigsOption = None,
+    prediction_type: PredictionTypeOption = None,
+    ema: EmaOption = False,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="A checkpoint's weights as fp32, fp16 or bf16. [default: as stored]"),
+    ] = None,
+    variant: VariantOption = None,
     embedding: Annotated[
         list[str] | None,
         typer.Option(help="FILE or FILE=TOKEN: a textual inversion; may be repeated."),
@@ -126,6 +140,7 @@ def generate(
     A checkpoint's bundle is made once, in the cache folder.
     """
     from latentrt.cli.again import again
+    from latentrt.cli.bundles import checkpoint_options
     from latentrt.cli.generate import load_latents, make, task_of
     from latentrt.cli.values import (
         assignments,
@@ -206,6 +221,14 @@ def generate(
         max_pixels=max_pixels,
         verify=verify_of(verify),
         vae=vae,
+        checkpoint=checkpoint_options(
+            dtype=dtype,
+            variant=variant,
+            text_encoder=text_encoder,
+            configs=configs,
+            prediction_type=prediction_type,
+            ema=ema,
+        ),
     )
 
 

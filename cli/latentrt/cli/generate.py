@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, plac
 from latentrt.cli.progress import Bars
 from latentrt.engines.verification.verify import Verify
 from latentrt.runtime import ImageToImage, Pipeline, Request, Result, TextToImage
+from latentrt.runtime.conversion.options import CheckpointOptions
 from latentrt.runtime.pixels import read_pixels
 from latentrt.runtime.tasks import Task
 from latentrt.runtime.tasks.image_to_image import STRENGTH
@@ -72,6 +73,7 @@ def make(
     max_pixels: int | None = None,
     verify: Verify = "golden",
     vae: Path | None = None,
+    checkpoint: CheckpointOptions | None = None,
 ) -> None:
     """Run the request, write each picture when it is finished, and print their paths.
 
@@ -86,7 +88,9 @@ def make(
         raise InputError("save-latents", "a file", "-, standard output")
     if save_latents is not None:
         check_writable("save-latents", save_latents)
-    opened = with_vae(Bundle.open(bundle_of(bundle, quiet=as_json)), vae)
+    if vae is not None and bundle.is_file():  # which may have none of its own
+        checkpoint, vae = replace(checkpoint or CheckpointOptions(), vae=vae), None
+    opened = with_vae(Bundle.open(bundle_of(bundle, checkpoint, quiet=as_json)), vae)
     asked = (engine, precision, options, components)
     with Pipeline(opened, *asked, max_pixels=max_pixels, verify=verify) as pipeline:
         paths: list[Path] = []

@@ -41,3 +41,18 @@ VariantOption = Annotated[
     typer.Option(help="Weights files to read, such as fp16, of the parts that have them."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+TextEncoderOption = Annotated[
+    Path | None,
+    typer.Option(help="A checkpoint whose text encoders a single file takes."),
+]
+ConfigsOption = Annotated[
+    Path | None,
+    typer.Option(help="A checkpoint whose configs and tokenizers a single file takes."),
+]
+PredictionTypeOption = Annotated[
+    str | None,
+    typer.Option(help="What a single file predicts: epsilon, v_prediction or sample."),
+]
+EmaOption = Annotated[
+    bool, typer.Option("--ema", help="Read a single file's moving averages (model_ema).")
+]
