@@ -18,6 +18,7 @@ from latentrt.cli import generate
 from latentrt.cli.main import main
 from latentrt.runtime import Embedding, Guidance, Request, Sampling, Size
 from latentrt.runtime.image import REQUEST
+from latentrt.runtime.weights_fields import embeddings_of
 
 RECORDED = Request(
     "a red circle",
@@ -280,7 +281,7 @@ def inversions(tmp_path: Path) -> Path:
 
 def tokens(request: Request | None) -> list[str]:
     assert request is not None
-    return [each.token for each in request.weights]
+    return [each.token for each in embeddings_of(request.weights)]
 
 
 def test_an_embedding_is_named_by_its_file_or_by_a_token(ask: Ask, inversions: Path) -> None:

@@ -56,14 +56,14 @@ def test_a_merge_is_the_weighted_sum_rounded_once(dtype: Any, alpha: float, tmp_
 def test_a_difference_is_added(tmp_path: Path) -> None:
     a, b, c = (noise(5, 7, seed=n) for n in range(3))
     sources = [source(tmp_path / str(n), {"x": x}) for n, x in enumerate((a, b, c))]
-    found = add_difference(*sources, 0.7)["x"]
+    found = add_difference(sources[0], sources[1], sources[2], 0.7)["x"]
     assert relative(found, a.astype(np.float64) + 0.7 * (b.astype(np.float64) - c)) < ROUNDING
 
 
 def test_a_difference_leaves_the_channels_that_only_an_inpainting_unet_has(tmp_path: Path) -> None:
     a, b, c = noise(3, 9, 3, 3), noise(3, 4, 3, 3, seed=1), noise(3, 4, 3, 3, seed=2)
     sources = [source(tmp_path / str(n), {"conv_in.weight": x}) for n, x in enumerate((a, b, c))]
-    found = add_difference(*sources, 1.0)["conv_in.weight"]
+    found = add_difference(sources[0], sources[1], sources[2], 1.0)["conv_in.weight"]
     np.testing.assert_array_equal(found[:, 4:], a[:, 4:])
     assert relative(found[:, :4], a[:, :4] + (b - c)) < ROUNDING
     with pytest.raises(WeightsError, match=r"\(3, 9, 3, 3\) in A and \(3, 4, 3, 3\) in another"):
@@ -93,8 +93,18 @@ def test_a_merge_that_overflows_is_refused(tmp_path: Path) -> None:
 
 
 def test_differences_are_norms_and_counts(tmp_path: Path) -> None:
-    a = {"same": noise(4), "moved": np.float32([3, 4, 0]), "a": noise(2), "shape": noise(2, 3)}
-    b = {"same": noise(4), "moved": np.float32([3, 4, 2]), "b": noise(5), "shape": noise(3, 2)}
+    a = {
+        "same": noise(4),
+        "moved": np.array([3, 4, 0], np.float32),
+        "a": noise(2),
+        "shape": noise(2, 3),
+    }
+    b = {
+        "same": noise(4),
+        "moved": np.array([3, 4, 2], np.float32),
+        "b": noise(5),
+        "shape": noise(3, 2),
+    }
     found = {d.name: d for d in diff(source(tmp_path / "a", a), source(tmp_path / "b", b))}
     moved = found["moved"]
     assert (moved.count, moved.changed, moved.norm, moved.distance) == (3, 1, 5, 2)
@@ -135,7 +145,7 @@ class Sum(dict[str, Any]):
     def place(self, name: str) -> None: ...
 
 
-def changed_by(base: Mapping[str, TensorSource], path: Path) -> dict[str, TensorSource]:
+def changed_by(base: Mapping[str, TensorSource], path: Path) -> Mapping[str, Any]:
     """The whole model with a LoRA."""
     changed = changed_tensors(base, [Lora(path)])
     return {

@@ -114,7 +114,7 @@ def test_a_value_that_is_not_finite_is_refused_when_it_is_read(
     base: TensorSource, original: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "vae.safetensors"
-    save_tensors(path, original | {"decoder.conv_out.bias": np.float32([1, np.nan, 1])})
+    save_tensors(path, original | {"decoder.conv_out.bias": np.array([1, np.nan, 1], np.float32)})
     found = VaeTensors(path, base)
     with pytest.raises(
         WeightsError, match=r"'decoder.conv_out.bias' holds a value that is not fin"

@@ -83,7 +83,7 @@ def test_an_adapter_that_peft_saves_equals_what_peft_merges(
     base = base_of(checkpoint("heads"))
     model = peft.get_peft_model(model_of(checkpoint("heads"), folder), CONFIGURATIONS[name])
     randomize(model)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(str(tmp_path))
     merged: Any = model.merge_and_unload()  # pyright: ignore[reportCallIssue]
     expected = {canonical(n, folder): t.numpy() for n, t in merged.state_dict().items()}
     # One component, as the prefix of PEFT names none.
