@@ -320,17 +320,30 @@ def test_a_missing_bundle_argument_is_named_rather_than_the_prompt(
 ) -> None:
     done = run("generate", "a red circle")
     assert done.status == 2
-    assert done.err.startswith("latentrt: bundle: expected a folder made by `latentrt export`")
+    assert done.err.startswith("latentrt: bundle: expected a bundle or a checkpoint, then the pro")
     swapped = run("generate", "a red circle", bundle("heads"))
     assert swapped.status == 2
     assert "bundle: expected the bundle before the prompt" in swapped.err
 
 
-COMMANDS = ("generate", "build", "compare", "bench")
+def test_compare_says_of_a_checkpoint_which_command_makes_a_bundle(
+    run: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    single = tmp_path / "model.safetensors"
+    single.touch()
+    done = run("compare", folder)
+    assert done.status == 2
+    assert f"latentrt export '{folder}' BUNDLE" in done.err
+    done = run("compare", single)
+    assert done.status == 2
+    assert "is a checkpoint in one file" in done.err
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_checkpoint_in_place_of_a_bundle_gets_the_command_that_makes_one(
+@pytest.mark.parametrize("command", ["generate", "build", "bench", "samplers"])
+def test_commands_say_what_is_wrong_with_a_checkpoint(
     run: Run, tmp_path: Path, command: str
 ) -> None:
     folder = tmp_path / "my model"
@@ -341,10 +354,10 @@ def test_a_checkpoint_in_place_of_a_bundle_gets_the_command_that_makes_one(
     more = ("a red circle",) if command == "generate" else ()
     done = run(command, folder, *more)
     assert done.status == 2
-    assert f"latentrt export '{folder}' BUNDLE" in done.err
+    assert "model_index.json: architecture None is not supported" in done.err
     done = run(command, single, *more)
     assert done.status == 2
-    assert "is a checkpoint in one file" in done.err
+    assert "model.safetensors: is not a safetensors file: it is empty" in done.err
 
 
 def test_export_of_a_bundle_says_that_it_is_one(

@@ -77,6 +77,7 @@ def bench(
     from latentrt.benchmarks.latency.workload import Workload
     from latentrt.bundle.errors import InputError
     from latentrt.cli.benchmark import Files, Peers, report, sweep
+    from latentrt.cli.bundles import bundle_of
     from latentrt.cli.values import assignments, counts, engine_options, size_of
     from latentrt.runtime import Guidance, Request, Sampling
 
@@ -88,7 +89,7 @@ def bench(
         batches=counts("batch", batch or "1"),
     )
     workload = Workload(
-        bundle,
+        bundle_of(bundle, quiet=as_json),
         {
             "engine": grid.engines[0],
             "precision": precision,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.bundle.bundle import Bundle
+from latentrt.cli.bundles import bundle_of
 from latentrt.cli.table import print_table
 from latentrt.runtime.schedules import CATALOGUE, as_stable_diffusion, samplers_of, schedules_of
 
@@ -30,7 +31,7 @@ def list_samplers(path: Path | None = None) -> list[dict[str, Any]]:
 
 
 def _samplers_of(path: Path) -> tuple[str, ...]:
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(bundle_of(path))
     config = bundle.scheduler_config()
     if bundle.manifest.forces_scheduler:
         config = as_stable_diffusion(config)
