@@ -1,6 +1,6 @@
 """Graphs of one architecture in one compressed file.
 
-They are one graph at several dtypes, so each is nearly a copy of the one before it: compressed
+They are one graph at several dtypes, so each is nearly a copy of the one before it. Compressed
 together they take little more than one.
 """
 

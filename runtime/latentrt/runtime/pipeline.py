@@ -159,7 +159,7 @@ class Pipeline:
           default is 12, with weights of at most half of the memory that is available now.
         - `vae`: a `.safetensors` file with a VAE in place of the model's own.
         - `checkpoint`: how a checkpoint is read: the dtype of its bundle's weights, a VAE from
-          another file, what is not to be inferred. `progress` is told how far its making is.
+          another file, what is not to be inferred. `progress` is called while it is made.
 
         Raises `BundleError`, `Unavailable` or `InputError`. A pipeline is used by the process that
         opened it: open it after a fork.

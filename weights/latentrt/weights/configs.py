@@ -118,7 +118,7 @@ _INERT: Final = frozenset({"sample_size"})
 
 _NOT_IN_GRAPHS: Final[Mapping[str, Collection[str]]] = {
     # Channels are those of one convolution, whose shape is its tensor's. PyTorch's fused attention
-    # sums in float32 by itself, and reads no `upcast_attention`.
+    # does not read `upcast_attention`.
     "unet": {*_INERT, "in_channels", "upcast_attention", "dropout"},
     "vae": {
         *_INERT,
@@ -146,8 +146,8 @@ _TEXT_IN_GRAPHS: Final = (
 def with_defaults(folder: str, config: Config) -> Config:
     """A part's config with every field that its class has.
 
-    A text encoder's may be inside the config of a whole `CLIPModel`, and keeps fields that its
-    class does not have, as in transformers. diffusers drops them.
+    A text encoder's may be inside the config of a whole `CLIPModel`. Fields that the class does not
+    have are kept for text encoders, as in transformers, and dropped for others, as in diffusers.
     """
     if folder.startswith("text_encoder"):
         inner = config.get("text_config")

@@ -1,4 +1,4 @@
-"""Bundles that latentrt makes of checkpoints by itself, in the user's cache folder.
+"""Bundles made of checkpoints on demand, in the user's cache folder.
 
 Each checkpoint has one place there, by its path. A bundle is made again when a file of the
 checkpoint has changed since.
@@ -34,7 +34,7 @@ from latentrt.weights.source import Source
 from latentrt.weights.weight_store import Progress
 
 _SCHEMA: Final = 1
-"""Of how bundles are made; a change makes every one anew."""
+"""The version of how bundles are made. Bundles of another version are made again."""
 
 
 @dataclass(frozen=True, slots=True)

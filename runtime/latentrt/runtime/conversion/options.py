@@ -18,9 +18,9 @@ class CheckpointOptions:
     """What is stated about a checkpoint, and the parts that come from elsewhere.
 
     `dtype` ("fp32", "fp16", "bf16") is how its bundle stores weights, None its own. `variant` names
-    the weights files of a folder. The others are for single files: `vae` is a file and
-    `text_encoder` a checkpoint whose parts it takes in place of its own, `configs` a checkpoint
-    whose configs it takes, `overrides` replace what would be inferred.
+    the weights files of a folder. The others are for single files. A single file takes its VAE from
+    `vae`, a file, and its text encoders from `text_encoder`, a checkpoint. It takes configs and
+    tokenizers from `configs`, a checkpoint. `overrides` replace what would be inferred.
     """
 
     dtype: str | None = None
