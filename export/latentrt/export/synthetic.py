@@ -28,6 +28,8 @@ from latentrt.weights.architectures import ARCHITECTURES
 from latentrt.weights.source import Config, Source
 
 PREFIX: Final = "random:"
+_DRAWN: Final = ("sd15", "sd2-base", "sd21", "sdxl", "lcm", "ssd-1b", "vega")
+"""The architectures that draw from text alone."""
 
 _BRANCH_ENDS: Final = (
     "conv2.weight",
@@ -63,8 +65,8 @@ class SyntheticCheckpoint:
     def named(name: str) -> SyntheticCheckpoint:
         """The checkpoint called e.g. `random:sd15`; raises `InputError` for an unknown one."""
         key = name.removeprefix(PREFIX)
-        if key not in ARCHITECTURES:
-            expected = f"one of {', '.join(PREFIX + k for k in ARCHITECTURES)}"
+        if key not in _DRAWN:
+            expected = f"one of {', '.join(PREFIX + k for k in _DRAWN)}"
             raise InputError("checkpoint", expected, repr(name))
         return SyntheticCheckpoint(name, ARCHITECTURES[key])
 
