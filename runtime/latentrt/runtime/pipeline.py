@@ -170,7 +170,7 @@ class Pipeline:
         with only_latentrt_errors():
             return cls(
                 with_vae(
-                    Bundle.open(_bundle_of(as_path("path", path), checkpoint, progress)),
+                    Bundle.open(_bundle_of(as_path("bundle", path), checkpoint, progress)),
                     None if vae is None else as_path("vae", vae),
                 ),
                 engine,
