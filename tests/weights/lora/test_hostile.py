@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.fuzz import errors_of_ours, fuzz
 from tests.weights.lora.files import noise, save
@@ -232,6 +232,7 @@ def test_tensors_of_any_roles_and_shapes_are_applied_or_refused(
 
 @fuzz(100)
 @given(position=st.integers(0, 700), replacement=st.binary(min_size=1, max_size=4))
+@example(position=359, replacement=b"\x7f")  # a number near the largest
 def test_a_file_changed_anywhere_is_applied_or_refused(
     tmp_path_factory: pytest.TempPathFactory, position: int, replacement: bytes
 ) -> None:
@@ -241,4 +242,5 @@ def test_a_file_changed_anywhere_is_applied_or_refused(
     base = np.ones((16, 4, 3, 3), np.float32)
     with errors_of_ours():
         change = LoraFile.open(path, BASE).changes["unet"]["conv_in.weight"]
-        assert change.delta(base, 1.0).dtype == np.float32
+        with np.errstate(over="ignore", invalid="ignore"):  # as where tensors are changed
+            assert change.delta(base, 1.0).dtype == np.float32
