@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT, TRACED, read_json
 
 from latentrt.bundle.errors import FileError
-from latentrt.export import trace
+from latentrt.export import trace, tracing
 from latentrt.graphs.archive import pack, unpack
 from latentrt.graphs.store import SHIPPED, VARIABLE, find
 from latentrt.weights.architectures import ARCHITECTURES
@@ -25,6 +25,7 @@ from latentrt.weights.configs import graph_fingerprint, with_defaults
 from latentrt.weights.ready_graphs import ready_graphs, ready_shapes
 
 DTYPES = ("float32", "float16", "bfloat16")
+TEXT = ROOT / "models" / "shapes" / "text_encoder"
 MOST = 3_000_000
 """Bytes of the graphs in the wheel."""
 FARTHEST = 2e-5
@@ -143,6 +144,22 @@ def test_pytorch_traces_the_graphs_that_ship_again(component: str, dtype: str) -
     trace._externalise(found)
     expected = canonical(onnx.load_model_from_string(shipped.at(dtype).own))
     assert canonical(ir.to_proto(found)) == expected
+
+
+def test_one_trace_gives_the_graphs_of_every_dtype() -> None:
+    config = with_defaults("text_encoder", read_json(TEXT / "config.json"))
+    (spec,) = component_specs(["text_encoder"])
+    shipped = ready_graphs(spec, config)
+    assert shipped is not None
+    found = dict(tracing.traced_at_all(spec, config))
+    assert set(found) == set(DTYPES)
+    for dtype, graphs in found.items():
+        expected = shipped.at(dtype)
+        for mine, theirs in ((graphs.own, expected.own), (graphs.in_float32, expected.in_float32)):
+            assert (mine is None) == (theirs is None)
+            if mine is not None and theirs is not None:
+                pair = [canonical(onnx.load_model_from_string(g)) for g in (mine, theirs)]
+                assert pair[0] == pair[1], dtype
 
 
 def test_a_field_that_decides_a_graph_has_no_graph_that_ships() -> None:
