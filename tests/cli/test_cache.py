@@ -39,9 +39,9 @@ def test_a_limit_that_is_no_size_is_refused(run: Run, limit: str) -> None:
 def test_pictures_are_drawn_where_there_can_be_no_cache_and_builds_are_refused(
     run: Run, bundle: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder, picture = str(bundle("heads")), tmp_path / "out.png"
     (tmp_path / "file").touch()
     monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "file" / "cache"))
-    folder, picture = str(bundle("heads")), tmp_path / "out.png"
     own = ["--engine", "onnxruntime"]
     status, _, err = run("generate", folder, "a", "-o", str(picture), "--steps", "1", *own)
     assert status == 0
