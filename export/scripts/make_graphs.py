@@ -212,7 +212,8 @@ def evaluated(graph: bytes, folder: Path, inputs: Mapping[str, Any]) -> list[NDA
 
 def made_with() -> str:
     """Changes with whatever decides a graph beside its config."""
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
+    # Without what tells one build of a version from another, such as "+cpu".
+    versions = [f"{n} {importlib.metadata.version(n).partition('+')[0]}" for n in LIBRARIES]
     code = (trace, retype, casts, islands, float32, tracing, modules, components, specs)
     texts = [*versions, *(inspect.getsource(module) for module in code)]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
