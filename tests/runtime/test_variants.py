@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from latentrt.bundle.cache_folder import cache_folder
-from latentrt.bundle.errors import WeightsError
+from latentrt.bundle.errors import ShapeNotBuilt, WeightsError
 from latentrt.bundle.golden import psnr
 from latentrt.runtime import Lora, Pipeline, Request, Sampling, Size
 from latentrt.runtime.conversion.places import VARIANTS
@@ -198,6 +198,18 @@ def test_a_lora_that_fits_nothing_leaves_the_pipeline_as_it_was(
     with pytest.raises(WeightsError, match="nowhere"):
         pipeline(request_with(Lora(path)))
     assert np.array_equal(ours(pipeline), before)
+
+
+def test_a_pipeline_that_must_not_compile_compiles_no_lora(
+    bundle: Callable[[str], Path],
+    files: Callable[[str, int], Path],
+    pipelines: Callable[..., Pipeline],
+) -> None:
+    ours(pipelines("heads"))  # the base's engines are stored
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", precision="fp32", build="never") as p:
+        ours(p)
+        with pytest.raises(ShapeNotBuilt, match="not built"):
+            ours(p, Lora(files("heads", 1)))
 
 
 def test_a_request_names_its_loras_by_file_hash_and_scale(

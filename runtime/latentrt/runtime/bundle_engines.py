@@ -188,6 +188,10 @@ class BundleEngines:
     ) -> Engine:
         chosen = self._chosen[component]
         if not self._guarded:
+            if self._build == "never":
+                raise ShapeNotBuilt(
+                    f"{component}: not built: engines of these weights are not stored"
+                )
             return chosen.compile(Blueprint.of(self._bundle, component, sizes))
         try:
             opened = open_verified(
