@@ -21,6 +21,7 @@ from latentrt.export.libraries import quiet_libraries
 from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
 from latentrt.export.tracing import traced
 from latentrt.graphs.store import GraphSet
+from latentrt.runtime.conversion.make import DTYPES
 from latentrt.weights.bundle_writer import Measured, check_replaceable, write_bundle
 from latentrt.weights.checked import Checked
 from latentrt.weights.component_specs import ComponentSpec, component_specs
@@ -28,7 +29,6 @@ from latentrt.weights.parts import Part
 from latentrt.weights.ready_graphs import ready_graphs
 from latentrt.weights.weight_store import Progress
 
-DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Arrays = Mapping[str, NDArray[Any]]
 _VERSIONED: Final = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnxscript")
 
