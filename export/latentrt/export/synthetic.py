@@ -25,12 +25,10 @@ from latentrt.bundle.tensors import Entry
 from latentrt.export.modules import described
 from latentrt.weights import opening
 from latentrt.weights.architectures import ARCHITECTURES
+from latentrt.weights.configs import with_defaults
 from latentrt.weights.source import Config, Source
 
 PREFIX: Final = "random:"
-_DRAWN: Final = ("sd15", "sd2-base", "sd21", "sdxl", "lcm", "ssd-1b", "vega")
-"""The architectures that draw from text alone."""
-
 _BRANCH_ENDS: Final = (
     "conv2.weight",
     "to_out.0.weight",
@@ -52,6 +50,12 @@ def open_source(checkpoint: str | Path, variant: str | None = None) -> Source:
     return opening.open_source(checkpoint, variant)
 
 
+def _draws_from_text(configs: Mapping[str, Config]) -> bool:
+    """Whether an architecture needs nothing but a prompt: no picture, no mask, no base model."""
+    unet, vae = (with_defaults(folder, configs[folder]) for folder in ("unet", "vae"))
+    return "text_encoder" in configs and unet["in_channels"] == vae["latent_channels"]
+
+
 @dataclass(frozen=True, slots=True)
 class SyntheticCheckpoint:
     """A checkpoint with the interface of a folder, whose tensors are made when they are read."""
@@ -65,8 +69,9 @@ class SyntheticCheckpoint:
     def named(name: str) -> SyntheticCheckpoint:
         """The checkpoint called e.g. `random:sd15`; raises `InputError` for an unknown one."""
         key = name.removeprefix(PREFIX)
-        if key not in _DRAWN:
-            expected = f"one of {', '.join(PREFIX + k for k in _DRAWN)}"
+        drawn = [k for k, configs in ARCHITECTURES.items() if _draws_from_text(configs)]
+        if key not in drawn:
+            expected = f"one of {', '.join(PREFIX + k for k in drawn)}"
             raise InputError("checkpoint", expected, repr(name))
         return SyntheticCheckpoint(name, ARCHITECTURES[key])
 
