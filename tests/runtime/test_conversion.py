@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from tests.single_file import write_single_file
 
 from latentrt.bundle.bundle import Bundle
@@ -172,11 +173,11 @@ def test_a_single_file_of_another_family_draws_the_picture_of_its_folder(
     folder = checkpoint(configuration)
     path = write_single_file(folder, tmp_path / "model.safetensors")
     options = CheckpointOptions(configs=folder)
-    pictures: list[np.ndarray] = []
+    pictures: list[NDArray[np.uint8]] = []
     for opened, given in ((folder, None), (path, options)):
         with Pipeline.open(opened, engine="onnxruntime", checkpoint=given) as pipeline:
             pictures.append(np.asarray(pipeline(REQUEST).images[0]))
-    assert np.array_equal(*pictures)
+    assert np.array_equal(pictures[0], pictures[1])
     assert pictures[0].std() > 1
 
 
