@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.bundle import Bundle, NamedFile
 from latentrt.bundle.errors import InputError, ShapeNotBuilt
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
 from latentrt.engines.engine import Engine
@@ -50,6 +50,7 @@ class Planning:
         shared: Mapping[str, Model],
     ) -> None:
         self._manifest = bundle.manifest
+        self._vae = bundle.vae or NamedFile("", "")
         self._limit = limit
         own = bundle.manifest.components.items()
         self.models: Mapping[str, Model] = {
@@ -157,6 +158,8 @@ class Planning:
             model_hash=self._manifest.model_hash,
             sampler=schedule.sampler,
             schedule=schedule.spacing or "",
+            vae=self._vae.name,
+            vae_sha256=self._vae.sha256,
         )
         before = request.provenance
         notes = () if before is None else before.notes(drawn, request.sampling)
