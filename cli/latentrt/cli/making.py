@@ -133,7 +133,7 @@ def cache(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the compiled engines that are stored, and remove them."""
+    """List the compiled engines, bundles and changed weights that are stored; remove them."""
     from latentrt.cli.cache import manage, print_cache
 
     found = manage(remove=remove, limit=limit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +85,9 @@ def _variant(base: Bundle, key: str, changed: Callable[[], Mapping[str, TensorSo
         notes = _notes(place)
         if notes is None:
             notes = _write(place, base, changed())
+        else:
+            with contextlib.suppress(OSError):
+                os.utime(place / VARIANT_RECORD)  # the time of its last use
     return _opened(base, place, notes)
 
 

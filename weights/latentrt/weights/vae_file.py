@@ -20,8 +20,8 @@ _VAE: Final = "vae"
 class VaeFile:
     """A checkpoint that has a VAE alone.
 
-    All known models have a VAE of the same layers, of the config `own`. Its scale is not in the file: it goes with the
-    U-Net, so the checkpoint that takes this part gives it.
+    `own` is its config: all known models have a VAE of the same layers. Its scale is not in the
+    file. It goes with the U-Net, so the checkpoint that takes this part gives it.
     """
 
     path: Path
