@@ -174,11 +174,10 @@ class Pipeline:
             raise InputError("build", "missing or never", shown(build))
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
+            opened = Bundle.open(_bundle_of(as_path("bundle", path), checkpoint, progress))
+            made_with = None if checkpoint is None else checkpoint.vae
             return cls(
-                with_vae(
-                    Bundle.open(_bundle_of(as_path("bundle", path), checkpoint, progress)),
-                    None if vae is None else as_path("vae", vae),
-                ),
+                with_vae(opened, None if vae is None else as_path("vae", vae), made_with),
                 engine,
                 precision,
                 options,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final
 
-from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.bundle import Bundle, NamedFile
 from latentrt.bundle.errors import InputError, ShapeNotBuilt
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
 from latentrt.engines.engine import Engine
@@ -50,6 +50,7 @@ class Planning:
         wide: tuple[Model, ...] = (),
     ) -> None:
         self._manifest = bundle.manifest
+        self._vae_file = bundle.vae or NamedFile("", "")
         self._limit = limit
         own = bundle.manifest.components.items()
         self.models: Mapping[str, Model] = {
@@ -157,6 +158,8 @@ class Planning:
             model_hash=self._manifest.model_hash,
             sampler=schedule.sampler,
             schedule=schedule.spacing or "",
+            vae=self._vae_file.name,
+            vae_sha256=self._vae_file.sha256,
         )
         before = request.provenance
         notes = () if before is None else before.notes(drawn, request.sampling)
