@@ -78,9 +78,9 @@ class Kit:
     def denoiser(self) -> GuidedDenoiser:
         """The U-Net under the request's prompts, which are encoded."""
         sizes = {"batch": 1, "sequence": self._conditioner.length}
-        for name in self._models:
+        for name, model in self._models.items():
             if name.startswith("text_encoder"):
-                self._opening(name, sizes)
+                self._opening(model, sizes)
         begun = time.perf_counter()
         found = self._calls.answer(self._conditioner(self.request))
         self.text_seconds += time.perf_counter() - begun
@@ -95,7 +95,7 @@ class Kit:
         assert size is not None
         sizes = {"batch": 1, "image_height": size.height, "image_width": size.width}
         self._opening.more(1)
-        self._opening("vae_encoder", sizes)
+        self._opening(self._models["vae_encoder"], sizes)
         begun = time.perf_counter()
         moments = self._calls.answer(self._encode(for_vae_encoder(image, size)))
         if not all_finite(moments):

@@ -27,10 +27,10 @@ from latentrt.runtime.size import Size
 from latentrt.runtime.tasks import Task
 from latentrt.runtime.weights_fields import Weights
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`, 3 `weights`.
+2 added `task`, 3 `weights`, 4 further tasks.
 """
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
