@@ -43,6 +43,8 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from latentrt.runtime.batcher import Batcher
+    from latentrt.runtime.canny import canny
+    from latentrt.runtime.control import Control
     from latentrt.runtime.guidance import Guidance
     from latentrt.runtime.picture import Step
     from latentrt.runtime.pipeline import Pipeline
@@ -63,6 +65,7 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Closed",
+    "Control",
     "DeadlineExceeded",
     "Embedding",
     "EngineError",
@@ -89,10 +92,13 @@ __all__ = [
     "Unwritable",
     "VerificationFailed",
     "WeightsError",
+    "canny",
 ]
 
 _MODULES: Final = {
     "Batcher": "runtime.batcher",
+    "Control": "runtime.control",
+    "canny": "runtime.canny",
     "Embedding": "weights.embedding",
     "Lora": "weights.lora.lora",
     "Guidance": "runtime.guidance",

@@ -54,7 +54,8 @@ def _derivatives(pixels: Grid) -> tuple[Grid, Grid]:
     dx = rows[:, 2:] - rows[:, :-2]
     dy = columns[2:] - columns[:-2]
     largest = np.argmax(np.abs(dx) + np.abs(dy), axis=2)[:, :, None]
-    return tuple(np.take_along_axis(d, largest, axis=2)[:, :, 0] for d in (dx, dy))
+    across = np.take_along_axis(dx, largest, axis=2)[:, :, 0]
+    return across, np.take_along_axis(dy, largest, axis=2)[:, :, 0]
 
 
 def _ridges(strength: Grid, dx: Grid, dy: Grid) -> Grid:

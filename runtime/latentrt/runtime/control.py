@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
@@ -182,7 +182,7 @@ def _named(fields: dict[str, Any], attachments: Sequence[object]) -> Control:
     if model is None:
         expected = f"{shown(fields.get('name'))} with SHA-256 {shown(fields.get('sha256'))}"
         raise InputError("controls", expected, f"{len(controls)} other ControlNets")
-    arrays = [each for each in attachments if isinstance(each, np.ndarray)]
+    arrays = cast("list[Pixels]", [e for e in attachments if isinstance(e, np.ndarray)])
     pictures = [each.image for each in controls] + [each for each in arrays if each.ndim == 3]
     for picture in pictures:
         if pixels_sha256(picture) == fields.get("image"):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +22,43 @@ from latentrt.bundle.errors import BundleError
 from latentrt.bundle.manifest import GOLDEN
 from latentrt.bundle.publish import publishing
 from latentrt.graphs.residuals import with_residuals
+from latentrt.runtime.bundle_engines import CONTROLLED, BundleEngines
 from latentrt.runtime.conversion.locks import locked
 from latentrt.runtime.conversion.places import VARIANT_RECORD, VARIANTS
+from latentrt.runtime.rows import Model
 from latentrt.weights.control_specs import DOWN_ADDED, MID_ADDED, residual_specs
 
-CONTROLLED: Final = "unet_controlled"
-"""The component's name."""
+
+class ControlledUnet:
+    """A bundle's U-Net that takes residuals, opened when it is first asked for. Thread-safe.
+
+    `engines` gives the engines of a bundle.
+    """
+
+    def __init__(self, base: Bundle, engines: Callable[[Bundle], BundleEngines]) -> None:
+        self._base = base
+        self._made = engines
+        self._opened: tuple[Model, BundleEngines] | None = None
+        self._lock = threading.Lock()
+
+    def model(self) -> Model:
+        """The U-Net; raises what `controlled_bundle` raises."""
+        with self._lock:
+            if self._opened is None:
+                bundle = controlled_bundle(self._base)
+                engines = self._made(bundle)
+                inputs = bundle.manifest.components[CONTROLLED].inputs
+                model = Model(CONTROLLED, inputs, partial(engines.get, CONTROLLED))
+                self._opened = (model, engines)
+            return self._opened[0]
+
+    def close(self) -> None:
+        """Free its engines."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened[1].close()
+
+
 _VERSION: Final = 1
 """Of how the graph is made; those of another version are made again."""
 
@@ -54,9 +88,7 @@ def controlled_bundle(base: Bundle) -> Bundle:
     component = replace(
         record, graph=f"controlled/{CONTROLLED}.onnx", inputs=(*record.inputs, *residuals)
     )
-    manifest = replace(
-        base.manifest, components={CONTROLLED: component}, files={**kept, **records}
-    )
+    manifest = replace(base.manifest, components={CONTROLLED: component}, files={**kept, **records})
     return Bundle(base.path, manifest, {**base.elsewhere, **own})
 
 

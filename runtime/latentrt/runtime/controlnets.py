@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.component import ComponentRecord
@@ -109,7 +110,7 @@ def check_fit(path: Path, own: Mapping[str, Any], unet: ComponentRecord) -> None
     """Raise `InputError` for a ControlNet of another family than a U-Net, naming both."""
     fields = ("block_out_channels", "cross_attention_dim", "layers_per_block")
     pooled = any(spec.name == "text_embeds" for spec in unet.inputs)
-    same = all(_value(own[field]) == _value(unet.config.get(field)) for field in fields)
+    same = all(_listed(own[field]) == _listed(unet.config.get(field)) for field in fields)
     if same and pooled == (own["addition_embed_type"] is not None):
         return
     found, expected = generation_of(own), generation_of(unet.config)
@@ -121,12 +122,14 @@ def check_fit(path: Path, own: Mapping[str, Any], unet: ComponentRecord) -> None
     raise InputError("control", f"a ControlNet for {expected}", f"{path.name}, for {found}")
 
 
-def _value(stated: object) -> object:
-    return list(stated) if isinstance(stated, tuple | list) else stated  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+def _listed(stated: object) -> object:
+    return list(cast("list[object]", stated)) if isinstance(stated, tuple | list) else stated
 
 
-def encode(opened: OpenedControlNet, control: Control, size: Size, opening: Opening) -> Any:
-    """A control whose picture is encoded at a size; opens the engine for that."""
+def encode(
+    opened: OpenedControlNet, control: Control, size: Size, opening: Opening
+) -> EncodedControl:
+    """A control whose picture is encoded at a size; the engine for that is opened."""
     model = opened.models[HINT_ENCODER]
     opening.more(1)
     opening(model, {"batch": 1, "image_height": size.height, "image_width": size.width})
@@ -134,7 +137,7 @@ def encode(opened: OpenedControlNet, control: Control, size: Size, opening: Open
     if opened.config["controlnet_conditioning_channel_order"] == "bgr":
         picture = picture[::-1]
 
-    def asked() -> Evaluation[Any]:
+    def asked() -> Evaluation[NDArray[np.float32]]:
         (outputs,) = yield [Row(model, {"controlnet_cond": np.ascontiguousarray(picture)})]
         return outputs["hint"]
 

@@ -21,7 +21,10 @@ from latentrt.engines.process import Home
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
-from latentrt.runtime.bundle_engines import BundleEngines
+from latentrt.runtime.bundle_engines import engines_for
+from latentrt.runtime.controlled_unet import ControlledUnet
+from latentrt.runtime.controlling import Controlling
+from latentrt.runtime.controlnets import ControlNets
 from latentrt.runtime.conversion.opened import is_checkpoint
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.planning import Planning
@@ -75,12 +78,12 @@ class Pipeline:
         most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
         memory = available_memory()
-        self._engines = BundleEngines(
-            bundle,
-            engine,
-            precision,
-            options,
-            components,
+        engines_of = partial(
+            engines_for,
+            engine=engine,
+            precision=precision,
+            options=options,
+            components=components,
             build=build,
             cache=cache,
             guarded=guarded,
@@ -88,6 +91,7 @@ class Pipeline:
             max_engines=most_engines,
             memory=memory,
         )
+        self._engines = engines_of(bundle)
         limit = SizeLimit.of(
             bundle.manifest,
             set(self.engines.values()),
@@ -97,11 +101,18 @@ class Pipeline:
         )
         self._base = base
         self._changed = changed
+        self._controlnets = ControlNets(engines_of) if base is None else base._controlnets
+        self._controlled = (
+            ControlledUnet(bundle, engines_of)
+            if base is None or "unet" in changed
+            else base._controlled
+        )
         shared: dict[str, Model] = {}
         if base is not None:
             models = base._planning.models.items()
             shared = {name: model for name, model in models if name not in changed}
-        self._planning = Planning(bundle, self._opened, limit, shared)
+        controlling = Controlling(bundle, self._controlnets, self._controlled.model)
+        self._planning = Planning(bundle, self._opened, limit, shared, controlling)
         self._like = partial(
             Pipeline,
             engine=engine,
@@ -221,6 +232,10 @@ class Pipeline:
         In a forked process, which has none of their threads, it does nothing.
         """
         self._engines.close()
+        if self._base is None or "unet" in self._changed:
+            self._controlled.close()
+        if self._base is None:
+            self._controlnets.close()
 
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""

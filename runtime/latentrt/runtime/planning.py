@@ -17,6 +17,7 @@ from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
 from latentrt.engines.engine import Engine
 from latentrt.engines.registry import Progress
 from latentrt.runtime.conditioning import Conditioner
+from latentrt.runtime.controlling import Controlling
 from latentrt.runtime.kit import Kit
 from latentrt.runtime.latents import for_vae
 from latentrt.runtime.opening import Opening
@@ -39,7 +40,8 @@ class Planning:
     """Makes plans over one bundle. Thread-safe.
 
     `engine` gives a component's engine for sizes, and tells a progress; `limit` is how large
-    pictures may be. `shared` are models of another bundle with the same weights.
+    pictures may be. `shared` are models of another bundle with the same weights; `controlling` puts
+    requests under ControlNets.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Planning:
         engine: Callable[..., Engine],
         limit: SizeLimit,
         shared: Mapping[str, Model],
+        controlling: Controlling,
     ) -> None:
         self._manifest = bundle.manifest
         self._limit = limit
+        self._controlling = controlling
         own = bundle.manifest.components.items()
         self.models: Mapping[str, Model] = {
             name: shared.get(name) or Model(name, record.inputs, partial(engine, name))
@@ -78,6 +82,7 @@ class Planning:
         together = self._together(request) if batches is None else 1
         self._check_size(request, batches, decodes)
         self._conditioner.check(request)
+        controlnets = self._controlling.opened(request.controls)
         opening = Opening(progress, self._expected(batches, decodes))
         shape = self._latent_shape(request)
         kit = Kit(
@@ -89,7 +94,9 @@ class Planning:
             self._schedule,
             opening,
         )
-        legs = request.task.legs(kit)
+        legs = self._controlling.controlled(
+            request.task.legs(kit), self.models["unet"], request.controls, controlnets, opening
+        )
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
         if batches is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import integer, shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import json_object
+from latentrt.runtime.control import Control
 from latentrt.runtime.guidance import Guidance
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request_fields import (
@@ -30,7 +31,7 @@ from latentrt.runtime.weights_fields import Weights
 SCHEMA: Final = 4
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`, 3 `weights`, 4 further tasks.
+2 added `task`, 3 `weights`, 4 further tasks and `controls`.
 """
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
@@ -51,9 +52,9 @@ class Request:
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
     picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
-    may name, and LoRAs. `provenance` is what it was drawn
-    with: a result's request has it. A model that draws it again notes where it differs. Requests
-    are equal, whatever their provenance, where they ask for the same pictures.
+    may name, and LoRAs. `controls` are ControlNets with their pictures. `provenance` is what it was
+    drawn with: a result's request has it. A model that draws it again notes where it differs.
+    Requests are equal, whatever their provenance, where they ask for the same pictures.
 
     Raises `InputError` naming the field that cannot be used.
     """
@@ -74,6 +75,7 @@ class Request:
     crop: tuple[int, int]
     target_size: Size | None
     weights: tuple[Weights, ...]
+    controls: tuple[Control, ...]
     provenance: Provenance | None
 
     def __init__(
@@ -95,6 +97,7 @@ class Request:
         crop: tuple[int, int] = (0, 0),
         target_size: Size | None = None,
         weights: Sequence[Weights] = (),
+        controls: Sequence[Control] = (),
         provenance: Provenance | None = None,
     ) -> None:
         given = locals()
@@ -140,7 +143,8 @@ class Request:
         """From `to_json`, of this version or an older one; keys that are absent have their default.
 
         `attachments` are what the JSON names by hashes: latents, or rows of them among others,
-        pictures and embeddings. Raises `InputError`, also for a newer schema and for unknown keys.
+        pictures, embeddings, LoRAs and ControlNets. Raises `InputError`, also for a newer schema
+        and for unknown keys.
         """
         found = json_object("request", value)
         schema = found.pop("schema", 1)
@@ -151,8 +155,9 @@ class Request:
         if "prompt" not in found:
             raise InputError("prompt", "a string", "none")
         arrays = [each for each in attachments if isinstance(each, np.ndarray)]
+        files = ("weights", "controls")
         values = {
-            name: field.from_json(name, found[name], attachments if name == "weights" else arrays)
+            name: field.from_json(name, found[name], attachments if name in files else arrays)
             for name, field in FIELDS.items()
             if name in found
         }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite, number, pair, text
+from latentrt.runtime.control import Control, check_controls, controls_json, named_controls
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.provenance import Provenance
@@ -26,7 +27,7 @@ MAX_IMAGES: Final = 1024
 _WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
 Arrays = Sequence[NDArray[Any]]
-Attachments = Sequence[NDArray[Any] | Weights]
+Attachments = Sequence[NDArray[Any] | Weights | Control]
 """What a request's JSON names by hashes."""
 
 
@@ -227,6 +228,11 @@ FIELDS: Final[Mapping[str, RequestField]] = {
     "target_size": _SIZE,
     "weights": RequestField(
         _plain(check_weights), weights_json, lambda _name, value, given: named_weights(value, given)
+    ),
+    "controls": RequestField(
+        _plain(check_controls),
+        controls_json,
+        lambda _name, value, given: named_controls(value, given),
     ),
     "provenance": RequestField(
         _plain(_provenance),
