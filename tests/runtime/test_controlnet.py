@@ -10,12 +10,15 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from tests.controlnets import hint_picture, saved_controlnet
 
 from latentrt.bundle.golden import Difference, psnr
-from latentrt.runtime import Control, Pipeline, Request, Sampling
+from latentrt.runtime import Control, ImageToImage, Lora, Pipeline, Request, Sampling, Size
+from latentrt.runtime.controlled_denoiser import EncodedControl
+from latentrt.runtime.rows import Model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -134,3 +137,158 @@ def test_one_controlnet_gives_the_picture_of_diffusers(
     control = Control(controlnet(configuration), hint_picture(), 0.8)
     made = reference(checkpoint(configuration), [control.model])
     check(pipelines(configuration), made, [control], ours([control]))
+
+
+def two(controlnet: Controlnets, **fields: Any) -> list[Control]:
+    """Two ControlNets with pictures and scales of their own."""
+    first = Control(controlnet("heads"), hint_picture(), 0.9, **fields)
+    return [first, Control(controlnet("heads", 1), hint_picture(1), 0.4, **fields)]
+
+
+def test_two_controlnets_at_their_own_scales_give_the_picture_of_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+) -> None:
+    controls = two(controlnet)
+    made = reference(checkpoint("heads"), [c.model for c in controls])
+    check(pipelines("heads"), made, controls, ours(controls))
+
+
+@pytest.mark.parametrize("interval", [(0.0, 0.5), (0.3, 1.0), (0.2, 0.7)], ids=str)
+def test_a_controlnet_acts_from_its_start_to_its_end_as_in_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+    interval: tuple[float, float],
+) -> None:
+    control = Control(controlnet("heads"), hint_picture(), 1.0, *interval)
+    made = reference(checkpoint("heads"), [control.model])
+    check(pipelines("heads"), made, [control], ours([control]))
+
+
+def test_an_interval_counts_evaluations_where_steps_have_two(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+) -> None:
+    control = Control(controlnet("heads"), hint_picture(), 1.0, 0.2, 0.45)
+    made = reference(checkpoint("heads"), [control.model], "HeunDiscreteScheduler")
+    request = ours([control], sampling=Sampling("heun", steps=STEPS))
+    check(pipelines("heads"), made, [control], request)
+
+
+@pytest.mark.parametrize("configuration", ["heads", "xl"])
+def test_mode_control_is_the_guess_mode_of_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+    configuration: str,
+) -> None:
+    control = Control(controlnet(configuration), hint_picture(), mode="control")
+    made = reference(checkpoint(configuration), [control.model])
+    check(pipelines(configuration), made, [control], ours([control]))
+
+
+def test_mode_control_without_guidance_acts_on_the_prompts_row(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+) -> None:
+    control = Control(controlnet("heads"), hint_picture(), mode="control")
+    made = reference(checkpoint("heads"), [control.model])
+    request = ours([control], guidance=1.0)
+    check(pipelines("heads"), made, [control], request, guidance_scale=1.0)
+
+
+def test_a_picture_of_another_size_is_resized_as_in_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+) -> None:
+    # Latents of 9 x 5 do not halve evenly.
+    control = Control(controlnet("heads"), hint_picture(2, 50, 90))
+    made = reference(checkpoint("heads"), [control.model])
+    request = ours([control], size=Size(40, 72))
+    check(pipelines("heads"), made, [control], request, width=40, height=72)
+
+
+def test_a_controlnet_composes_with_image_to_image_as_in_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+) -> None:
+    control = Control(controlnet("heads"), hint_picture(), 0.8, 0.0, 0.6)
+    begun = Image.fromarray(hint_picture(4))
+    parts = reference(checkpoint("heads"), [control.model]).components
+    made = diffusers.StableDiffusionControlNetImg2ImgPipeline(
+        **parts, requires_safety_checker=False
+    )
+    made.set_progress_bar_config(disable=True)
+    request = ours([control], task=ImageToImage(begun, 0.7), sampling=Sampling("euler", steps=12))
+    found = pipelines("heads")(request)
+    latents = made(
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        image=begun,
+        control_image=Image.fromarray(np.array(control.image)),
+        strength=0.7,
+        num_inference_steps=12,
+        guidance_scale=GUIDANCE,
+        controlnet_conditioning_scale=control.scale,
+        control_guidance_end=control.end,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type="latent",
+    ).images
+    assert Difference.between(found.latents[0], latents[0].numpy()).relative <= LATENTS
+
+
+def test_a_controlnet_composes_with_a_lora_as_in_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+    tmp_path: Path,
+) -> None:
+    unet: Any = diffusers.UNet2DConditionModel.from_pretrained(
+        checkpoint("heads"), subfolder="unet"
+    )
+    torch.manual_seed(5)
+    named = {n: p for n, p in unet.named_parameters() if n.endswith("to_k.weight")}
+    changes: dict[str, torch.Tensor] = {}
+    for name, weight in named.items():
+        layer = f"unet.{name.removesuffix('.weight')}"
+        changes[f"{layer}.lora_A.weight"] = torch.randn(2, weight.shape[1])
+        changes[f"{layer}.lora_B.weight"] = torch.randn(weight.shape[0], 2)
+    path = tmp_path / "lora.safetensors"
+    safetensors.torch.save_file(changes, path)
+    control = Control(controlnet("heads"), hint_picture(), 0.8)
+    made = reference(checkpoint("heads"), [control.model])
+    made.load_lora_weights(str(path))
+    request = ours([control], weights=[Lora(path)])
+    check(pipelines("heads"), made, [control], request)
+    without = pipelines("heads")(request.with_values(weights=()))
+    latents, _ = theirs(made, [control])
+    assert Difference.between(without.latents[0], latents).relative >= VISIBLE
+
+
+def test_a_pooled_controlnet_acts_as_in_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    fields = {"global_pool_conditions": True, "controlnet_conditioning_channel_order": "bgr"}
+    folder = saved_controlnet(checkpoint("heads"), tmp_path / "shuffle", **fields)
+    control = Control(folder, hint_picture(), 1.0)
+    check(pipelines("heads"), reference(checkpoint("heads"), [folder]), [control], ours([control]))
+
+
+def test_mode_prompt_multiplies_residuals_as_the_web_ui_does() -> None:
+    outputs = {f"down_block_res_samples.{i}": np.ones((1, 1, 1), np.float32) for i in range(12)}
+    outputs["mid_block_res_sample"] = np.ones((1, 1, 1), np.float32)
+    model = Model("controlnet", (), lambda sizes: None)
+    control = Control("any", hint_picture(), 2.0, mode="prompt")
+    encoded = EncodedControl(control, model, np.zeros((1, 1, 1), np.float32))
+    found = [float(array.item()) for array in encoded.residuals(outputs)]
+    # "My prompt is more important": weight * 0.825 ** (12 - i) for i in range(13).
+    assert found == pytest.approx([2.0 * 0.825 ** (12 - i) for i in range(13)], rel=1e-6)
+    assert not encoded.spares_negative
