@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +15,22 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from PIL import Image
 from tests.controlnets import hint_picture, saved_controlnet
 
+from latentrt.bundle.component import ComponentRecord
+from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference, psnr
 from latentrt.runtime import Control, ImageToImage, Lora, Pipeline, Request, Sampling, Size
 from latentrt.runtime.controlled_denoiser import EncodedControl
-from latentrt.runtime.rows import Model
+from latentrt.runtime.controlnets import check_fit
+from latentrt.runtime.rows import Batch, Model, Row
+from latentrt.weights.architectures import ARCHITECTURES
+from latentrt.weights.component_specs import component_specs
+from latentrt.weights.configs import with_defaults
+from latentrt.weights.control_architectures import controlnet_of as config_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -292,3 +304,186 @@ def test_mode_prompt_multiplies_residuals_as_the_web_ui_does() -> None:
     # "My prompt is more important": weight * 0.825 ** (12 - i) for i in range(13).
     assert found == pytest.approx([2.0 * 0.825 ** (12 - i) for i in range(13)], rel=1e-6)
     assert not encoded.spares_negative
+
+
+def drawn_alone(pipeline: Pipeline, request: Request) -> Any:
+    with pipeline.batcher(batch_sizes=(4,)) as batcher:
+        return batcher.submit(request).result().latents
+
+
+def test_requests_with_and_without_controls_share_a_batcher_and_are_drawn_as_if_alone(
+    pipelines: Callable[[str], Pipeline],
+    controlnet: Controlnets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[list[Row]] = []
+    call = Batch.__call__
+
+    def recorded(batch: Batch, rows: Sequence[Row]) -> Any:
+        called.append(list(rows))
+        return call(batch, rows)
+
+    monkeypatch.setattr(Batch, "__call__", recorded)
+    first, second = two(controlnet)
+    late = Control(first.model, hint_picture(7), 0.7, 0.5, 1.0)
+    kinds: list[list[Control]] = [
+        [],
+        [first],
+        [second],
+        [first, second],
+        [late],
+        [Control(first.model, first.image, 0.9, mode="control")],
+        [Control(second.model, first.image, 0.9, mode="prompt")],
+    ]
+    requests = [
+        ours(each, seed=i, sampling=Sampling("euler", steps=3)) for i, each in enumerate(kinds)
+    ]
+    pipeline = pipelines("heads")
+    alone = [drawn_alone(pipeline, request) for request in requests]
+    with pipeline.batcher(batch_sizes=(4,)) as batcher:
+        runs = [batcher.submit(request) for request in requests]
+        together = [run.result().latents for run in runs]
+    for mine, expected in zip(together, alone, strict=True):
+        assert np.array_equal(mine, expected)
+    assert all(len({row.model for row in rows}) == 1 for rows in called)
+
+
+def test_pictures_of_one_request_share_the_calls_of_its_controlnet(
+    pipelines: Callable[[str], Pipeline], controlnet: Controlnets
+) -> None:
+    request = ours([Control(controlnet("heads"), hint_picture())], num_images=3)
+    found = pipelines("heads")(request)
+    for i in range(3):
+        alone = pipelines("heads")(request.with_values(num_images=1, seed=SEED + i))
+        assert Difference.between(found.latents[i], alone.latents[0]).relative <= 1e-5
+
+
+def test_a_picture_is_encoded_once_a_request(
+    pipelines: Callable[[str], Pipeline],
+    controlnet: Controlnets,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[str] = []
+    call = Batch.__call__
+
+    def counted(batch: Batch, rows: Sequence[Row]) -> Any:
+        called.extend(row.model.component for row in rows)
+        return call(batch, rows)
+
+    monkeypatch.setattr(Batch, "__call__", counted)
+    pipelines("heads")(ours(two(controlnet, end=0.5), num_images=2))
+    counts = Counter(called)
+    assert counts["hint_encoder"] == 2
+    # Two pictures and two rows at each of 8 steps, in half of them under two ControlNets.
+    assert counts["unet_controlled"] == 2 * 2 * 8
+    assert counts["controlnet"] == 2 * 2 * 4 * 2
+    assert counts["unet"] == 0
+
+
+def test_a_controlnet_of_16_bits_draws_nearly_the_same(
+    bundle: Callable[[str], Path],
+    checkpoint: Callable[[str], Path],
+    pipelines: Callable[[str], Pipeline],
+    controlnet: Controlnets,
+    tmp_path: Path,
+) -> None:
+    half = tmp_path / "half"
+    diffusers.ControlNetModel.from_pretrained(controlnet("heads")).half().save_pretrained(half)
+    control = Control(half, hint_picture())
+    found = pipelines("heads")(ours([control]))
+    exact = pipelines("heads")(ours([Control(controlnet("heads"), hint_picture())]))
+    # Weights in float16 are off by up to 5e-4; the run multiplies that.
+    assert Difference.between(found.latents[0], exact.latents[0]).relative <= 5e-3
+    with Pipeline.open(bundle("heads-fp16"), engine="onnxruntime") as pipeline:
+        both = pipeline(ours([control]))
+    assert Difference.between(both.latents[0], exact.latents[0]).relative <= 1e-2
+
+
+def test_openvino_draws_under_a_controlnet(
+    bundle: Callable[[str], Path], pipelines: Callable[[str], Pipeline], controlnet: Controlnets
+) -> None:
+    request = ours([Control(controlnet("heads"), hint_picture())])
+    exact = pipelines("heads")(request)
+    with Pipeline.open(bundle("heads"), engine="openvino", precision="fp32") as pipeline:
+        found = pipeline(request)
+    assert Difference.between(found.latents[0], exact.latents[0]).relative <= LATENTS
+
+
+def test_a_controlnet_of_another_family_is_refused_with_both_named(
+    pipelines: Callable[[str], Pipeline], controlnet: Controlnets
+) -> None:
+    expected = (
+        "control: expected a ControlNet for text of width 72, got heads-0, for text of width 32"
+    )
+    with pytest.raises(InputError, match=expected):
+        pipelines("xl").plan(ours([Control(controlnet("heads"), hint_picture())]))
+
+
+def test_families_have_the_names_that_people_know() -> None:
+    unets = {name: ARCHITECTURES[name]["unet"] for name in ("sd15", "sd21", "sdxl")}
+    known = {"sd15": "Stable Diffusion 1.x", "sd21": "Stable Diffusion 2.x", "sdxl": "SDXL"}
+    for one, unet in unets.items():
+        config = with_defaults("unet", unet)
+        inputs = component_specs(("unet",))[0].inputs(config, "float32")
+        record = ComponentRecord("", "", "", inputs, (), config)
+        for other, its in unets.items():
+            own = with_defaults("controlnet", config_of(its))
+            if one == other:
+                check_fit(Path("net"), own, record)
+                continue
+            expected = f"a ControlNet for {known[one]}, got net, for {known[other]}"
+            with pytest.raises(InputError, match=expected):
+                check_fit(Path("net"), own, record)
+
+
+def test_a_request_with_controls_survives_json_with_its_files_beside_it(
+    controlnet: Controlnets,
+) -> None:
+    request = ours(two(controlnet, start=0.1, end=0.9, mode="prompt"))
+    value = json.loads(json.dumps(request.to_json()))
+    assert [each["name"] for each in value["controls"]] == ["heads-0", "heads-1"]
+    assert Request.from_json(value, request.controls) == request
+    assert pickle.loads(pickle.dumps(request)) == request
+    assert hash(pickle.loads(pickle.dumps(request))) == hash(request)
+    with pytest.raises(InputError, match=r"controls: expected 'heads-1' with SHA-256"):
+        Request.from_json(value, request.controls[:1])
+    others = [Control(each.model, hint_picture(8)) for each in request.controls]
+    with pytest.raises(InputError, match=r"control image: expected the picture of 'heads-0'"):
+        Request.from_json(value, others)
+    assert Request.from_json({"prompt": "x", "schema": 3}).controls == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": -1.0}, "control scale: expected 0 to 100, got -1.0"),
+        ({"start": 0.5, "end": 0.5}, "control start: expected below its end, 0.5, got 0.5"),
+        ({"end": 1.5}, "control end: expected a number from 0 to 1, got 1.5"),
+        ({"mode": "both"}, "control mode: expected one of balanced, prompt, control, got 'both'"),
+        ({"image": "lines.png"}, "control image: expected a Pillow image, or a uint8 array"),
+        ({"model": 3}, "control: expected a path"),
+    ],
+)
+def test_a_control_that_cannot_be_used_names_its_field(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Control(**{"model": "net", "image": hint_picture(), **fields})
+
+
+def test_a_request_takes_controls_alone() -> None:
+    with pytest.raises(InputError, match="controls: expected at most 16 Controls"):
+        Request("x", controls=["net"])
+
+
+@given(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1), st.integers(0, 59))
+def test_when_a_control_acts_is_the_rule_of_diffusers(
+    count: int, start: float, end: float, evaluation: int
+) -> None:
+    assume(start < end)
+    assume(evaluation < count)
+    control = Control("net", hint_picture(), 1.0, start, end)
+    # `controlnet_keep`, as in the pipeline.
+    i, timesteps = evaluation, range(count)
+    keep = 1.0 - float(i / len(timesteps) < start or (i + 1) / len(timesteps) > end)
+    assert control.active(evaluation, count) == bool(keep)

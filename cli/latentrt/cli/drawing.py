@@ -92,6 +92,23 @@ def generate(
         float | None,
         typer.Option(help="InstructPix2Pix: how far to stay with --image, such as 1.5."),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONTROLNET=IMAGE[:SCALE[:START:END]]",
+            help="Draw under a ControlNet with its picture; may be repeated.",
+        ),
+    ] = None,
+    control_mode: Annotated[
+        str | None,
+        typer.Option(help="balanced, prompt (it counts more) or control. [default: balanced]"),
+    ] = None,
+    canny_edges: Annotated[
+        str | None,
+        typer.Option(
+            "--canny", metavar="LOW,HIGH", help="Use the pictures' edges, such as 100,200."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: no guidance.")] = 7.5,
     guidance_rescale: Annotated[float, typer.Option(help="Less contrast, 0 to 1.")] = 0.0,
@@ -188,6 +205,7 @@ def generate(
     """
     from latentrt.cli.again import again
     from latentrt.cli.bundles import checkpoint_options
+    from latentrt.cli.controls import given_controls
     from latentrt.cli.generate import load_latents, make
     from latentrt.cli.tasks import TaskOptions
     from latentrt.cli.values import (
@@ -228,6 +246,8 @@ def generate(
         depth=depth,
         image_guidance=image_guidance,
     )
+    edges = None if canny_edges is None else interval("canny", canny_edges)
+    controls = given_controls(control or (), control_mode, edges)
     request = Request(
         prompts[0],
         negative_prompt=negative_prompt,
@@ -260,6 +280,7 @@ def generate(
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
         weights=[*inversions, *loras],
+        controls=[each.control for each in controls],
     )
     if source is not None:
         request = again(
@@ -268,13 +289,21 @@ def generate(
             _given(context),
             noise,
             {"embedding": embedding_dir, "lora": lora_dir},
+            controls,
         )
     make(
         bundle,
         request,
         output,
         save_latents=save_latents,
-        read={"latents": latents, "image": image, "mask": mask, "depth": depth, "from": source},
+        read={
+            "latents": latents,
+            "image": image,
+            "mask": mask,
+            "depth": depth,
+            "from": source,
+            **{f"control {i}": each.path for i, each in enumerate(controls, start=1)},
+        },
         engine=engine,
         precision=precision,
         options=engine_options("option", option or ()),

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from latentrt.runtime.batcher import Batcher
-    from latentrt.runtime.canny import canny
     from latentrt.runtime.control import Control
+    from latentrt.runtime.edges import canny
     from latentrt.runtime.guidance import Guidance
     from latentrt.runtime.picture import Step
     from latentrt.runtime.pipeline import Pipeline
@@ -107,7 +107,7 @@ __all__ = [
 _MODULES: Final = {
     "Batcher": "runtime.batcher",
     "Control": "runtime.control",
-    "canny": "runtime.canny",
+    "canny": "runtime.edges",
     "Embedding": "weights.embedding",
     "Lora": "weights.lora.lora",
     "Guidance": "runtime.guidance",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
+from latentrt.bundle.manifest import CONTROLNET
 from latentrt.engines.cache.cache import Build, Cache
 from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
@@ -73,6 +74,9 @@ class Pipeline:
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        if bundle.manifest.family == CONTROLNET:
+            got = f"{bundle.path}, a ControlNet, which a request's controls name"
+            raise InputError("bundle", "a model's", got)
         check_verify(verify)
         most_pixels = _limit("max_pixels", max_pixels)
         most_engines = _limit("max_engines", max_engines)
