@@ -107,8 +107,8 @@ class PictureGuidedDenoiser:
         hidden = model_inputs(asked, np.zeros_like(channels))
         answers = yield [
             Row(unet, shown, prompt.constant),
-            Row(unet, shown, negative.constant),
-            Row(unet, hidden, negative.constant),
+            Row(unet, shown, negative.constant, negative=True),
+            Row(unet, hidden, negative.constant, negative=True),
         ]
         text, image, nothing = (answer["model_output"] for answer in answers)
         guided: NDArray[np.float32] = (text - image) * scale
