@@ -32,11 +32,21 @@ class Condition:
     """One prompt, or the negative one, as the U-Net takes it.
 
     `constant` are its inputs but `sample` and `timestep`, without a batch axis; `weight` is how
-    much it pulls among several prompts.
+    much it pulls among several prompts. `changes` are the inputs from later steps on, each with the
+    step that it begins at, which counts from 0 and rises.
     """
 
     constant: Arrays
     weight: float = 1.0
+    changes: tuple[tuple[int, Arrays], ...] = ()
+
+    def at(self, step: int) -> Arrays:
+        """The inputs at a step, which counts from 0; the same object for as long as it holds."""
+        found = self.constant
+        for first, arrays in self.changes:
+            if first <= step:
+                found = arrays
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

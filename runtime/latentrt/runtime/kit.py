@@ -64,6 +64,7 @@ class Kit:
         self.text_seconds = 0.0
         self.vae_seconds = 0.0
         self.notes: tuple[str, ...] = ()
+        self.length = conditioner.length
         self._manifest = manifest
         self._models = models
         self._conditioner = conditioner
@@ -75,16 +76,18 @@ class Kit:
         """The request's schedule, or of its steps the share at the lower levels."""
         return self._schedules(self.request.sampling, strength)
 
-    def denoiser(self) -> GuidedDenoiser:
-        """The U-Net under the request's prompts, which are encoded."""
+    def denoiser(self, schedule: Schedule) -> GuidedDenoiser:
+        """The U-Net under the request's prompts, which change at steps of the schedule."""
         sizes = {"batch": 1, "sequence": self._conditioner.length}
         for name in self._models:
             if name.startswith("text_encoder"):
                 self._opening(name, sizes)
         begun = time.perf_counter()
-        found = self._calls.answer(self._conditioner(self.request))
+        steps = sum(each.stage == 0 for each in schedule.evaluations)
+        found = self._calls.answer(self._conditioner(self.request, steps))
         self.text_seconds += time.perf_counter() - begun
         self.notes += found.notes
+        self.length = found.length
         return GuidedDenoiser(
             self._models["unet"], found.prompts, found.negative, self.request.guidance
         )

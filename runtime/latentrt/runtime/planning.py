@@ -93,7 +93,7 @@ class Planning:
         legs = request.task.legs(kit)
         # Asked for in any case: a scale function that fails does so before any step.
         rows = sorted(set[int]().union(*(leg.denoiser.row_counts(leg.schedule) for leg in legs)))
-        sizes = {"sequence": self._conditioner.length, "height": shape[1], "width": shape[2]}
+        sizes = {"sequence": kit.length, "height": shape[1], "width": shape[2]}
         if batches is None:
             opening.more(len(rows) - 1)
             together, counts = self._open_together(opening, sizes, together, rows)
@@ -213,7 +213,7 @@ class Planning:
 
 def _rows(request: Request) -> int:
     """The most rows that an evaluation of a picture has."""
-    return 2 + len(request.composed) if request.guidance.active else 1
+    return 1 + len(request.prompts) if request.guidance.active else 1
 
 
 def _schedule(

@@ -78,7 +78,7 @@ class ImageToImage:
             latent += noise.begin(kit.latent_shape) * sigma
             return latent
 
-        return (Leg(schedule, kit.denoiser(), enter),)
+        return (Leg(schedule, kit.denoiser(schedule), enter),)
 
     def to_json(self) -> dict[str, Any]:
         """The picture's SHA-256, and the strength."""

@@ -34,7 +34,7 @@ class TextToImage:
             del previous
             return noise.begin(kit.latent_shape) * np.float32(schedule.init_scale)
 
-        return (Leg(schedule, kit.denoiser(), enter),)
+        return (Leg(schedule, kit.denoiser(schedule), enter),)
 
     def to_json(self) -> dict[str, Any]:
         """It has no fields."""
