@@ -19,7 +19,7 @@ from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Guidance, Request, Sampling
 from latentrt.runtime.denoiser import Condition, GuidedDenoiser
 from latentrt.runtime.guidance import MAX_SCALE, guide
-from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
+from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise, Plan
 from latentrt.runtime.rows import Evaluation, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.schedules import build_schedule
@@ -158,13 +158,13 @@ def rows_and_latent(request: Request) -> tuple[list[int], NDArray[np.float32]]:
     unet = Model("unet", inputs, engine)
     denoiser = GuidedDenoiser(unet, tuple(conditions[1:]), negative, request.guidance)
 
-    def enter(_: Latent | None, noise: PictureNoise) -> Latent:
-        return noise.begin(SHAPE) * np.float32(schedule.init_scale)
+    def enter(_: Latent | None, noise: PictureNoise) -> Entry:
+        return Entry(noise.begin(SHAPE) * np.float32(schedule.init_scale))
 
-    counts = denoiser.row_counts(schedule)
+    counts = {need.rows for need in denoiser.needs(schedule, SHAPE[1:])}
     plan = Plan(
         request=request,
-        legs=(Leg(schedule, denoiser, enter),),
+        legs=(Leg(schedule, denoiser, enter, SHAPE),),
         decode=decode,
         model="",
         batches={"unet": tuple(sorted(counts)), "vae": (1,)},

@@ -15,7 +15,7 @@ from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Request, Result, Sampling, Size
 from latentrt.runtime.denoiser import Condition, GuidedDenoiser
-from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
+from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise, Plan
 from latentrt.runtime.rows import Evaluation, Model, Row
 from latentrt.runtime.schedules import build_schedule
 
@@ -62,8 +62,8 @@ class ToyPipeline:
         sampling = request.sampling
         schedule = build_schedule(CONFIG, steps=sampling.steps, sampler=sampling.sampler)
 
-        def enter(_: Latent | None, noise: PictureNoise) -> Latent:
-            return noise.begin(shape) * np.float32(schedule.init_scale)
+        def enter(_: Latent | None, noise: PictureNoise) -> Entry:
+            return Entry(noise.begin(shape) * np.float32(schedule.init_scale))
 
         guidance = request.guidance
         denoiser = GuidedDenoiser(
@@ -71,7 +71,7 @@ class ToyPipeline:
         )
         return Plan(
             request=request.with_values(size=size),
-            legs=(Leg(schedule, denoiser, enter),),
+            legs=(Leg(schedule, denoiser, enter, shape),),
             decode=partial(decoded_by, self.decoder),
             model="numbers",
             batches={"unet": tuple(batches), "vae": tuple(decodes)},

@@ -20,6 +20,7 @@ from latentrt.runtime.denoiser import Condition
 from latentrt.runtime.prompts.chunks import ChunkedText
 from latentrt.runtime.prompts.encoder import PromptEncoder
 from latentrt.runtime.prompts.reading import ReadPrompt, positive_prompts, read_prompt
+from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Arrays, Evaluation, Model
 from latentrt.runtime.size import Size
@@ -96,7 +97,7 @@ class Conditioner:
             if len(request.prompts) > 1:
                 raise InputError("prompt", "one without AND: this model is not guided", "several")
 
-    def __call__(self, request: Request, steps: int | None = None) -> Evaluation[Conditioning]:
+    def __call__(self, request: Request, steps: Steps | None = None) -> Evaluation[Conditioning]:
         """Encode the prompts of a request whose size is resolved; `check` accepts it.
 
         `steps` are those that the prompts change within, the request's own by default. Raises
@@ -104,8 +105,8 @@ class Conditioner:
         """
         embeddings = embeddings_of(request.weights)
         chunk = partial(self._prompts.chunked, syntax=request.syntax, embeddings=embeddings)
-        count = request.sampling.steps if steps is None else steps
-        read = partial(read_prompt, request=request, steps=count, chunk=chunk)
+        within = Steps(request.sampling.steps) if steps is None else steps
+        read = partial(read_prompt, request=request, steps=within, chunk=chunk)
         prompts = [read(f, text, weight=weight) for f, text, weight in positive_prompts(request)]
         guided = self.guided and request.guidance.active
         negative: ReadPrompt | None = None

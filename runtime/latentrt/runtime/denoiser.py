@@ -10,20 +10,29 @@ from numpy.typing import NDArray
 
 from latentrt.runtime.guidance import Guidance, guide
 from latentrt.runtime.prediction import model_input
-from latentrt.runtime.rows import Arrays, Evaluation, Model, Row
+from latentrt.runtime.rows import Arrays, Evaluation, Model, Need, Row
 from latentrt.runtime.samplers.denoise import Denoise
-from latentrt.runtime.schedules.schedule import Schedule
+from latentrt.runtime.schedules.schedule import Position, Schedule
 
 
 class Denoiser(Protocol):
     """What a sampler's latents are evaluated by."""
 
-    def __call__(self, asked: Denoise) -> Evaluation[NDArray[np.float32]]:
-        """The evaluation of one latent; it returns the model output, float32 [c, h, w], guided."""
+    def __call__(
+        self, asked: Denoise, at: Position, channels: NDArray[np.float32] | None = None
+    ) -> Evaluation[NDArray[np.float32]]:
+        """The evaluation of one latent; it returns the model output, float32 [c, h, w], guided.
+
+        `at` is where in the run that is. `channels`, float32 [n, h, w], are the picture's own and
+        follow the scaled latent in the U-Net's `sample`.
+        """
         ...
 
-    def row_counts(self, schedule: Schedule) -> frozenset[int]:
-        """How many U-Net rows its evaluations over a schedule have."""
+    def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
+        """The engines that evaluations over a schedule call, for latents of a height and width.
+
+        Raises `InputError` where they would fail.
+        """
         ...
 
 
@@ -49,6 +58,22 @@ class Condition:
         return found
 
 
+def model_inputs(asked: Denoise, channels: NDArray[np.float32] | None) -> Arrays:
+    """What a U-Net takes of a latent: the scaled latent, further channels behind it, the time."""
+    sample = model_input(asked.latent, asked.sigma)
+    if channels is not None:
+        sample = np.concatenate([sample, channels])
+    return {"sample": sample, "timestep": np.array(asked.timestep, np.float32)}
+
+
+def example_row(unet: Model, shape: tuple[int, int], constant: Arrays) -> Row:
+    """A row of a U-Net for latents of a height and width, for its sizes."""
+    channels = next(spec.dims[1] for spec in unet.inputs if spec.name == "sample")
+    assert isinstance(channels, int)
+    sample = np.empty((channels, *shape), np.float32)
+    return Row(unet, {"sample": sample, "timestep": np.zeros((), np.float32)}, constant)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class GuidedDenoiser:
     """A U-Net under classifier-free guidance.
@@ -61,15 +86,14 @@ class GuidedDenoiser:
     negative: Condition | None
     guidance: Guidance
 
-    def __call__(self, asked: Denoise) -> Evaluation[NDArray[np.float32]]:
+    def __call__(
+        self, asked: Denoise, at: Position, channels: NDArray[np.float32] | None = None
+    ) -> Evaluation[NDArray[np.float32]]:
         """Evaluate a latent for the negative prompt and the prompts, and guide between them."""
         scale = self._scale(asked.sigma)
-        changing = {
-            "sample": model_input(asked.latent, asked.sigma),
-            "timestep": np.array(asked.timestep, np.float32),
-        }
+        changing = model_inputs(asked, channels)
         conditions = self._conditions(scale)
-        answers = yield [Row(self.unet, changing, each.constant) for each in conditions]
+        answers = yield [Row(self.unet, changing, each.at(at.step)) for each in conditions]
         outputs = [answer["model_output"] for answer in answers]
         if len(outputs) == 1:
             return outputs[0]
@@ -78,10 +102,12 @@ class GuidedDenoiser:
         weights = [each.weight for each in self.prompts]
         return guide(outputs[0], outputs[1:], weights, scale=scale, rescale=rescale)
 
-    def row_counts(self, schedule: Schedule) -> frozenset[int]:
-        """How many rows its evaluations have; a scale function that fails does so here."""
+    def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
+        """The U-Net at the rows its evaluations have; a scale function that fails does so here."""
         levels = {e.sigma for e in schedule.evaluations}
-        return frozenset(len(self._conditions(self._scale(sigma))) for sigma in levels)
+        counts = {len(self._conditions(self._scale(sigma))) for sigma in levels}
+        row = example_row(self.unet, shape, self.prompts[0].constant)
+        return frozenset(Need.of(row, count) for count in counts)
 
     def _scale(self, sigma: float) -> float:
         """The guidance scale at a noise level: 1 where the prompts alone decide."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import FileError, InputError
+from latentrt.runtime.pixels import Pixels, unchanged
 from latentrt.runtime.request import Request
 from latentrt.runtime.schedules import Schedule, web_names
 from latentrt.runtime.size import Size
@@ -55,12 +56,17 @@ _UNKNOWN: Final = 4096
 _LARGEST_SIDES: Final[Mapping[Format, int]] = {"JPEG": 65535, "WEBP": 16383}
 
 
-def to_picture(pixels: NDArray[np.float32]) -> Image.Image:
-    """RGB from float32 [3, h, w] in [-1, 1]; values outside are clipped."""
+def to_picture(
+    pixels: NDArray[np.float32], finish: Callable[[Pixels], Pixels] = unchanged
+) -> Image.Image:
+    """RGB from float32 [3, h, w] in [-1, 1]; values outside are clipped.
+
+    `finish` takes the 8-bit pixels to those of the picture.
+    """
     from PIL import Image
 
     scaled = np.clip(pixels.transpose(1, 2, 0) * 0.5 + 0.5, 0.0, 1.0) * 255
-    return Image.fromarray(np.round(scaled).astype(np.uint8))
+    return Image.fromarray(finish(np.round(scaled).astype(np.uint8)))
 
 
 def format_of(path: Path | str) -> Format:

@@ -19,6 +19,7 @@ from latentrt.runtime.noise import Noise
 from latentrt.runtime.opening import Opening
 from latentrt.runtime.pixels import Pixels, for_vae_encoder
 from latentrt.runtime.plan import Latent
+from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Calls, Evaluation, Model, Row
 from latentrt.runtime.sampling import Sampling
@@ -64,7 +65,6 @@ class Kit:
         self.text_seconds = 0.0
         self.vae_seconds = 0.0
         self.notes: tuple[str, ...] = ()
-        self.length = conditioner.length
         self._manifest = manifest
         self._models = models
         self._conditioner = conditioner
@@ -76,18 +76,20 @@ class Kit:
         """The request's schedule, or of its steps the share at the lower levels."""
         return self._schedules(self.request.sampling, strength)
 
-    def denoiser(self, schedule: Schedule) -> GuidedDenoiser:
-        """The U-Net under the request's prompts, which change at steps of the schedule."""
+    def denoiser(self, schedule: Schedule, steps: Steps | None = None) -> GuidedDenoiser:
+        """The U-Net under the request's prompts over a schedule.
+
+        `steps` are those that the prompts change within; None are those of the schedule.
+        """
         sizes = {"batch": 1, "sequence": self._conditioner.length}
-        for name in self._models:
+        for name, model in self._models.items():
             if name.startswith("text_encoder"):
-                self._opening(name, sizes)
+                self._opening(model, sizes)
         begun = time.perf_counter()
-        steps = sum(each.stage == 0 for each in schedule.evaluations)
-        found = self._calls.answer(self._conditioner(self.request, steps))
+        within = Steps(schedule.positions[-1].steps) if steps is None else steps
+        found = self._calls.answer(self._conditioner(self.request, within))
         self.text_seconds += time.perf_counter() - begun
         self.notes += found.notes
-        self.length = found.length
         return GuidedDenoiser(
             self._models["unet"], found.prompts, found.negative, self.request.guidance
         )
@@ -98,7 +100,7 @@ class Kit:
         assert size is not None
         sizes = {"batch": 1, "image_height": size.height, "image_width": size.width}
         self._opening.more(1)
-        self._opening("vae_encoder", sizes)
+        self._opening(self._models["vae_encoder"], sizes)
         begun = time.perf_counter()
         moments = self._calls.answer(self._encode(for_vae_encoder(image, size)))
         if not all_finite(moments):

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from latentrt.engines.engine import Engine
 from latentrt.engines.registry import Progress
+from latentrt.runtime.rows import Model
 
 
 class Opening:
-    """Opens engines by `engine`, a pipeline's method, and tells `progress` how far that is.
+    """Opens engines of models, and tells `progress` how far that is.
 
     `total` is how many there will be. None of `engines` is freed before they are released;
     `seconds` is how long they took.
     """
 
-    def __init__(
-        self, engine: Callable[..., Engine], progress: Progress | None, total: int
-    ) -> None:
-        self._engine = engine
+    def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
         self._total = total
         self.engines: list[Engine] = []
@@ -34,22 +32,22 @@ class Opening:
         engines, self.engines = tuple(self.engines), []
         return engines
 
-    def __call__(self, component: str, sizes: Mapping[str, int]) -> None:
-        """Open one engine; raises what the pipeline's method raises."""
+    def __call__(self, model: Model, sizes: Mapping[str, int]) -> None:
+        """Open one engine; raises what the model's `engine` raises."""
         begun = time.perf_counter()
-        self.engines.append(self._opened(component, sizes))
+        self.engines.append(self._opened(model, sizes))
         self.seconds += time.perf_counter() - begun
         if self._progress is not None:
             self._progress("", len(self.engines), self._total)
 
-    def _opened(self, component: str, sizes: Mapping[str, int]) -> Engine:
+    def _opened(self, model: Model, sizes: Mapping[str, int]) -> Engine:
         progress, done = self._progress, len(self.engines)
         if progress is None:
-            return self._engine(component, sizes)
+            return model.engine(sizes)
 
         def tell(phase: str, step: int, steps: int) -> None:
             part = f" {step}/{steps}" if steps > 1 else ""
-            which = f"{component} ({done + 1} of {self._total})"
+            which = f"{model.component} ({done + 1} of {self._total})"
             progress(f"{phase}{part}: {which}", done, self._total)
 
-        return self._engine(component, sizes, tell)
+        return model.engine(sizes, tell)

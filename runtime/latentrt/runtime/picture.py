@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -161,10 +161,15 @@ def _denoise(
 ) -> Evaluation[Latent]:
     """One run of a sampler: it asks the denoiser, which asks the models."""
     schedule = leg.schedule
-    sampler = sample(leg.enter(latent, noise), schedule, noise=noise.stream)
+    entry = leg.enter(latent, noise)
+    keep = entry.keep
+    sampler = sample(entry.latent, schedule, noise=noise.stream)
     asked = next(sampler)
-    for index in counted:
-        output = yield from leg.denoiser(asked)
+    for at in schedule.positions:
+        index = next(counted)
+        if keep is not None and at.evaluation > 0:
+            asked = replace(asked, latent=keep.put_back(asked.latent, asked.sigma))
+        output = yield from leg.denoiser(asked, at, entry.channels)
         if not all_finite(output):
             raise NonFinite("unet", index)
         estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
@@ -174,5 +179,11 @@ def _denoise(
         try:
             asked = sampler.send((asked.latent, estimate))
         except StopIteration as finished:
-            return finished.value * np.float32(schedule.final_scale)
-    raise AssertionError  # steps are counted without end
+            last: Latent = finished.value
+            if keep is not None:
+                last = keep.put_back(
+                    last * np.float32(schedule.final_scale / schedule.data_scale), 0
+                )
+                return last * np.float32(schedule.data_scale)
+            return last * np.float32(schedule.final_scale)
+    raise AssertionError  # a sampler ends with its schedule

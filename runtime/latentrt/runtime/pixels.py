@@ -21,6 +21,11 @@ Pixels = NDArray[np.uint8]
 """RGB, uint8 [h, w, 3]."""
 
 
+def unchanged(pixels: Pixels) -> Pixels:
+    """The same picture."""
+    return pixels
+
+
 def as_pixels(field: str, value: object) -> Pixels:
     """A picture as a read-only RGB array of its own; raises `InputError` for what is none.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from latentrt.engines.engine import Engine
 from latentrt.runtime.denoiser import Denoiser
 from latentrt.runtime.noise import Noise
+from latentrt.runtime.pixels import Pixels, unchanged
 from latentrt.runtime.rows import Evaluation
 from latentrt.runtime.schedules.schedule import Schedule
 
@@ -38,20 +39,58 @@ class PictureNoise:
         return self.start
 
 
-Enter = Callable[[Latent | None, PictureNoise], Latent]
-"""The previous leg's latent (None: there is none) and the picture's noise to a leg's first latent.
+@dataclass(frozen=True, slots=True, eq=False)
+class Keep:
+    """The known region of a picture, which is put back at every step.
 
-What comes out is x0 + sigma * noise at the first level of the leg's schedule.
-"""
+    `latent` float32 [c, h, w] is the known picture at data scale 1, `noise` its noise of unit
+    variance. `mask` float32 [1, h, w] is 1 where the picture is drawn, 0 where it is kept.
+
+    Source: diffusers' `StableDiffusionInpaintPipeline`, for U-Nets that know no masks.
+    """
+
+    latent: Latent
+    noise: Latent
+    mask: Latent
+
+    def put_back(self, latent: Latent, sigma: float) -> Latent:
+        """A latent of level `sigma` with the known region at that level in it."""
+        known: Latent = self.noise * sigma  # a Python float: the product stays float32
+        known += self.latent
+        change: Latent = latent - known
+        change *= self.mask
+        change += known
+        return change
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """What one picture begins a leg with.
+
+    `latent` float32 [c, h, w] is x0 + sigma * noise at the first level of the leg's schedule.
+    `channels` float32 [n, h, w] follow it in the U-Net's `sample`. `keep` is what stays known.
+    """
+
+    latent: Latent
+    channels: Latent | None = None
+    keep: Keep | None = None
+
+
+Enter = Callable[[Latent | None, PictureNoise], Entry]
+"""The previous leg's latent (None: there is none) and the picture's noise to a leg's beginning."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leg:
-    """One run of a sampler: over which levels, what it asks, and what it begins with."""
+    """One run of a sampler: over which levels, what it asks, and what it begins with.
+
+    `shape` (c, h, w) is that of its latents.
+    """
 
     schedule: Schedule
     denoiser: Denoiser
     enter: Enter
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +107,8 @@ class Plan:
     """Everything a run needs, resolved: `request` has a seed and a size.
 
     A picture goes through the `legs` one after the other. `decode` then takes its latent [c, h, w],
-    as the U-Net has it, to pixels [3, H, W] in [-1, 1]. `batches` are the compiled batch sizes by
+    as the U-Net has it, to pixels [3, H, W] in [-1, 1]. `finish` takes those as RGB, uint8
+    [H, W, 3], to the picture, of any size. `batches` are the compiled batch sizes by
     kind of model, ascending; `together` is how many pictures a direct run draws at a time. `notes`
     say what a caller should know. `engines` are those that it will call: they are not freed while
     it holds them.
@@ -83,6 +123,7 @@ class Plan:
     seconds: Prepared = field(default_factory=Prepared)
     notes: tuple[str, ...] = ()
     engines: tuple[Engine, ...] = ()
+    finish: Callable[[Pixels], Pixels] = unchanged
 
     @property
     def schedule(self) -> Schedule:

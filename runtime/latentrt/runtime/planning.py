@@ -20,10 +20,10 @@ from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.kit import Kit
 from latentrt.runtime.latents import for_vae
 from latentrt.runtime.opening import Opening
-from latentrt.runtime.plan import Latent, Plan, Prepared
+from latentrt.runtime.plan import Latent, Leg, Plan, Prepared
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
-from latentrt.runtime.rows import Evaluation, Model, Row
+from latentrt.runtime.rows import Evaluation, Model, Need, Row
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
@@ -50,7 +50,6 @@ class Planning:
         shared: Mapping[str, Model],
     ) -> None:
         self._manifest = bundle.manifest
-        self._engine = engine
         self._limit = limit
         own = bundle.manifest.components.items()
         self.models: Mapping[str, Model] = {
@@ -79,7 +78,7 @@ class Planning:
         together = self._together(request) if batches is None else 1
         self._check_size(request, batches, decodes)
         self._conditioner.check(request)
-        opening = Opening(self._engine, progress, self._expected(batches, decodes))
+        opening = Opening(progress, self._expected(batches, decodes))
         shape = self._latent_shape(request)
         kit = Kit(
             request,
@@ -92,17 +91,21 @@ class Planning:
         )
         legs = request.task.legs(kit)
         # Asked for in any case: a scale function that fails does so before any step.
-        rows = sorted(set[int]().union(*(leg.denoiser.row_counts(leg.schedule) for leg in legs)))
-        sizes = {"sequence": kit.length, "height": shape[1], "width": shape[2]}
+        needs = _needs(legs)
         if batches is None:
-            opening.more(len(rows) - 1)
-            together, counts = self._open_together(opening, sizes, together, rows)
+            opening.more(len(needs) - 1)
+            together, counts = self._open_together(opening, together, needs)
         else:
             counts = sorted(batches)
-            for count in counts:
-                opening("unet", {"batch": count, **sizes})
+            models = dict.fromkeys((need.model, need.sizes) for need in needs)
+            opening.more(len(counts) * (len(models) - 1))
+            for need in (Need(model, 1, sizes) for model, sizes in models):
+                for count in counts:
+                    opening(need.model, need.at(count))
         for count in decodes:
-            opening("vae_decoder", {"batch": count, "height": shape[1], "width": shape[2]})
+            _, height, width = legs[-1].shape
+            sizes = {"batch": count, "height": height, "width": width}
+            opening(self.models["vae_decoder"], sizes)
         request, notes = self._traced(request, legs[0].schedule)
         return Plan(
             request=request,
@@ -114,6 +117,7 @@ class Planning:
             seconds=Prepared(opening.seconds, kit.text_seconds, kit.vae_seconds),
             notes=(*notes, *kit.notes),
             engines=opening.release(),
+            finish=request.task.finish,
         )
 
     def decode(self, latent: Latent) -> Evaluation[NDArray[np.float32]]:
@@ -128,21 +132,20 @@ class Planning:
         return Row(decoder, {spec.name: for_vae(latent, self._manifest)})
 
     def _open_together(
-        self, opening: Opening, sizes: Mapping[str, int], together: int, rows: Sequence[int]
+        self, opening: Opening, together: int, needs: Sequence[Need]
     ) -> tuple[int, Sequence[int]]:
-        """Open U-Nets for the rows of pictures drawn together: how many those are, and the sizes.
+        """Open what pictures drawn together need: how many those are, and the batch sizes.
 
         Where nothing is to be built and no such engine is, pictures are drawn one by one.
         """
-        counts = [together * count for count in rows]
         try:
-            for count in counts:
-                opening("unet", {"batch": count, **sizes})
+            for need in needs:
+                opening(need.model, need.at(together * need.rows))
         except ShapeNotBuilt:
             if together == 1:
                 raise
-            return self._open_together(opening, sizes, 1, rows)
-        return together, counts
+            return self._open_together(opening, 1, needs)
+        return together, sorted({together * need.rows for need in needs})
 
     def _traced(self, request: Request, schedule: Schedule) -> tuple[Request, tuple[str, ...]]:
         """The request as it was drawn, with its provenance, and what is to be said of that."""
@@ -209,6 +212,20 @@ class Planning:
             expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
             raise InputError("latents", expected, request.latents.shape)
         return shape
+
+
+def _needs(legs: Sequence[Leg]) -> list[Need]:
+    """What the legs call, in their order; of one model, few rows first."""
+    found = [
+        need
+        for leg in legs
+        for need in sorted(leg.denoiser.needs(leg.schedule, leg.shape[1:]), key=_order)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _order(need: Need) -> tuple[str, int]:
+    return need.model.component, need.rows
 
 
 def _rows(request: Request) -> int:

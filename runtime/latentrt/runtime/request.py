@@ -32,7 +32,7 @@ from latentrt.runtime.weights_fields import Weights
 SCHEMA: Final = 4
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`, 3 `weights`, 4 `syntax`.
+2 added `task`, 3 `weights`, 4 `syntax` and further tasks.
 """
 _PLAIN_UNTIL: Final = 3
 """The newest form whose prompts were read as plain text."""

@@ -25,12 +25,13 @@ Outputs = Mapping[str, NDArray[np.float32]]
 class Model:
     """A component with its weights. Rows share a call only where their model is the same object.
 
-    `inputs` are those of its graph; `engine` gives the engine for the sizes of its symbols.
+    `inputs` are those of its graph; `engine` gives the engine for the sizes of its symbols. It
+    takes a progress as well, which it calls with what is done for an engine that is opened.
     """
 
     component: str
     inputs: tuple[TensorSpec, ...]
-    engine: Callable[[Mapping[str, int]], Engine]
+    engine: Callable[..., Engine]
 
     @property
     def kind(self) -> str:
@@ -66,6 +67,24 @@ class Row:
                 if isinstance(dim, str) and dim.isidentifier():
                     found[dim] = size
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """An engine that a run calls: `rows` are those of one picture, `sizes` the other symbols'."""
+
+    model: Model
+    rows: int
+    sizes: tuple[tuple[str, int], ...]
+
+    @staticmethod
+    def of(row: Row, rows: int) -> Need:
+        """For as many rows as this one."""
+        return Need(row.model, rows, tuple(sorted(row.sizes(1).items())))
+
+    def at(self, batch: int) -> dict[str, int]:
+        """The sizes of the model's symbols, for an engine of `batch` rows."""
+        return {**dict(self.sizes), "batch": batch}
 
 
 _Found = TypeVar("_Found")

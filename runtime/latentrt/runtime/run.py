@@ -187,7 +187,7 @@ class DirectRun(Run):
 def picture_of(picture: Picture) -> Image.Image:
     """The image of a picture that is decoded."""
     assert picture.pixels is not None
-    return to_picture(picture.pixels)
+    return to_picture(picture.pixels, picture.run.plan.finish)
 
 
 def decoded(plan: Plan, latent: Latent) -> Image.Image:
@@ -195,7 +195,7 @@ def decoded(plan: Plan, latent: Latent) -> Image.Image:
     pixels = Calls(plan.batches).answer(plan.decode(latent))
     if not all_finite(pixels):
         raise NonFinite("vae_decoder")
-    return to_picture(pixels)
+    return to_picture(pixels, plan.finish)
 
 
 def assemble(

@@ -35,6 +35,7 @@ class RepeatedRun:
         height, width = reference.size
         request = Request(
             reference.prompt,
+            syntax="plain",
             size=Size(width, height),
             guidance=Guidance(reference.guidance_scale),
             sampling=Sampling(
@@ -80,17 +81,18 @@ class RepeatedRun:
         schedule = self.schedule
         unit = np.float32(schedule.final_scale)  # of the model's own data
         noise = PictureNoise(TorchNoise(0), given=self._reference.tensors["run/latents"][0])
-        sampler = sample(self._leg.enter(None, noise), schedule, noise=noise.stream)
+        sampler = sample(self._leg.enter(None, noise).latent, schedule, noise=noise.stream)
         asked = next(sampler)
         found: list[Latents] = []
-        while True:
+        for at in schedule.positions:
             if found and alone:
                 theirs = self._reference.latents(len(found) - 1) / unit
                 asked = replace(asked, latent=theirs)
-            output = self._calls.answer(denoiser(asked))
+            output = self._calls.answer(denoiser(asked, at))
             estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
             try:
                 asked = sampler.send((asked.latent, estimate))
             except StopIteration as finished:
                 return [*found, finished.value * unit]
             found.append(asked.latent * unit)
+        raise AssertionError  # a sampler ends with its schedule

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.prompts.chunks import ChunkedText
-from latentrt.runtime.prompts.schedule import Changes, changes
+from latentrt.runtime.prompts.schedule import Changes, Steps, changes
 from latentrt.runtime.prompts.syntax import PLAIN
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def read_prompt(
     field: str,
     prompt: str,
     request: Request,
-    steps: int,
+    steps: Steps,
     chunk: Callable[[str, str], ChunkedText],
     weight: float = 1.0,
 ) -> ReadPrompt:
@@ -63,7 +63,7 @@ def read_prompt(
     long.
     """
     if request.syntax == PLAIN:
-        return ReadPrompt(field, weight, ((steps, chunk(field, prompt)),))
+        return ReadPrompt(field, weight, ((steps.count - steps.taken, chunk(field, prompt)),))
     if len(prompt) > MOST_CHARACTERS:
         expected = f"at most {MOST_CHARACTERS} characters; syntax 'plain' cuts it"
         raise InputError(field, expected, len(prompt))

@@ -16,6 +16,18 @@ Changes = tuple[tuple[int, _Found], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps that a prompt changes within: `count` of them, of which `taken` are behind us.
+
+    `earlier` are the steps of the pass before, such as the first of a hires fix.
+    """
+
+    count: int
+    taken: int = 0
+    earlier: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
     """`before`, and after a step `after`. `when` is that step, or of all steps a share."""
 
@@ -24,13 +36,13 @@ class Switch:
     when: float
     share: bool
 
-    def last(self, steps: int, earlier: int | None) -> int:
-        """The last step of `before`, from 0 to `steps`; see `changes`."""
+    def last(self, steps: Steps) -> int:
+        """The last step of `before`, from 0 to `steps.count`; see `changes`."""
         if self.share:
-            wanted = (self.when - (earlier is not None)) * steps
+            wanted = (self.when - (steps.earlier is not None)) * steps.count
         else:
-            wanted = self.when - (earlier or 0)
-        return int(min(max(wanted, 0), steps))
+            wanted = self.when - (steps.earlier or 0)
+        return int(min(max(wanted, 0), steps.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +65,27 @@ class _Bracket:
     bars: list[int] = field(default_factory=list[int])
 
 
-def changes(prompt: str, steps: int, earlier: int | None = None) -> Changes[str]:
-    """The texts of a prompt, each with the last step that it holds for.
+def changes(prompt: str, steps: Steps) -> Changes[str]:
+    """The texts of a prompt, each with the last step that it holds for, of those not taken yet.
 
-    A number with a point is a share of the `steps`, one without counts steps. A second pass, such
-    as that of a hires fix, has the numbers beyond: `earlier` are the steps of the pass before, and
-    1.5 is the middle of the second.
+    A number with a point is a share of the steps, one without counts steps. A second pass has the
+    numbers beyond those of the first: 1.5 is the middle of the second.
 
     Source: the rules of AUTOMATIC1111's web UI.
     """
     items = parse(prompt)
-    lasts = {steps}
+    lasts = {steps.count}
     for each in _nodes(items):
         if isinstance(each, Turns):
-            lasts.update(range(1, steps + 1))
+            lasts.update(range(1, steps.count + 1))
         else:
-            lasts.add(each.last(steps, earlier))
+            lasts.add(each.last(steps))
     found: list[tuple[int, str]] = []
-    for last in sorted(lasts - {0}):
-        text = "".join(_texts(items, last, steps, earlier))
+    for last in sorted(each for each in lasts if each > steps.taken):
+        text = "".join(_texts(items, last, steps))
         if found and found[-1][1] == text:
             found.pop()
-        found.append((last, text))
+        found.append((last - steps.taken, text))
     return tuple(found)
 
 
@@ -147,7 +158,7 @@ def _nodes(items: Sequence[Item]) -> Iterator[Switch | Turns]:
             yield each
 
 
-def _texts(items: Sequence[Item], step: int, steps: int, earlier: int | None) -> Iterator[str]:
+def _texts(items: Sequence[Item], step: int, steps: Steps) -> Iterator[str]:
     waiting = [iter(items)]
     while waiting:
         each = next(waiting[-1], None)
@@ -156,7 +167,7 @@ def _texts(items: Sequence[Item], step: int, steps: int, earlier: int | None) ->
         elif isinstance(each, str):
             yield each
         elif isinstance(each, Switch):
-            chosen = each.before if step <= each.last(steps, earlier) else each.after
+            chosen = each.before if step <= each.last(steps) else each.after
             waiting.append(iter(chosen))
         else:
             waiting.append(iter(each.options[(step - 1) % len(each.options)]))

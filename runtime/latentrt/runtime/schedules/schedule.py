@@ -11,7 +11,7 @@ from typing import Final, cast
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.prediction import PredictionType
 
-__all__ = ["Clipping", "Evaluation", "Option", "Schedule"]
+__all__ = ["Clipping", "Evaluation", "Option", "Position", "Schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,16 @@ class Evaluation:
     sigma: float
     sigma_next: float
     stage: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in a run an evaluation is: which of all evaluations, and of all steps, from 0."""
+
+    evaluation: int
+    evaluations: int
+    step: int
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,15 @@ class Schedule:
             low, high = rises[0]
             expected = "noise levels that never rise (fewer steps may do)"
             raise InputError("schedule", expected, f"{low:g} before {high:g}")
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """Where each evaluation is."""
+        starts = [e.stage == 0 for e in self.evaluations]
+        steps = itertools.accumulate(starts)
+        return tuple(
+            Position(index, len(starts), step - 1, sum(starts)) for index, step in enumerate(steps)
+        )
 
     def begun(self, steps: int) -> Schedule:
         """The same without its first `steps` steps, of which at least one is left.

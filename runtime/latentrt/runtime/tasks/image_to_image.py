@@ -13,8 +13,9 @@ from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import json_object, number
 from latentrt.runtime.pixels import Pixels, as_pixels, pixels_sha256
-from latentrt.runtime.plan import Latent, Leg, PictureNoise
+from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise
 from latentrt.runtime.size import Size
+from latentrt.runtime.tasks.task import Task
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +27,7 @@ STRENGTH = 0.8
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
-class ImageToImage:
+class ImageToImage(Task):
     """Begins with a picture that is encoded and made noisy, instead of noise alone.
 
     `image` is RGB, uint8 [h, w, 3], or a Pillow image, which becomes that. It is resized to the
@@ -71,14 +72,14 @@ class ImageToImage:
         sigma = np.float32(schedule.evaluations[0].sigma)
         encoded = kit.encode(self.image)
 
-        def enter(previous: Latent | None, noise: PictureNoise) -> Latent:
+        def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
             del previous
             # As in diffusers, the posterior's noise is drawn before that of the latent.
             latent: Latent = encoded.sample(noise.stream) / np.float32(schedule.data_scale)
             latent += noise.begin(kit.latent_shape) * sigma
-            return latent
+            return Entry(latent)
 
-        return (Leg(schedule, kit.denoiser(schedule), enter),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)
 
     def to_json(self) -> dict[str, Any]:
         """The picture's SHA-256, and the strength."""

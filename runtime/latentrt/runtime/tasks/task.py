@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from numpy.typing import NDArray
 
+from latentrt.runtime.pixels import Pixels
 from latentrt.runtime.plan import Leg
 from latentrt.runtime.size import Size
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 class Task(Protocol):
     """Frozen data, compared by value, that a request carries."""
 
+    __slots__ = ()
+
     def size(self, factor: int) -> Size | None:
         """The size of pictures that the task asks for, in multiples of `factor`; None: any."""
         ...
@@ -24,6 +27,10 @@ class Task(Protocol):
     def legs(self, kit: Kit) -> tuple[Leg, ...]:
         """The sampler runs that make a picture, in their order; at least one."""
         ...
+
+    def finish(self, pixels: Pixels) -> Pixels:
+        """What was decoded, uint8 [h, w, 3], to the picture."""
+        return pixels
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as a JSON object, without its name."""

@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.runtime.checks import json_object
-from latentrt.runtime.plan import Latent, Leg, PictureNoise
+from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise
 from latentrt.runtime.size import Size
+from latentrt.runtime.tasks.task import Task
 
 if TYPE_CHECKING:
     from latentrt.runtime.kit import Kit
 
 
 @dataclass(frozen=True, slots=True)
-class TextToImage:
+class TextToImage(Task):
     """Pictures from a prompt and noise."""
 
     def size(self, factor: int) -> Size | None:
@@ -30,11 +31,11 @@ class TextToImage:
         """One run over all levels."""
         schedule = kit.schedule()
 
-        def enter(previous: Latent | None, noise: PictureNoise) -> Latent:
+        def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
             del previous
-            return noise.begin(kit.latent_shape) * np.float32(schedule.init_scale)
+            return Entry(noise.begin(kit.latent_shape) * np.float32(schedule.init_scale))
 
-        return (Leg(schedule, kit.denoiser(schedule), enter),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)
 
     def to_json(self) -> dict[str, Any]:
         """It has no fields."""
