@@ -257,7 +257,8 @@ def test_no_negative_row_is_encoded_where_none_is_ever_evaluated(
     side: Callable[[str], Side],
 ) -> None:
     both = side("heads")
-    request = Request(PROMPT, negative_prompt=NEGATIVE, size=SIZE, guidance=Guidance(1.0))
+    text = "a star that no other test asks for"
+    request = Request(text, negative_prompt=NEGATIVE, size=SIZE, guidance=Guidance(1.0))
     evaluation = both.conditioner(request)
     (row,) = next(evaluation)
     with pytest.raises(StopIteration) as ended:

@@ -70,6 +70,10 @@ class Conditioner:
         """Whether the U-Net is to be guided; if not, it takes the guidance scale as an input."""
         return "timestep_cond" not in self._inputs
 
+    def forget_prompts(self) -> None:
+        """Encode every prompt anew from now on."""
+        self._prompts.forget()
+
     def check(self, request: Request) -> None:
         """Raise `InputError` naming a field that this bundle's model cannot use."""
         most = self._prompts.most_skipped

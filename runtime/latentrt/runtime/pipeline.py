@@ -222,6 +222,10 @@ class Pipeline:
         """
         self._engines.close()
 
+    def forget_prompts(self) -> None:
+        """Encode every prompt anew from now on, also those encoded before: for measurements."""
+        self._planning.forget_prompts()
+
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""
         return self.run(request).result()

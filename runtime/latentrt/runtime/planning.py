@@ -120,6 +120,10 @@ class Planning:
             finish=request.task.finish,
         )
 
+    def forget_prompts(self) -> None:
+        """Encode every prompt anew from now on."""
+        self._conditioner.forget_prompts()
+
     def decode(self, latent: Latent) -> Evaluation[NDArray[np.float32]]:
         """One latent [c, h, w] to pixels [3, H, W], as a row of the VAE decoder."""
         (outputs,) = yield [self.decoder_row(latent)]

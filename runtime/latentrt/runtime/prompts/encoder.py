@@ -62,6 +62,10 @@ class PromptEncoder:
         """What is to be said of embeddings, a sentence each."""
         return notes_of(embeddings, self._widths)
 
+    def forget(self) -> None:
+        """Encode every text anew from now on."""
+        self._encoded.clear()
+
     @property
     def most_skipped(self) -> int:
         """The largest clip skip: one layer has to be left, beside the one SDXL leaves out."""

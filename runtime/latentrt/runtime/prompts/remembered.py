@@ -34,3 +34,8 @@ class Remembered(Generic[_Key, _Value]):
             self._values.move_to_end(key)
             while len(self._values) > self._most:
                 self._values.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget them all."""
+        with self._lock:
+            self._values.clear()
