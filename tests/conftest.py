@@ -186,6 +186,15 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+# For tasks whose U-Nets take more than the latent: a mask and a masked picture, depth, a picture.
+CONFIGURATIONS |= {
+    f"{name}{channels}": {
+        **CONFIGURATIONS[name],
+        "unet": {**CONFIGURATIONS[name]["unet"], "in_channels": channels},
+    }
+    for name, channels in (("heads", 9), ("lists", 9), ("xl", 9), ("lists", 5), ("heads", 8))
+}
+
 
 def make_checkpoint(folder: Path, configuration: str, seed: int = 0) -> Path:
     """Write a tiny random diffusers folder whose VAE has factor 8."""

@@ -121,13 +121,12 @@ READ: dict[str, tuple[Change, tuple[str, ...]]] = {
     "image to image": (
         config(INDEX, _class_name="StableDiffusionImg2ImgPipeline"),
         (
-            "pipeline: StableDiffusionImg2ImgPipeline, exported for text to image as "
-            "StableDiffusionPipeline",
+            "pipeline: StableDiffusionImg2ImgPipeline, read as StableDiffusionPipeline",
         ),
     ),
     "inpainting with four channels": (
         config(INDEX, _class_name="StableDiffusionInpaintPipeline"),
-        ("pipeline: StableDiffusionInpaintPipeline, exported",),
+        ("pipeline: StableDiffusionInpaintPipeline, read",),
     ),
     "a pipeline of its own code": (
         config(INDEX, _class_name=["pipeline", "MyPipeline"]),

@@ -178,11 +178,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
         config("scheduler/scheduler_config.json", beta_schedule="wavy"),
         "it/scheduler/scheduler_config.json: ",
     ),
-    "a U-Net for inpainting": (
-        unet(in_channels=9),
-        "it/unet: U-Net takes 9 channels, the VAE has 4: only text to image is supported",
+    "a U-Net for an unknown task": (
+        unet(in_channels=6),
+        "it/unet: U-Net takes 6 channels, the VAE has 4: supported are text to image, depth, "
+        "pix2pix and inpainting, with 4, 5, 8 and 9 channels",
     ),
-    "a U-Net that predicts variances": (unet(out_channels=8), "it/unet: out_channels is 8"),
+    "a U-Net that predicts variances": (unet(out_channels=8), "it/unet: out_channels is 8, the VAE has 4"),
     "a U-Net with more conditions": (unet(**BIG), "it/unet: addition_embed_type is 'text_time'"),
     "only the config of one": (
         config("unet/config.json", **BIG),

@@ -214,7 +214,7 @@ def test_json_names_the_picture_by_its_hash_and_wants_it_back() -> None:
     stored = json.loads(json.dumps(Request("a", task=task).to_json()))
     assert Request.from_json(stored, [task.image]) == Request("a", task=task)
     for others in ([], [np.zeros((8, 8, 3), np.uint8)]):
-        with pytest.raises(InputError, match=r"image: expected the picture that was begun with"):
+        with pytest.raises(InputError, match=r"image: expected the image that was begun with"):
             Request.from_json(stored, others)
 
 
@@ -236,7 +236,7 @@ def test_the_command_begins_with_a_file_and_draws_it_again(
         assert drawn.size == (64, 64)
     assert read_request(out, [np.asarray(picture())]).task == ImageToImage(picture(), 0.5)
     repeated = ["generate", bundle("heads"), "--from", out, "-o", again, "--engine", "onnxruntime"]
-    assert "image: expected the picture that was begun with" in run(*repeated).err
+    assert "image: expected the image that was begun with" in run(*repeated).err
     assert run(*repeated, "--image", begun).status == 0
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(again)))
 
@@ -263,3 +263,16 @@ def test_the_command_says_which_option_is_wrong(
     assert done.status == 2
     assert message in done.err
     assert not (tmp_path / "b.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("counting", "strength", "steps"),
+    [("webui", 0.75, 16), ("webui", 1.0, 20), ("exact", 0.75, 20), ("diffusers", 0.75, 15)],
+)
+def test_steps_are_counted_as_asked(
+    pipelines: Callable[[str], Pipeline], counting: Any, strength: float, steps: int
+) -> None:
+    # The web UI takes int(min(strength, 0.999) * 20) + 1 steps, or exactly those asked for.
+    task = ImageToImage(picture(), strength, counting)
+    plan = pipelines("heads").plan(Request("a", task=task, sampling=Sampling("euler", steps=20)))
+    assert len(plan.schedule.evaluations) == steps

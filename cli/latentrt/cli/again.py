@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import FileError
 from latentrt.cli.weights import recorded_weights
-from latentrt.runtime import ImageToImage, Request, Sampling
+from latentrt.runtime import Request, Sampling, TextToImage
 from latentrt.runtime.image import recorded_request
 from latentrt.runtime.request_fields import rows_named
 from latentrt.runtime.schedules import schedules_of
+from latentrt.runtime.tasks import Task, read_task, task_json
 from latentrt.runtime.weights_fields import Weights, embeddings_of, loras_of
 
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -110,8 +111,8 @@ def again(
 
 def _begun_with(
     value: dict[str, Any], source: Path, asked: Request, given: Set[str]
-) -> ImageToImage | None:
-    """The task of a picture that is to begin with another image than it did, or with its own.
+) -> Task | None:
+    """The task of a picture that is to begin with other images than it did, or with its own.
 
     It is taken out of the JSON; what of it was not given stays as it was.
     """
@@ -119,15 +120,18 @@ def _begun_with(
     if not isinstance(recorded, dict | None):
         raise FileError(source, "holds a request whose task is malformed")
     before = cast("dict[str, Any]", recorded or {})
-    if not isinstance(asked.task, ImageToImage):
+    if isinstance(asked.task, TextToImage):
         return None
     value.pop("task", None)
-    if before.get("name") == "image_to_image":
-        if before.get("image") != asked.task.to_json()["image"]:
-            print("latentrt: note: another image than the picture began with", file=sys.stderr)
-        if "strength" not in given:
-            return ImageToImage(asked.task.image, before.get("strength", asked.task.strength))
-    return asked.task
+    wanted = task_json(asked.task)
+    if before.get("name") != wanted["name"]:
+        return asked.task
+    for name in asked.task.pictures:
+        if before.get(name) != wanted[name]:
+            print(f"latentrt: note: another {name} than the picture began with", file=sys.stderr)
+    kept = {n: v for n, v in before.items() if n not in given and n not in asked.task.pictures}
+    arrays = [getattr(asked.task, name) for name in asked.task.pictures]
+    return read_task(wanted | kept, arrays)
 
 
 def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set[str]:
@@ -172,6 +176,6 @@ def _weights(
     return [*found, *more, *(e for e in loras_of(asked.weights) if e.sha256() not in loras)]
 
 
-def _with(request: Request, task: ImageToImage | None, weights: Sequence[Weights]) -> Request:
+def _with(request: Request, task: Task | None, weights: Sequence[Weights]) -> Request:
     request = request.with_values(weights=weights)
     return request if task is None else request.with_values(task=task)

@@ -43,7 +43,54 @@ def generate(
     image: Annotated[Path | None, typer.Option(help="Begin with this picture.")] = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="Share of the steps taken from --image, above 0 to 1. [default: 0.8]"),
+        typer.Option(
+            help="Share of the steps taken from --image, above 0 to 1. [default: 0.8; --mask: 1]"
+        ),
+    ] = None,
+    counting: Annotated[
+        str | None,
+        typer.Option(
+            help="How --strength counts steps: diffusers, webui (one more) or exact (all of them)."
+            " [default: diffusers]"
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Inpainting: draw --image anew where this is white.")
+    ] = None,
+    mask_invert: Annotated[
+        bool | None, typer.Option("--mask-invert", help="Draw where the mask is black.")
+    ] = None,
+    mask_blur: Annotated[
+        float | None, typer.Option(help="Blur the mask's edge by so many pixels. [default: 0]")
+    ] = None,
+    mask_soft: Annotated[
+        bool | None, typer.Option("--mask-soft", help="Keep a share where the mask is grey.")
+    ] = None,
+    mask_fill: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin the white part with: original, blur, noise or nothing. [default: original]"
+        ),
+    ] = None,
+    only_masked: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PADDING", help="Draw the white part alone, with so many pixels around it."
+        ),
+    ] = None,
+    overlay: Annotated[
+        bool | None,
+        typer.Option(
+            "--overlay/--no-overlay",
+            help="Keep black pixels as they are in --image. [default: overlay]",
+        ),
+    ] = None,
+    depth: Annotated[
+        Path | None, typer.Option(help="Depth to image: a map of --image, brighter where nearer.")
+    ] = None,
+    image_guidance: Annotated[
+        float | None,
+        typer.Option(help="InstructPix2Pix: how far to stay with --image, such as 1.5."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: no guidance.")] = 7.5,
@@ -141,7 +188,8 @@ def generate(
     """
     from latentrt.cli.again import again
     from latentrt.cli.bundles import checkpoint_options
-    from latentrt.cli.generate import load_latents, make, task_of
+    from latentrt.cli.generate import load_latents, make
+    from latentrt.cli.tasks import TaskOptions
     from latentrt.cli.values import (
         assignments,
         corner,
@@ -166,10 +214,24 @@ def generate(
     loras, prompts = loras_of(lora or (), lora_dir, [prompt or "", *(text for text, _ in composed)])
     composed = [(text, weight) for text, (_, weight) in zip(prompts[1:], composed, strict=True)]
     inversions = embeddings_of(embedding or (), embedding_dir, [*prompts, negative_prompt or ""])
+    task_options = TaskOptions(
+        image=image,
+        strength=strength,
+        counting=counting,
+        mask=mask,
+        mask_invert=mask_invert,
+        mask_blur=mask_blur,
+        mask_soft=mask_soft,
+        mask_fill=mask_fill,
+        only_masked=only_masked,
+        overlay=overlay,
+        depth=depth,
+        image_guidance=image_guidance,
+    )
     request = Request(
         prompts[0],
         negative_prompt=negative_prompt,
-        task=task_of(image, strength),
+        task=task_options.task(),
         size=size_of("size", size),
         num_images=num_images,
         seed=None if seed == -1 else seed,
@@ -212,7 +274,7 @@ def generate(
         request,
         output,
         save_latents=save_latents,
-        read={"latents": latents, "image": image, "from": source},
+        read={"latents": latents, "image": image, "mask": mask, "depth": depth, "from": source},
         engine=engine,
         precision=precision,
         options=engine_options("option", option or ()),

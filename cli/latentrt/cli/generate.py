@@ -21,11 +21,8 @@ from latentrt.cli.bundles import bundle_of
 from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
 from latentrt.cli.progress import Bars
 from latentrt.engines.verification.verify import Verify
-from latentrt.runtime import ImageToImage, Pipeline, Request, Result, TextToImage
+from latentrt.runtime import Pipeline, Request, Result
 from latentrt.runtime.conversion.options import CheckpointOptions
-from latentrt.runtime.pixels import read_pixels
-from latentrt.runtime.tasks import Task
-from latentrt.runtime.tasks.image_to_image import STRENGTH
 from latentrt.runtime.variants import with_vae
 
 
@@ -47,15 +44,6 @@ def load_latents(path: Path) -> NDArray[np.float32]:
         held = f"holds {mapped.dtype} of shape {mapped.shape}"
         raise FileError(path, f"{held}; latents are float32 [n, channels, height, width]")
     return np.array(mapped)
-
-
-def task_of(image: Path | None, strength: float | None) -> Task:
-    """Image to image where an image is given, else text to image."""
-    if image is not None:
-        return ImageToImage(read_pixels(image), STRENGTH if strength is None else strength)
-    if strength is not None:
-        raise InputError("strength", "none without --image", strength)
-    return TextToImage()
 
 
 def make(

@@ -143,8 +143,10 @@ class Goldens:
     def _denoise(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         scheduler = self._scheduler()
         kind, config = self._components["unet"], self._parts["unet"].config
-        shape = (1, config["in_channels"], *self._inputs.sample_size)
-        noise = torch.randn(shape, generator=generator)
+        channels, more = config["out_channels"], config["in_channels"] - config["out_channels"]
+        noise = torch.randn((1, channels, *self._inputs.sample_size), generator=generator)
+        # In place of a mask, a depth map or a picture.
+        extra = torch.randn((1, more, *self._inputs.sample_size), generator=generator)
         self._keep("run/latents", noise)
         self._keep("run/timesteps", scheduler.timesteps.to(torch.float32))
         self._keep("run/sigmas", scheduler.sigmas.to(torch.float32))
@@ -153,7 +155,7 @@ class Goldens:
         latents = noise * scheduler.init_noise_sigma
         with loaded(TRACED[kind.name], config, self._weights["unet"]) as module:
             for i, timestep in enumerate(scheduler.timesteps):
-                sample = scheduler.scale_model_input(latents, timestep)
+                sample = torch.cat([scheduler.scale_model_input(latents, timestep), extra], dim=1)
                 inputs = {
                     "sample": sample.expand(count, -1, -1, -1).contiguous(),
                     "timestep": timestep.to(torch.float32).expand(count).contiguous(),

@@ -51,7 +51,13 @@ if TYPE_CHECKING:
     from latentrt.runtime.run import Run
     from latentrt.runtime.sampling import Sampling
     from latentrt.runtime.size import Size
-    from latentrt.runtime.tasks import ImageToImage, TextToImage
+    from latentrt.runtime.tasks import (
+        DepthToImage,
+        ImageToImage,
+        Inpainting,
+        InstructPix2Pix,
+        TextToImage,
+    )
     from latentrt.weights.embedding import Embedding
     from latentrt.weights.lora.lora import Lora
 
@@ -64,12 +70,15 @@ __all__ = [
     "CheckpointError",
     "Closed",
     "DeadlineExceeded",
+    "DepthToImage",
     "Embedding",
     "EngineError",
     "FileError",
     "Guidance",
     "ImageToImage",
+    "Inpainting",
     "InputError",
+    "InstructPix2Pix",
     "InternalError",
     "LatentrtError",
     "Lora",
@@ -96,7 +105,10 @@ _MODULES: Final = {
     "Embedding": "weights.embedding",
     "Lora": "weights.lora.lora",
     "Guidance": "runtime.guidance",
+    "DepthToImage": "runtime.tasks",
     "ImageToImage": "runtime.tasks",
+    "Inpainting": "runtime.tasks",
+    "InstructPix2Pix": "runtime.tasks",
     "Pipeline": "runtime.pipeline",
     "Request": "runtime.request",
     "Result": "runtime.result",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Collection, Mapping
-from typing import Any, Final, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import items, shown
 from latentrt.bundle.errors import InputError
 
+_Option = TypeVar("_Option")
 _NO_NUMBERS: Final = (bool, np.bool_, np.complexfloating)
 """Kinds that have the method `__float__` all the same."""
 
@@ -49,6 +50,14 @@ def number(
     if low <= found <= high:
         return found
     raise InputError(field, expected, shown(value))
+
+
+def one_of(field: str, value: object, options: Sequence[_Option]) -> _Option:
+    """The one of the options that a value is; InputError for anything else."""
+    for each in options:
+        if type(value) is type(each) and value == each:
+            return each
+    raise InputError(field, f"one of {', '.join(map(str, options))}", shown(value))
 
 
 def pair(value: object) -> tuple[object, object] | None:

@@ -90,7 +90,7 @@ class GuidedDenoiser:
         self, asked: Denoise, at: Position, channels: NDArray[np.float32] | None = None
     ) -> Evaluation[NDArray[np.float32]]:
         """Evaluate a latent for the negative prompt and the prompts, and guide between them."""
-        scale = self._scale(asked.sigma)
+        scale = self.scale_at(asked.sigma)
         changing = model_inputs(asked, channels)
         conditions = self._conditions(scale)
         answers = yield [Row(self.unet, changing, each.at(at.step)) for each in conditions]
@@ -105,11 +105,11 @@ class GuidedDenoiser:
     def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
         """The U-Net at the rows its evaluations have; a scale function that fails does so here."""
         levels = {e.sigma for e in schedule.evaluations}
-        counts = {len(self._conditions(self._scale(sigma))) for sigma in levels}
+        counts = {len(self._conditions(self.scale_at(sigma))) for sigma in levels}
         row = example_row(self.unet, shape, self.prompts[0].constant)
         return frozenset(Need.of(row, count) for count in counts)
 
-    def _scale(self, sigma: float) -> float:
+    def scale_at(self, sigma: float) -> float:
         """The guidance scale at a noise level: 1 where the prompts alone decide."""
         return 1.0 if self.negative is None else self.guidance.scale_at(sigma)
 

@@ -17,13 +17,13 @@ from latentrt.runtime.denoiser import GuidedDenoiser
 from latentrt.runtime.latents import from_vae
 from latentrt.runtime.noise import Noise
 from latentrt.runtime.opening import Opening
-from latentrt.runtime.pixels import Pixels, for_vae_encoder
 from latentrt.runtime.plan import Latent
 from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Calls, Evaluation, Model, Row
 from latentrt.runtime.sampling import Sampling
-from latentrt.runtime.schedules import Schedule
+from latentrt.runtime.schedules import WHOLE, Part, Schedule
+from latentrt.runtime.size import Size
 
 _LOG_VARIANCE = (-30.0, 20.0)
 """Where diffusers' `DiagonalGaussianDistribution` keeps a logarithm of the variance."""
@@ -43,11 +43,19 @@ class Posterior:
         return from_vae(latent, self.manifest)
 
 
+def unet_channels(manifest: Manifest) -> int:
+    """Channels of the U-Net's `sample`: those of the latent, and what a task adds."""
+    inputs = manifest.components["unet"].inputs
+    channels = next(spec.dims[1] for spec in inputs if spec.name == "sample")
+    assert isinstance(channels, int)
+    return channels
+
+
 class Kit:
     """The means of one bundle for one request, whose size and seed are resolved.
 
-    `models` are the bundle's components; `schedules` gives the schedule of a sampling at a
-    strength; `opening` opens engines. `text_seconds`, `vae_seconds` and `notes` tell what was done.
+    `models` are the bundle's components; `schedules` gives the schedule of a part of a
+    sampling; `opening` opens engines. `text_seconds`, `vae_seconds` and `notes` tell what was done.
     """
 
     def __init__(
@@ -57,7 +65,7 @@ class Kit:
         manifest: Manifest,
         models: Mapping[str, Model],
         conditioner: Conditioner,
-        schedules: Callable[[Sampling, float], Schedule],
+        schedules: Callable[[Sampling, Part], Schedule],
         opening: Opening,
     ) -> None:
         self.request = request
@@ -72,9 +80,9 @@ class Kit:
         self._opening = opening
         self._calls = Calls({"unet": (1,), "vae": (1,)})
 
-    def schedule(self, strength: float = 1.0) -> Schedule:
-        """The request's schedule, or of its steps the share at the lower levels."""
-        return self._schedules(self.request.sampling, strength)
+    def schedule(self, part: Part = WHOLE) -> Schedule:
+        """The request's schedule, or the part of it at the lower levels."""
+        return self._schedules(self.request.sampling, part)
 
     def denoiser(self, schedule: Schedule, steps: Steps | None = None) -> GuidedDenoiser:
         """The U-Net under the request's prompts over a schedule.
@@ -94,15 +102,25 @@ class Kit:
             self._models["unet"], found.prompts, found.negative, self.request.guidance
         )
 
-    def encode(self, image: Pixels) -> Posterior:
-        """A picture at the request's size, as the VAE's encoder has it."""
-        size = self.request.size
-        assert size is not None
-        sizes = {"batch": 1, "image_height": size.height, "image_width": size.width}
+    @property
+    def size(self) -> Size:
+        """The size of pictures, resolved."""
+        assert self.request.size is not None
+        return self.request.size
+
+    @property
+    def extra_channels(self) -> int:
+        """How many channels the U-Net takes beside those of the latent."""
+        return unet_channels(self._manifest) - self.latent_shape[0]
+
+    def encode(self, images: NDArray[np.float32]) -> Posterior:
+        """A picture, float32 [3, h, w] in [-1, 1], as the VAE's encoder has it."""
+        _, height, width = images.shape
+        sizes = {"batch": 1, "image_height": height, "image_width": width}
         self._opening.more(1)
         self._opening(self._models["vae_encoder"], sizes)
         begun = time.perf_counter()
-        moments = self._calls.answer(self._encode(for_vae_encoder(image, size)))
+        moments = self._calls.answer(self._encode(images))
         if not all_finite(moments):
             raise NonFinite("vae_encoder")
         self.vae_seconds += time.perf_counter() - begun

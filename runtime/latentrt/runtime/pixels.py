@@ -48,6 +48,11 @@ def as_pixels(field: str, value: object) -> Pixels:
 
 
 def read_pixels(path: Path) -> Pixels:
+    """A file's picture in RGB; raises `FileError` for a file that is none."""
+    return as_pixels("image", read_image(path))
+
+
+def read_image(path: Path) -> Image.Image:
     """A file's picture, turned as its EXIF says; raises `FileError` for a file that is none."""
     from PIL import Image, ImageOps
 
@@ -57,12 +62,11 @@ def read_pixels(path: Path) -> Pixels:
         with warnings.catch_warnings(), Image.open(path) as picture:
             warnings.simplefilter("ignore")  # of damaged metadata
             turned = ImageOps.exif_transpose(picture)
-            return as_pixels("image", turned)
+            turned.load()
+            return turned
     except Image.DecompressionBombError as error:
         raise FileError(path, f"is too large: {error}") from error
     except (OSError, ValueError, SyntaxError) as error:
-        if isinstance(error, InputError):
-            raise
         raise FileError(path, f"is not a readable picture: {error}") from error
 
 
@@ -72,19 +76,21 @@ def pixels_sha256(pixels: NDArray[Any]) -> str:
     return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
 
 
+def resized(array: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """A picture [h, w, 3] or a mask [h, w] at another size, by Lanczos; the same at its own."""
+    if array.shape[:2] == (size.height, size.width):
+        return array
+    from PIL import Image
+
+    picture = Image.fromarray(array)
+    return np.asarray(picture.resize((size.width, size.height), Image.Resampling.LANCZOS))
+
+
 def for_vae_encoder(pixels: Pixels, size: Size) -> NDArray[np.float32]:
     """A picture of a size, float32 [3, h, w] in [-1, 1]; Lanczos resizes it where it has another.
 
     Source: diffusers' `VaeImageProcessor.preprocess`.
     """
-    if pixels.shape[:2] != (size.height, size.width):
-        pixels = np.asarray(_resized(pixels, size))
+    pixels = resized(pixels, size)
     scaled = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255.0)
     return np.float32(2.0) * scaled - np.float32(1.0)
-
-
-def _resized(pixels: Pixels, size: Size) -> Image.Image:
-    from PIL import Image
-
-    picture = Image.fromarray(pixels)
-    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)

@@ -25,9 +25,10 @@ from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Evaluation, Model, Need, Row
 from latentrt.runtime.sampling import Sampling
-from latentrt.runtime.schedules import Schedule, as_stable_diffusion, build_schedule
+from latentrt.runtime.schedules import Part, Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
+from latentrt.runtime.tasks import TASKS, Task, name_of
 
 _ROWS: Final = 8
 """Rows of a U-Net call that several pictures of one request share."""
@@ -89,6 +90,7 @@ class Planning:
             self._schedule,
             opening,
         )
+        _check_task(request.task, kit)
         legs = request.task.legs(kit)
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
@@ -218,6 +220,16 @@ class Planning:
         return shape
 
 
+def _check_task(task: Task, kit: Kit) -> None:
+    """Raise `InputError` for a task that the U-Net's channels do not fit."""
+    latent, extra = kit.latent_shape[0], kit.extra_channels
+    if extra not in task.channels(latent):
+        fitting = [name for name, kind in TASKS.items() if extra in kind.channels(latent)]
+        names = " or ".join(fitting) or "none"
+        expected = f"{names}: this model's U-Net takes {latent + extra} channels"
+        raise InputError("task", expected, name_of(task))
+
+
 def _needs(legs: Sequence[Leg]) -> list[Need]:
     """What the legs call, in their order; of one model, few rows first."""
     found = [
@@ -238,7 +250,7 @@ def _rows(request: Request) -> int:
 
 
 def _schedule(
-    config: Mapping[str, object], family: str, sampling: Sampling, strength: float
+    config: Mapping[str, object], family: str, sampling: Sampling, part: Part
 ) -> Schedule:
     return build_schedule(
         config,
@@ -251,7 +263,7 @@ def _schedule(
         sigmas=sampling.sigmas,
         brownian=sampling.brownian,
         xl=family == STABLE_DIFFUSION_XL,
-        strength=strength,
+        part=part,
         distilled=family == LATENT_CONSISTENCY,
     )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from numpy.typing import NDArray
 
 from latentrt.bundle.checks import integer, shown
 from latentrt.bundle.errors import InputError
@@ -25,6 +27,12 @@ class Size:
         for name in ("width", "height"):
             value = integer(f"size {name}", _EXPECTED, getattr(self, name), 1, LARGEST)
             object.__setattr__(self, name, value)
+
+    @staticmethod
+    def within(pixels: NDArray[Any], factor: int) -> Size:
+        """The size of a picture [h, w, ...], rounded down to multiples of `factor`, never to 0."""
+        height, width = (max(n // factor, 1) * factor for n in pixels.shape[:2])
+        return Size(width, height)
 
     @staticmethod
     def parse(text: str) -> Size:

@@ -146,7 +146,7 @@ def left_out(source: Source, family: Family) -> tuple[str, ...]:
     if stated != family.pipeline:
         words = cast("list[object]", stated) if isinstance(stated, list) else [stated]
         named = " of ".join(str(word) for word in reversed(words))
-        said.append(f"pipeline: {named}, exported for text to image as {family.pipeline}")
+        said.append(f"pipeline: {named}, read as {family.pipeline}")
     read = {*family.folders, *family.tokenizers, "scheduler"}
     others = [
         name
@@ -199,18 +199,21 @@ def check_fit(source: Source, family: Family, configs: Mapping[str, Config]) -> 
     """Raise `CheckpointError` if a part's outputs do not fit another part's inputs."""
     unet, vae = configs["unet"], configs["vae"]
     where = f"{source.name}/unet"
-    if unet["in_channels"] != vae["latent_channels"]:
+    channels = vae["latent_channels"]
+    extra = unet["in_channels"] - channels
+    if extra not in (0, 1, channels, channels + 1):
         problem = (
-            f"U-Net takes {unet['in_channels']} channels, the VAE has {vae['latent_channels']}: "
-            "only text to image is supported"
+            f"U-Net takes {unet['in_channels']} channels, the VAE has {channels}: supported are "
+            "text to image, depth, pix2pix and inpainting, "
+            f"with {channels}, {channels + 1}, {2 * channels} and {2 * channels + 1} channels"
         )
         raise CheckpointError(where, problem)
     for field in ("in_channels", "out_channels"):
         if vae[field] != _RGB:
             problem = f"{field} is {vae[field]}, expected {_RGB}: a VAE of RGB pictures"
             raise CheckpointError(f"{source.name}/vae", problem)
-    if unet["out_channels"] != unet["in_channels"]:
-        problem = f"out_channels is {unet['out_channels']}, in_channels {unet['in_channels']}"
+    if unet["out_channels"] != channels:
+        problem = f"out_channels is {unet['out_channels']}, the VAE has {channels} channels"
         raise CheckpointError(where, problem)
     width = sum(configs[folder]["hidden_size"] for folder in family.text_encoders)
     if unet["cross_attention_dim"] != width:

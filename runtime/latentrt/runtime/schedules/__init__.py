@@ -13,15 +13,19 @@ from latentrt.runtime.schedules.catalogue import (
     web_names,
 )
 from latentrt.runtime.schedules.config import as_stable_diffusion, unused_keys
+from latentrt.runtime.schedules.part import WHOLE, Counting, Part
 from latentrt.runtime.schedules.schedule import Clipping, Evaluation, Option, Schedule
 
 __all__ = [
     "CATALOGUE",
     "SCHEDULES",
+    "WHOLE",
     "Adopted",
     "Clipping",
+    "Counting",
     "Evaluation",
     "Option",
+    "Part",
     "SamplerName",
     "Schedule",
     "adopt_config",

@@ -32,6 +32,7 @@ from latentrt.runtime.schedules.euler_ancestral import euler_ancestral_schedule
 from latentrt.runtime.schedules.heun import heun_schedule
 from latentrt.runtime.schedules.lcm import lcm_schedule
 from latentrt.runtime.schedules.lms import lms_schedule
+from latentrt.runtime.schedules.part import WHOLE, Part
 from latentrt.runtime.schedules.pndm import pndm_schedule
 from latentrt.runtime.schedules.schedule import Schedule
 from latentrt.runtime.schedules.spacing import levels_asked
@@ -88,7 +89,7 @@ def build_schedule(
     sigmas: tuple[float, ...] | None = None,
     brownian: bool = False,
     xl: bool = False,
-    strength: float = 1.0,
+    part: Part = WHOLE,
     distilled: bool = False,
 ) -> Schedule:
     """The schedule of a run of `steps` steps under a diffusers scheduler config.
@@ -101,9 +102,9 @@ def build_schedule(
     `sigmas` with the level to end on as the last, say outright what is visited, whatever `steps`.
     `eta`, from 0 to 1, is the share of fresh noise of a sampler that has one. `brownian` says that
     the noise will be a Brownian path's, which only some samplers can follow. `xl` chooses SDXL's
-    levels where they differ from SD 1's (align_your_steps). `strength`, above 0 and at most 1, is
-    the share of the steps that are taken, those at the lower levels; where `distilled`, as many
-    steps are spread over that share of the distillation's timesteps.
+    levels where they differ from SD 1's (align_your_steps). `part` says how many of the steps are
+    taken, those at the lower levels. Where `distilled`, all steps are spread over that share of the
+    distillation's timesteps.
 
     Raises InputError, naming the key or argument, for everything that is not honoured here; `steps`
     is an integer from 1 to the config's `num_train_timesteps`.
@@ -117,9 +118,9 @@ def build_schedule(
         read, wanted = _respaced(read, wanted, schedule)
     _check(wanted, train_timesteps(read))
     if distilled and read.class_name in _DISTILLED:
-        wanted = replace(wanted, share=strength)
-    elif strength < 1.0:
-        wanted = replace(wanted, begin=_begin(wanted.steps, strength))
+        wanted = replace(wanted, share=part.strength)
+    elif part != WHOLE:
+        wanted = _begun(wanted, part)
     try:
         made = _BUILDERS[read.class_name](read, wanted)
     except InputError as error:
@@ -176,16 +177,14 @@ def _number_of(
     return len(timesteps) if timesteps is not None else max(len(sigmas or ()) - 1, 1)
 
 
-def _begin(steps: int, strength: float) -> int:
-    """How many of the steps a strength leaves out; raises InputError where none is left.
-
-    Source: diffusers' `StableDiffusionImg2ImgPipeline.get_timesteps`.
-    """
-    taken = int(steps * strength)
-    if taken < 1:
-        expected = f"at least {1 / steps:g} with {steps} steps, for one of them to be taken"
-        raise InputError("strength", expected, strength)
-    return steps - taken
+def _begun(wanted: Wanted, part: Part) -> Wanted:
+    """The wishes for a part of a run."""
+    listed = wanted.timesteps is not None or wanted.sigmas is not None
+    if listed and part.counting == "exact":
+        expected = "diffusers or webui with timesteps or sigmas of their own"
+        raise InputError("counting", expected, part.counting)
+    steps = wanted.steps
+    return replace(wanted, steps=part.spaced(steps), begin=part.begin(steps))
 
 
 def _check(wanted: Wanted, most: int) -> None:
