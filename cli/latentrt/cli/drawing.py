@@ -92,6 +92,13 @@ def generate(
         float | None,
         typer.Option(help="InstructPix2Pix: how far to stay with --image, such as 1.5."),
     ] = None,
+    refiner: Annotated[
+        Path | None, typer.Option(help="A bundle or checkpoint that draws the last steps.")
+    ] = None,
+    refiner_at: Annotated[
+        float | None,
+        typer.Option(help="Share of the noise that is gone by then, 0 to 1. [default: 0.8]"),
+    ] = None,
     hires: Annotated[
         float | None,
         typer.Option(help="Hires fix: draw, make larger by so much, and draw over. Such as 2."),
@@ -241,6 +248,7 @@ def generate(
         engine_options,
         interval,
         numbers,
+        refiner_of,
         size_of,
         tiling_of,
         verify_of,
@@ -312,6 +320,7 @@ def generate(
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
         weights=[*inversions, *loras],
+        refiner=refiner_of(refiner, refiner_at),
         subseed=subseed,
         subseed_strength=subseed_strength,
         tiling=tiling_of(tile),
