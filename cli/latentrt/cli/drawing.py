@@ -194,7 +194,8 @@ def generate(
     crop: Annotated[str, typer.Option(help="SDXL: TOP,LEFT of the crop.")] = "0,0",
     target_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
     lora: Annotated[
-        list[str] | None, typer.Option(help="FILE or FILE=SCALE: a LoRA; may be repeated.")
+        list[str] | None,
+        typer.Option(help="FILE, FILE=SCALE or FILE=SCALE,up.1:SCALE: a LoRA; may be repeated."),
     ] = None,
     lora_dir: Annotated[
         Path | None, typer.Option(help="LoRAs that a prompt names as <lora:NAME:SCALE>.")
