@@ -92,6 +92,23 @@ def generate(
         float | None,
         typer.Option(help="InstructPix2Pix: how far to stay with --image, such as 1.5."),
     ] = None,
+    hires: Annotated[
+        float | None,
+        typer.Option(help="Hires fix: draw, make larger by so much, and draw over. Such as 2."),
+    ] = None,
+    hires_strength: Annotated[
+        float | None, typer.Option(help="Share of the steps taken then. [default: 0.7]")
+    ] = None,
+    hires_steps: Annotated[
+        int | None, typer.Option(help="Sampler steps then. [default: those of --steps]")
+    ] = None,
+    hires_upscaler: Annotated[
+        str | None,
+        typer.Option(
+            help="latent, latent_bicubic, latent_nearest, lanczos, or an upscaler's .onnx file."
+            " [default: latent]"
+        ),
+    ] = None,
     control: Annotated[
         list[str] | None,
         typer.Option(
@@ -150,6 +167,16 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="-1: a random one, which is printed. [default: -1]")
     ] = None,
+    subseed: Annotated[
+        int | None, typer.Option(help="Seed of a variation. [default: a random one]")
+    ] = None,
+    subseed_strength: Annotated[
+        float, typer.Option(help="How far to go to the subseed's noise, 0 to 1.")
+    ] = 0.0,
+    tile: Annotated[
+        str,
+        typer.Option(help="Decode large pictures in tiles: auto (where memory needs it), on, off."),
+    ] = "auto",
     size: Annotated[
         str | None,
         typer.Option(help="WIDTHxHEIGHT in pixels. [default: the image's or the checkpoint's]"),
@@ -215,6 +242,7 @@ def generate(
         interval,
         numbers,
         size_of,
+        tiling_of,
         verify_of,
         weighted,
     )
@@ -245,6 +273,10 @@ def generate(
         overlay=overlay,
         depth=depth,
         image_guidance=image_guidance,
+        hires=hires,
+        hires_strength=hires_strength,
+        hires_steps=hires_steps,
+        hires_upscaler=hires_upscaler,
     )
     edges = None if canny_edges is None else interval("canny", canny_edges)
     controls = given_controls(control or (), control_mode, edges)
@@ -280,6 +312,9 @@ def generate(
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
         weights=[*inversions, *loras],
+        subseed=subseed,
+        subseed_strength=subseed_strength,
+        tiling=tiling_of(tile),
         controls=[each.control for each in controls],
     )
     if source is not None:

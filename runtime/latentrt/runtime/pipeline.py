@@ -96,6 +96,10 @@ class Pipeline:
             memory=memory,
         )
         self._engines = engines_of(bundle)
+        # Made where 16 bits overflow.
+        self._in_fp32 = lru_cache(maxsize=1)(
+            lambda: engines_of(bundle, precision="fp32", components={})
+        )
         limit = SizeLimit.of(
             bundle.manifest,
             set(self.engines.values()),
@@ -115,8 +119,14 @@ class Pipeline:
         if base is not None:
             models = base._planning.models.items()
             shared = {name: model for name, model in models if name not in changed}
+        narrow = [n for n, chosen in self._engines.chosen.items() if chosen.precision != "fp32"]
+        wide = tuple(
+            Model(name, bundle.manifest.components[name].inputs, partial(self._widened, name))
+            for name in narrow
+            if name.startswith("vae_")
+        )
         controlling = Controlling(bundle, self._controlnets, self._controlled.model)
-        self._planning = Planning(bundle, self._opened, limit, shared, controlling)
+        self._planning = Planning(bundle, self._opened, limit, shared, controlling, wide)
         self._like = partial(
             Pipeline,
             engine=engine,
@@ -183,11 +193,10 @@ class Pipeline:
             raise InputError("build", "missing or never", shown(build))
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
+            opened = Bundle.open(_bundle_of(as_path("bundle", path), checkpoint, progress))
+            made_with = None if checkpoint is None else checkpoint.vae
             return cls(
-                with_vae(
-                    Bundle.open(_bundle_of(as_path("bundle", path), checkpoint, progress)),
-                    None if vae is None else as_path("vae", vae),
-                ),
+                with_vae(opened, None if vae is None else as_path("vae", vae), made_with),
                 engine,
                 precision,
                 options,
@@ -236,6 +245,8 @@ class Pipeline:
         In a forked process, which has none of their threads, it does nothing.
         """
         self._engines.close()
+        if self._in_fp32.cache_info().currsize:
+            self._in_fp32().close()
         if self._base is None or "unet" in self._changed:
             self._controlled.close()
         if self._base is None:
@@ -336,6 +347,10 @@ class Pipeline:
     def _opened(self, *asked: Any) -> Engine:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
+
+    def _widened(self, component: str, *asked: Any) -> Engine:
+        """An engine of the VAE in fp32, where its 16 bits overflowed."""
+        return self._in_fp32().get(component, *asked)
 
     def _make_variant(self, key: str, weights: tuple[Lora, ...]) -> Pipeline:
         del key  # tells a file from another at the same path
