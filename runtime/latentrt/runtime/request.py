@@ -53,12 +53,12 @@ class Request:
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
     picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
-    may name, and LoRAs. `controls` are ControlNets with their pictures. `subseed_strength`, from 0 to 1, is how far the noise goes from that of the
-    seed to that of `subseed`, along an arc; above 0, image i has the same seed and `subseed + i`.
-    `tiling` decodes large pictures in tiles: "on", "off", or "auto" where the memory would not do.
-    `provenance` is what it was drawn
-    with: a result's request has it. A model that draws it again notes where it differs. Requests
-    are equal, whatever their provenance, where they ask for the same pictures.
+    may name, and LoRAs. `controls` are ControlNets with their pictures. `subseed_strength`, from 0
+    to 1, is how far the noise goes from that of the seed to that of `subseed`, along an arc; above
+    0, image i has the same seed and `subseed + i`. `tiling` decodes large pictures in tiles: "on",
+    "off", or "auto" where the memory would not do. `provenance` is what it was drawn with: a
+    result's request has it. A model that draws it again notes where it differs. Requests are equal,
+    whatever their provenance, where they ask for the same pictures.
 
     Raises `InputError` naming the field that cannot be used.
     """
