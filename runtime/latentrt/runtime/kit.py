@@ -14,6 +14,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.denoiser import GuidedDenoiser
 from latentrt.runtime.opening import Opening
+from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Calls, Model
 from latentrt.runtime.sampling import Sampling
@@ -92,14 +93,18 @@ class Kit:
             sampling = replace(sampling, steps=steps)
         return self.schedules(sampling, part)
 
-    def denoiser(self) -> GuidedDenoiser:
-        """The U-Net under the request's prompts, which are encoded."""
+    def denoiser(self, schedule: Schedule, steps: Steps | None = None) -> GuidedDenoiser:
+        """The U-Net under the request's prompts over a schedule.
+
+        `steps` are those that the prompts change within; None are those of the schedule.
+        """
         sizes = {"batch": 1, "sequence": self.conditioner.length}
         for name, model in self.models.items():
             if name.startswith("text_encoder"):
                 self.opening(model, sizes)
         begun = time.perf_counter()
-        found = Calls(_ONE).answer(self.conditioner(self.request))
+        within = Steps(schedule.positions[-1].steps) if steps is None else steps
+        found = Calls(_ONE).answer(self.conditioner(self.request, within))
         self.spent.text += time.perf_counter() - begun
         self.spent.notes += found.notes
         return GuidedDenoiser(

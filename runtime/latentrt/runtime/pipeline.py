@@ -252,6 +252,10 @@ class Pipeline:
         if self._base is None:
             self._controlnets.close()
 
+    def forget_prompts(self) -> None:
+        """Encode every prompt anew from now on, also those encoded before: for measurements."""
+        self._planning.forget_prompts()
+
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""
         return self.run(request).result()

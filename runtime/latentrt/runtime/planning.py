@@ -134,6 +134,10 @@ class Planning:
             finish=request.task.finish,
         )
 
+    def forget_prompts(self) -> None:
+        """Encode every prompt anew from now on."""
+        self._conditioner.forget_prompts()
+
     def decoder_row(self, latent: Latent) -> Row:
         """What the VAE decoder is asked about a latent [c, h, w]."""
         return self._vae.decoder_row(latent)
@@ -227,8 +231,8 @@ def _check_task(task: Task, kit: Kit) -> None:
     latent, extra = kit.latent_shape[0], kit.extra_channels
     if extra not in task.channels(latent):
         fitting = [name for name, kind in TASKS.items() if extra in kind.channels(latent)]
-        names = " or ".join(fitting) or "none"
-        expected = f"{names}: this model's U-Net takes {latent + extra} channels"
+        names = " or ".join(filter(None, [", ".join(fitting[:-1]), *fitting[-1:]]))
+        expected = f"{names or 'none'}: this model's U-Net takes {latent + extra} channels"
         raise InputError("task", expected, name_of(task))
 
 
@@ -255,7 +259,7 @@ def _check_latents(request: Request, shape: tuple[int, int, int]) -> None:
 
 def _rows(request: Request) -> int:
     """The most rows that an evaluation of a picture has."""
-    return 2 + len(request.composed) if request.guidance.active else 1
+    return 1 + len(request.prompts) if request.guidance.active else 1
 
 
 def _schedule(

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.checks import integer, shown
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import json_object
+from latentrt.runtime.checks import json_object, number
 from latentrt.runtime.control import Control
-from latentrt.runtime.guidance import Guidance
+from latentrt.runtime.guidance import MAX_SCALE, Guidance
+from latentrt.runtime.prompts.composition import split_prompts
+from latentrt.runtime.prompts.syntax import PLAIN, WEBUI, Syntax
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request_fields import (
     DEFAULT_TASK,
@@ -32,8 +34,10 @@ from latentrt.runtime.weights_fields import Weights
 SCHEMA: Final = 4
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`, 3 `weights`, 4 further tasks and `controls`.
+2 added `task`, 3 `weights`, 4 `syntax`, `controls` and further tasks.
 """
+_PLAIN_UNTIL: Final = 3
+"""The newest form whose prompts were read as plain text."""
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
 
@@ -43,7 +47,9 @@ class Request:
     """One order of pictures.
 
     `task` says what they begin with: `TextToImage`, or another of `latentrt.runtime.tasks`.
-    `negative_prompt` None is no negative prompt (for SD 1.x the same as ""). `size` None is the
+    `negative_prompt` None is no negative prompt (for SD 1.x the same as ""). `syntax` is how the
+    prompts are read. "webui" is AUTOMATIC1111's: weights, schedules and any length. "plain" is
+    diffusers': text that is cut where it is too long. `size` None is the
     task's, or the checkpoint's own. Image i of `num_images` uses `seed + i`; None draws a seed that
     the result reports. `generator` is whose numbers a seed gives: "torch" (PyTorch's on the CPU),
     "torch-cuda" or "numpy". `composed` are further prompts, each with the weight it pulls with
@@ -65,6 +71,7 @@ class Request:
 
     prompt: str
     negative_prompt: str | None
+    syntax: Syntax
     task: Task
     size: Size | None
     num_images: int
@@ -90,6 +97,7 @@ class Request:
         prompt: str,
         *,
         negative_prompt: str | None = None,
+        syntax: Syntax = WEBUI,
         task: Task = DEFAULT_TASK,
         size: Size | None = None,
         num_images: int = 1,
@@ -114,8 +122,11 @@ class Request:
         count = number_of_images(num_images)
         for name, field in FIELDS.items():
             object.__setattr__(self, name, field.check(name, given[name], count))
-        if self.composed and not self.guidance.active:
-            raise InputError("guidance scale", "above 1 with composed prompts", self.guidance.scale)
+        for _, weight in self.prompts:
+            expected = f"weights of at most {MAX_SCALE:g} either way"
+            number("prompt", expected, weight, -MAX_SCALE, MAX_SCALE)
+        if len(self.prompts) > 1 and not self.guidance.active:
+            raise InputError("guidance scale", "above 1 with several prompts", self.guidance.scale)
         _check_length(self)
 
     def __eq__(self, other: object) -> bool:
@@ -146,6 +157,13 @@ class Request:
             return None
         return self.subseed + image, self.subseed_strength
 
+    @property
+    def prompts(self) -> tuple[tuple[str, float], ...]:
+        """The prompt, or those between its `AND`s, and the composed ones, with their weights."""
+        if self.syntax == PLAIN:
+            return ((self.prompt, 1.0), *self.composed)
+        return (*split_prompts(self.prompt), *self.composed)
+
     def with_values(self, **values: Any) -> Request:
         """The same request with other fields; raises `InputError` for one that it has not."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -173,6 +191,8 @@ class Request:
             expected = f"at most {SCHEMA}; a newer version of latentrt reads this request"
             raise InputError("schema", expected, shown(schema))
         found = json_object("request", found, FIELDS)
+        if schema <= _PLAIN_UNTIL:
+            found.setdefault("syntax", PLAIN)
         if "prompt" not in found:
             raise InputError("prompt", "a string", "none")
         arrays = [each for each in attachments if isinstance(each, np.ndarray)]

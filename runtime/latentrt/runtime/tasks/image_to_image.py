@@ -68,4 +68,4 @@ class ImageToImage(Task):
             latent += noise.begin(kit.latent_shape) * sigma
             return Entry(latent)
 
-        return (Leg(schedule, kit.denoiser(), enter, kit.latent_shape),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)

@@ -144,7 +144,7 @@ class Inpainting(Task):
             keep = None if with_channels or known is None else Keep(known, start, drawn)
             return Entry(latent, channels, keep)
 
-        return (Leg(schedule, kit.denoiser(), enter, kit.latent_shape),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)
 
     def finish(self, pixels: Pixels) -> Pixels:
         """The picture with what was drawn in its place, and the original over it."""
