@@ -22,7 +22,7 @@ from latentrt.runtime.bundle_engines import BundleEngines
 from latentrt.runtime.control import Control
 from latentrt.runtime.controlled_denoiser import EncodedControl
 from latentrt.runtime.opening import Opening
-from latentrt.runtime.pixels import for_hint
+from latentrt.runtime.pixels import Pixels, for_hint
 from latentrt.runtime.rows import Calls, Evaluation, Model, Row
 from latentrt.runtime.size import Size
 from latentrt.weights.control_specs import CONTROLNET, HINT_ENCODER
@@ -134,13 +134,13 @@ def _listed(stated: object) -> object:
 
 
 def encode(
-    opened: OpenedControlNet, control: Control, size: Size, opening: Opening
+    opened: OpenedControlNet, control: Control, pixels: Pixels, size: Size, opening: Opening
 ) -> EncodedControl:
-    """A control whose picture is encoded at a size; the engine for that is opened."""
+    """A control whose picture, `pixels`, is encoded at a size; the engine for that is opened."""
     model = opened.models[HINT_ENCODER]
     opening.more(1)
     opening(model, {"batch": 1, "image_height": size.height, "image_width": size.width})
-    picture = for_hint(control.image, size)
+    picture = for_hint(pixels, size)
     if opened.config["controlnet_conditioning_channel_order"] == "bgr":
         picture = picture[::-1]
 

@@ -101,7 +101,7 @@ class Planning:
         _check_latents(request, kit.latent_shape)
         _check_task(request.task, kit)
         legs = self._controlling.controlled(
-            request.task.legs(kit), self.models["unet"], request.controls, controlnets, opening
+            request.task.legs(kit), self.models["unet"], request, controlnets, opening
         )
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
