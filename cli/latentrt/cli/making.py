@@ -75,6 +75,10 @@ def build(
     ] = None,
     batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
     decode_batch: Annotated[str, typer.Option(help="Pictures of a VAE decoder's call.")] = "1",
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(help="A ControlNet to draw under; may be repeated."),
+    ] = None,
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,
@@ -108,6 +112,7 @@ def build(
             progress=bars,
             max_pixels=max_pixels,
             verify=verify_of(verify),
+            controls=control or (),
         )
     if as_json:
         print(json.dumps(rows, indent=2))

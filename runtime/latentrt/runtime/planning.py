@@ -113,7 +113,7 @@ class Planning:
         _check_latents(request, kit.latent_shape)
         _check_task(request.task, kit)
         legs = self._controlling.controlled(
-            request.task.legs(kit), self.models["unet"], request.controls, controlnets, opening
+            request.task.legs(kit), self.models["unet"], request, controlnets, opening
         )
         if refiner is not None:
             legs = (*legs, refiner.last_leg(kit, legs[-1].schedule))
