@@ -10,15 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from tests.cli.outcome import Run
 from tests.runtime.task_reference import PROMPT, SEED, check_against, picture, task_reference
 
 from latentrt.bundle.errors import InputError
 from latentrt.runtime import DepthToImage, InstructPix2Pix, Pipeline, Request, Sampling
-from latentrt.runtime.resampling import bicubic
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -93,20 +90,6 @@ def test_a_picture_follows_an_instruction_as_in_diffusers(
         output_type="latent",
     ).images
     check_against(reference, found, latents)
-
-
-@given(
-    st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers()
-)
-def test_bicubic_resampling_is_that_of_torch(
-    h: int, w: int, height: int, width: int, s: int
-) -> None:
-    array = np.random.default_rng(abs(s)).standard_normal((2, h, w), dtype=np.float32)
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(array)[None].double(), size=(height, width), mode="bicubic"
-    )[0].numpy()
-    # Rounded once, from float64.
-    np.testing.assert_allclose(bicubic(array, height, width), expected, rtol=2e-6, atol=2e-6)
 
 
 def test_a_depth_map_keeps_the_levels_of_a_16_bit_picture() -> None:

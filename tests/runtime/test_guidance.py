@@ -23,6 +23,7 @@ from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise, Plan
 from latentrt.runtime.rows import Evaluation, Model
 from latentrt.runtime.run import DirectRun
 from latentrt.runtime.schedules import build_schedule
+from latentrt.runtime.vae import Decoded
 
 SHAPE = (4, 6, 5)
 ROUNDING = 1e-6
@@ -145,8 +146,8 @@ def rows_and_latent(request: Request) -> tuple[list[int], NDArray[np.float32]]:
     def engine(sizes: Mapping[str, int]) -> FunctionEngine:
         return FunctionEngine("unet", tuple(each.fixed(sizes) for each in inputs), (), evaluate)
 
-    def decode(_: NDArray[np.float32]) -> Evaluation[NDArray[np.float32]]:
-        return np.zeros((3, 8, 8), np.float32)
+    def decode(_: NDArray[np.float32]) -> Evaluation[Decoded]:
+        return Decoded(np.zeros((3, 8, 8), np.float32))
         yield []
 
     conditions = [

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from latentrt.bundle.errors import NonFinite
 from latentrt.bundle.spec import TensorSpec
 from latentrt.engines.engine import Arrays
 from latentrt.engines.function import FunctionEngine
@@ -18,6 +19,7 @@ from latentrt.runtime.denoiser import Condition, GuidedDenoiser
 from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise, Plan
 from latentrt.runtime.rows import Evaluation, Model, Row
 from latentrt.runtime.schedules import build_schedule
+from latentrt.runtime.vae import Decoded
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 WAIT = 60.0
@@ -103,10 +105,12 @@ class ToyPipeline:
         )
 
 
-def decoded_by(decoder: Model, latent: Latent) -> Evaluation[NDArray[np.float32]]:
-    """One latent's pixels, by a row of a decoder."""
+def decoded_by(decoder: Model, latent: Latent) -> Evaluation[Decoded]:
+    """One latent's pixels, by a row of a decoder; raises `NonFinite` where they are no numbers."""
     (outputs,) = yield [Row(decoder, {"latents": latent})]
-    return outputs["images"]
+    if not np.isfinite(outputs["images"]).all():
+        raise NonFinite("vae_decoder")
+    return Decoded(outputs["images"])
 
 
 class Gate:

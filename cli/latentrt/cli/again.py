@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import FileError
+from latentrt.cli.tasks import HIRES
 from latentrt.cli.weights import recorded_weights
 from latentrt.runtime import Request, Sampling, TextToImage
 from latentrt.runtime.image import recorded_request
 from latentrt.runtime.request_fields import rows_named
 from latentrt.runtime.schedules import schedules_of
-from latentrt.runtime.tasks import Task, read_task, task_json
+from latentrt.runtime.tasks import HiresFix, Task, read_task, task_json
 from latentrt.runtime.weights_fields import Weights, embeddings_of, loras_of
 
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -29,6 +30,9 @@ _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "size": ("size",),
     "num_images": ("num_images",),
     "seed": ("seed",),
+    "subseed": ("subseed",),
+    "subseed_strength": ("subseed_strength",),
+    "tile": ("tiling",),
     "generator": ("generator",),
     "clip_skip": ("clip_skip",),
     "original_size": ("original_size",),
@@ -129,6 +133,8 @@ def _begun_with(
     for name in asked.task.pictures:
         if before.get(name) != wanted[name]:
             print(f"latentrt: note: another {name} than the picture began with", file=sys.stderr)
+    if isinstance(asked.task, HiresFix):
+        given = {HIRES[name] for name in given & HIRES.keys()} | (given & {"counting"})
     kept = {n: v for n, v in before.items() if n not in given and n not in asked.task.pictures}
     arrays = [getattr(asked.task, name) for name in asked.task.pictures]
     return read_task(wanted | kept, arrays)

@@ -92,6 +92,23 @@ def generate(
         float | None,
         typer.Option(help="InstructPix2Pix: how far to stay with --image, such as 1.5."),
     ] = None,
+    hires: Annotated[
+        float | None,
+        typer.Option(help="Hires fix: draw, make larger by so much, and draw over. Such as 2."),
+    ] = None,
+    hires_strength: Annotated[
+        float | None, typer.Option(help="Share of the steps taken then. [default: 0.7]")
+    ] = None,
+    hires_steps: Annotated[
+        int | None, typer.Option(help="Sampler steps then. [default: those of --steps]")
+    ] = None,
+    hires_upscaler: Annotated[
+        str | None,
+        typer.Option(
+            help="latent, latent_bicubic, latent_nearest, lanczos, or an upscaler's .onnx file."
+            " [default: latent]"
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: no guidance.")] = 7.5,
     guidance_rescale: Annotated[float, typer.Option(help="Less contrast, 0 to 1.")] = 0.0,
@@ -133,6 +150,16 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="-1: a random one, which is printed. [default: -1]")
     ] = None,
+    subseed: Annotated[
+        int | None, typer.Option(help="Seed of a variation. [default: a random one]")
+    ] = None,
+    subseed_strength: Annotated[
+        float, typer.Option(help="How far to go to the subseed's noise, 0 to 1.")
+    ] = 0.0,
+    tile: Annotated[
+        str,
+        typer.Option(help="Decode large pictures in tiles: auto (where memory needs it), on, off."),
+    ] = "auto",
     size: Annotated[
         str | None,
         typer.Option(help="WIDTHxHEIGHT in pixels. [default: the image's or the checkpoint's]"),
@@ -197,6 +224,7 @@ def generate(
         interval,
         numbers,
         size_of,
+        tiling_of,
         verify_of,
         weighted,
     )
@@ -227,6 +255,10 @@ def generate(
         overlay=overlay,
         depth=depth,
         image_guidance=image_guidance,
+        hires=hires,
+        hires_strength=hires_strength,
+        hires_steps=hires_steps,
+        hires_upscaler=hires_upscaler,
     )
     request = Request(
         prompts[0],
@@ -260,6 +292,9 @@ def generate(
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
         weights=[*inversions, *loras],
+        subseed=subseed,
+        subseed_strength=subseed_strength,
+        tiling=tiling_of(tile),
     )
     if source is not None:
         request = again(

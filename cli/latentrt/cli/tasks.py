@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from latentrt.runtime.masks import read_mask
 from latentrt.runtime.pixels import read_image, read_pixels
 from latentrt.runtime.tasks import (
     DepthToImage,
+    HiresFix,
     ImageToImage,
     Inpainting,
     InstructPix2Pix,
@@ -19,6 +20,14 @@ from latentrt.runtime.tasks import (
     TextToImage,
 )
 
+HIRES: Final[Mapping[str, str]] = {
+    "hires": "scale",
+    "hires_strength": "strength",
+    "hires_steps": "steps",
+    "hires_upscaler": "upscaler",
+}
+"""Options of hires fix, and the fields of the task that they are."""
+_OF_IMAGE: Final = ("mask", "depth", "image_guidance")
 _OF_MASK: Final = (
     "mask_invert",
     "mask_blur",
@@ -45,6 +54,10 @@ class TaskOptions:
     overlay: bool | None = None
     depth: Path | None = None
     image_guidance: float | None = None
+    hires: float | None = None
+    hires_strength: float | None = None
+    hires_steps: int | None = None
+    hires_upscaler: str | None = None
 
     @property
     def given(self) -> Set[str]:
@@ -53,6 +66,13 @@ class TaskOptions:
 
     def task(self) -> Task:
         """The task that they ask for; raises `InputError`, or `FileError` for a file."""
+        if self.hires is not None:
+            self._refuse({"image", "strength", *_OF_IMAGE}, "hires", without=False)
+            return HiresFix(
+                **{HIRES[name]: getattr(self, name) for name in HIRES if name in self.given},
+                **self._values("counting"),
+            )
+        self._refuse(HIRES.keys(), "hires")
         if self.image is None:
             self._refuse(self.given, "image")
             return TextToImage()

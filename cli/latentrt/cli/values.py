@@ -9,6 +9,8 @@ from latentrt.bundle.errors import InputError
 from latentrt.engines.options import value_of
 from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime import Size
+from latentrt.runtime.checks import one_of
+from latentrt.runtime.request_fields import TILINGS, Tiling
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
@@ -70,6 +72,11 @@ def verify_of(text: str) -> Verify:
     """How engines are verified; raises `InputError` for what is none."""
     check_verify(text)
     return cast("Verify", text)
+
+
+def tiling_of(text: str) -> Tiling:
+    """Whether pictures are decoded in tiles; raises `InputError` for what does not say."""
+    return one_of("tile", text, TILINGS)
 
 
 def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.size import Size
     from latentrt.runtime.tasks import (
         DepthToImage,
+        HiresFix,
         ImageToImage,
         Inpainting,
         InstructPix2Pix,
@@ -75,6 +76,7 @@ __all__ = [
     "EngineError",
     "FileError",
     "Guidance",
+    "HiresFix",
     "ImageToImage",
     "Inpainting",
     "InputError",
@@ -106,6 +108,7 @@ _MODULES: Final = {
     "Lora": "weights.lora.lora",
     "Guidance": "runtime.guidance",
     "DepthToImage": "runtime.tasks",
+    "HiresFix": "runtime.tasks",
     "ImageToImage": "runtime.tasks",
     "Inpainting": "runtime.tasks",
     "InstructPix2Pix": "runtime.tasks",

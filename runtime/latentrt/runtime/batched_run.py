@@ -15,7 +15,7 @@ from latentrt.engines.process import Home
 from latentrt.runtime.picture import Picture, Step
 from latentrt.runtime.plan import Latent, Plan
 from latentrt.runtime.result import Result, Seconds
-from latentrt.runtime.run import Run, assemble, decoded, picture_of
+from latentrt.runtime.run import Run, assemble, decoded_picture, picture_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -158,7 +158,7 @@ class BatchedRun(Run):
 
     def preview(self, latent: Latent) -> Image.Image:
         """One latent as a picture."""
-        return decoded(self.plan, latent)
+        return decoded_picture(self.plan, latent)
 
     def _settle(self, settle: Callable[[], None]) -> None:
         # Its place is given back first: who waits for the result may submit the next at once.

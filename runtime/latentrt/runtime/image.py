@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import FileError, InputError
-from latentrt.runtime.pixels import Pixels, unchanged
+from latentrt.runtime.pixels import Pixels, to_pixels, unchanged
 from latentrt.runtime.request import Request
 from latentrt.runtime.schedules import Schedule, web_names
 from latentrt.runtime.size import Size
@@ -65,8 +65,7 @@ def to_picture(
     """
     from PIL import Image
 
-    scaled = np.clip(pixels.transpose(1, 2, 0) * 0.5 + 0.5, 0.0, 1.0) * 255
-    return Image.fromarray(finish(np.round(scaled).astype(np.uint8)))
+    return Image.fromarray(finish(to_pixels(pixels)))
 
 
 def format_of(path: Path | str) -> Format:

@@ -17,6 +17,7 @@ from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
 from latentrt.runtime.prediction import denoised
 from latentrt.runtime.rows import Batches, Evaluation, Outputs, Row
 from latentrt.runtime.samplers import sample
+from latentrt.runtime.vae import Decoded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +78,8 @@ class Picture:
     """Picture `image` of a run, for the loop that calls the models. Not thread-safe.
 
     `rows` are what is to be evaluated next; none are left at the end. Then `latent` float32
-    [c, h, w] is what was decoded, and `pixels` float32 [3, H, W] in [-1, 1] is the picture. `start`
+    [c, h, w] is what was decoded, and `pixels` float32 [3, H, W] in [-1, 1] is the picture; `notes`
+    say what a caller should know of it. `start`
     is the noise it began with, of unit variance. `batches` are the arrays of its calls, which are
     kept for its next ones.
     """
@@ -85,16 +87,20 @@ class Picture:
     def __init__(self, run: Driven, image: int) -> None:
         request = run.plan.request
         assert request.seed is not None
-        stream = noise_stream(
-            request.generator, request.seed + image, brownian=request.sampling.brownian
-        )
+        brownian = request.sampling.brownian
         given = None if request.latents is None else request.latents[image]
         self.run = run
         self.image = image
         self.latent: Latent | None = None
         self.pixels: NDArray[np.float32] | None = None
         self.batches: dict[object, Batches] = {}
-        self._noise = PictureNoise(stream, given)
+        self.notes: tuple[str, ...] = ()
+        self._noise = PictureNoise(
+            lambda seed: noise_stream(request.generator, seed, brownian=brownian),
+            request.seed_of(image),
+            given,
+            request.variation_of(image),
+        )
         self._drawing = _draw(run, image, self._noise)
         self._wait_for(next(self._drawing))
 
@@ -124,7 +130,9 @@ class Picture:
         except StopIteration as finished:
             self._wait_for(())
             self.batches.clear()  # their engines may be freed
-            self.latent, self.pixels = finished.value
+            decoded: Decoded
+            self.latent, decoded = finished.value
+            self.pixels, self.notes = decoded.pixels, decoded.notes
 
     def _wait_for(self, rows: Sequence[Row]) -> None:
         self.rows = tuple(rows)
@@ -135,20 +143,18 @@ class Picture:
 # engines with it.
 
 
-def _draw(
-    run: Driven, image: int, noise: PictureNoise
-) -> Evaluation[tuple[Latent, NDArray[np.float32]]]:
+def _draw(run: Driven, image: int, noise: PictureNoise) -> Evaluation[tuple[Latent, Decoded]]:
     """A picture: one leg after the other, then the decoder. Gives its latent and its pixels."""
     plan = run.plan
     counted = itertools.count()
     latent: Latent | None = None
     for leg in plan.legs:
+        noise = noise.anew() if leg.anew else noise
+        if latent is not None and leg.carry is not None:
+            latent = yield from leg.carry(latent, noise)
         latent = yield from _denoise(leg, latent, run, image, noise, counted)
     assert latent is not None
-    pixels = yield from plan.decode(latent)
-    if not all_finite(pixels):
-        raise NonFinite("vae_decoder")
-    return latent, pixels
+    return latent, (yield from plan.decode(latent))
 
 
 def _denoise(

@@ -75,12 +75,9 @@ class Pipeline:
         most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
         memory = available_memory()
-        self._engines = BundleEngines(
+        engines = partial(
+            BundleEngines,
             bundle,
-            engine,
-            precision,
-            options,
-            components,
             build=build,
             cache=cache,
             guarded=guarded,
@@ -88,6 +85,9 @@ class Pipeline:
             max_engines=most_engines,
             memory=memory,
         )
+        self._engines = engines(engine, precision, options, components)
+        # Made where 16 bits overflow.
+        self._in_fp32 = lru_cache(maxsize=1)(lambda: engines(engine, "fp32", options, {}))
         limit = SizeLimit.of(
             bundle.manifest,
             set(self.engines.values()),
@@ -101,7 +101,13 @@ class Pipeline:
         if base is not None:
             models = base._planning.models.items()
             shared = {name: model for name, model in models if name not in changed}
-        self._planning = Planning(bundle, self._opened, limit, shared)
+        narrow = [n for n, chosen in self._engines.chosen.items() if chosen.precision != "fp32"]
+        wide = tuple(
+            Model(name, bundle.manifest.components[name].inputs, partial(self._widened, name))
+            for name in narrow
+            if name.startswith("vae_")
+        )
+        self._planning = Planning(bundle, self._opened, limit, shared, wide)
         self._like = partial(
             Pipeline,
             engine=engine,
@@ -221,6 +227,8 @@ class Pipeline:
         In a forked process, which has none of their threads, it does nothing.
         """
         self._engines.close()
+        if self._in_fp32.cache_info().currsize:
+            self._in_fp32().close()
 
     def forget_prompts(self) -> None:
         """Encode every prompt anew from now on, also those encoded before: for measurements."""
@@ -321,6 +329,10 @@ class Pipeline:
     def _opened(self, *asked: Any) -> Engine:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
+
+    def _widened(self, component: str, *asked: Any) -> Engine:
+        """An engine of the VAE in fp32, where its 16 bits overflowed."""
+        return self._in_fp32().get(component, *asked)
 
     def _make_variant(self, key: str, weights: tuple[Lora, ...]) -> Pipeline:
         del key  # tells a file from another at the same path

@@ -76,6 +76,12 @@ def pixels_sha256(pixels: NDArray[Any]) -> str:
     return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).hexdigest()
 
 
+def to_pixels(images: NDArray[np.float32]) -> Pixels:
+    """RGB from float32 [3, h, w] in [-1, 1]; values outside are clipped."""
+    scaled = np.clip(images.transpose(1, 2, 0) * 0.5 + 0.5, 0.0, 1.0) * 255
+    return np.round(scaled).astype(np.uint8)
+
+
 def resized(array: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     """A picture [h, w, 3] or a mask [h, w] at another size, by Lanczos; the same at its own."""
     if array.shape[:2] == (size.height, size.width):

@@ -8,27 +8,24 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError, ShapeNotBuilt
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
 from latentrt.engines.engine import Engine
 from latentrt.engines.registry import Progress
 from latentrt.runtime.conditioning import Conditioner
-from latentrt.runtime.kit import Kit
-from latentrt.runtime.latents import for_vae
+from latentrt.runtime.kit import Kit, Spent
 from latentrt.runtime.opening import Opening
 from latentrt.runtime.plan import Latent, Leg, Plan, Prepared
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
-from latentrt.runtime.rows import Evaluation, Model, Need, Row
+from latentrt.runtime.rows import Model, Need, Row
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Part, Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
 from latentrt.runtime.tasks import TASKS, Task, name_of
+from latentrt.runtime.vae import Vae
 
 _ROWS: Final = 8
 """Rows of a U-Net call that several pictures of one request share."""
@@ -40,7 +37,8 @@ class Planning:
     """Makes plans over one bundle. Thread-safe.
 
     `engine` gives a component's engine for sizes, and tells a progress; `limit` is how large
-    pictures may be. `shared` are models of another bundle with the same weights.
+    pictures may be. `shared` are models of another bundle with the same weights. `wide` are those
+    of the VAE in fp32 where it computes in 16 bits.
     """
 
     def __init__(
@@ -49,6 +47,7 @@ class Planning:
         engine: Callable[..., Engine],
         limit: SizeLimit,
         shared: Mapping[str, Model],
+        wide: tuple[Model, ...] = (),
     ) -> None:
         self._manifest = bundle.manifest
         self._limit = limit
@@ -57,6 +56,9 @@ class Planning:
             name: shared.get(name) or Model(name, record.inputs, partial(engine, name))
             for name, record in own
         }
+        self._vae = Vae(
+            bundle.manifest, self.models["vae_decoder"], self.models.get("vae_encoder"), wide
+        )
         self._conditioner = Conditioner(bundle, self.models.__getitem__)
         config = bundle.scheduler_config()
         if bundle.manifest.forces_scheduler:
@@ -77,19 +79,21 @@ class Planning:
         """The plan of a request; arguments are as in `Pipeline.plan`."""
         request = self._resolved(request)
         together = self._together(request) if batches is None else 1
-        self._check_size(request, batches, decodes)
+        vae = self._checked_vae(request, batches, decodes)
         self._conditioner.check(request)
         opening = Opening(progress, self._expected(batches, decodes))
-        shape = self._latent_shape(request)
+        spent = Spent()
         kit = Kit(
             request,
-            shape,
             self._manifest,
             self.models,
+            vae,
             self._conditioner,
             self._schedule,
             opening,
+            spent,
         )
+        _check_latents(request, kit.latent_shape)
         _check_task(request.task, kit)
         legs = request.task.legs(kit)
         # Asked for in any case: a scale function that fails does so before any step.
@@ -104,20 +108,21 @@ class Planning:
             for need in (Need(model, 1, sizes) for model, sizes in models):
                 for count in counts:
                     opening(need.model, need.at(count))
-        for count in decodes:
-            _, height, width = legs[-1].shape
-            sizes = {"batch": count, "height": height, "width": width}
-            opening(self.models["vae_decoder"], sizes)
+        needs = [vae.decoder_need(*legs[-1].shape[1:]), *(n for leg in legs for n in leg.needed)]
+        opening.more(len(decodes) * (len(needs) - 1))
+        for need in dict.fromkeys(needs):
+            for count in decodes:
+                opening(need.model, need.at(count))
         request, notes = self._traced(request, legs[0].schedule)
         return Plan(
             request=request,
             legs=legs,
-            decode=self.decode,
+            decode=vae.decode,
             model=self._manifest.source,
             batches={"unet": tuple(counts), "vae": tuple(sorted(decodes))},
             together=together,
-            seconds=Prepared(opening.seconds, kit.text_seconds, kit.vae_seconds),
-            notes=(*notes, *kit.notes),
+            seconds=Prepared(opening.seconds, spent.text, spent.vae),
+            notes=tuple(dict.fromkeys([*notes, *spent.notes])),
             engines=opening.release(),
             finish=request.task.finish,
         )
@@ -126,16 +131,9 @@ class Planning:
         """Encode every prompt anew from now on."""
         self._conditioner.forget_prompts()
 
-    def decode(self, latent: Latent) -> Evaluation[NDArray[np.float32]]:
-        """One latent [c, h, w] to pixels [3, H, W], as a row of the VAE decoder."""
-        (outputs,) = yield [self.decoder_row(latent)]
-        return outputs["images"]
-
     def decoder_row(self, latent: Latent) -> Row:
         """What the VAE decoder is asked about a latent [c, h, w]."""
-        decoder = self.models["vae_decoder"]
-        (spec,) = decoder.inputs
-        return Row(decoder, {spec.name: for_vae(latent, self._manifest)})
+        return self._vae.decoder_row(latent)
 
     def _open_together(
         self, opening: Opening, together: int, needs: Sequence[Need]
@@ -198,26 +196,25 @@ class Planning:
             expected = f"width and height in multiples of {factor}, such as {low} or {high}"
             raise InputError("size", expected, size)
         seed = int.from_bytes(os.urandom(4)) if request.seed is None else request.seed
-        return request.with_values(size=size, seed=seed)
+        subseed = request.subseed
+        if subseed is None and request.subseed_strength > 0:
+            subseed = int.from_bytes(os.urandom(4))
+        return request.with_values(size=size, seed=seed, subseed=subseed)
 
-    def _check_size(
+    def _checked_vae(
         self, request: Request, batches: Sequence[int] | None, decodes: Sequence[int]
-    ) -> None:
+    ) -> Vae:
+        """The VAE, in tiles where asked for or needed; raises `InputError` for too large a size."""
         assert request.size is not None
         rows = _rows(request) if batches is None else max(batches)
-        self._limit.check(request.size, rows=rows, decodes=max(decodes), images=request.num_images)
-
-    def _latent_shape(self, request: Request) -> tuple[int, int, int]:
-        manifest = self._manifest
-        assert request.size is not None
-        height, width = (
-            n // manifest.vae_factor for n in (request.size.height, request.size.width)
+        size = request.task.output(request.size, self._manifest.vae_factor)
+        tiled = request.tiling == "on" or (
+            request.tiling == "auto" and not self._limit.decodes(size, max(decodes))
         )
-        shape = (manifest.latent_channels, height, width)
-        if request.latents is not None and request.latents.shape[1:] != shape:
-            expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
-            raise InputError("latents", expected, request.latents.shape)
-        return shape
+        self._limit.check(
+            size, rows=rows, decodes=max(decodes), images=request.num_images, tiled=tiled
+        )
+        return self._vae.in_tiles() if tiled else self._vae
 
 
 def _check_task(task: Task, kit: Kit) -> None:
@@ -242,6 +239,13 @@ def _needs(legs: Sequence[Leg]) -> list[Need]:
 
 def _order(need: Need) -> tuple[str, int]:
     return need.model.component, need.rows
+
+
+def _check_latents(request: Request, shape: tuple[int, int, int]) -> None:
+    """Raise `InputError` for given noise of another shape than the first latent's."""
+    if request.latents is not None and request.latents.shape[1:] != shape:
+        expected = f"(n, {', '.join(str(n) for n in shape)}) for a picture of {request.size}"
+        raise InputError("latents", expected, request.latents.shape)
 
 
 def _rows(request: Request) -> int:

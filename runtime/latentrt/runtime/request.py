@@ -21,6 +21,7 @@ from latentrt.runtime.request_fields import (
     DEFAULT_TASK,
     FIELDS,
     Attachments,
+    Tiling,
     named_latents,
     number_of_images,
 )
@@ -57,7 +58,10 @@ class Request:
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
     picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
-    may name, and LoRAs. `provenance` is what it was drawn
+    may name, and LoRAs. `subseed_strength`, from 0 to 1, is how far the noise goes from that of the
+    seed to that of `subseed`, along an arc; above 0, image i has the same seed and `subseed + i`.
+    `tiling` decodes large pictures in tiles: "on", "off", or "auto" where the memory would not do.
+    `provenance` is what it was drawn
     with: a result's request has it. A model that draws it again notes where it differs. Requests
     are equal, whatever their provenance, where they ask for the same pictures.
 
@@ -81,6 +85,9 @@ class Request:
     crop: tuple[int, int]
     target_size: Size | None
     weights: tuple[Weights, ...]
+    subseed: int | None
+    subseed_strength: float
+    tiling: Tiling
     provenance: Provenance | None
 
     def __init__(
@@ -103,6 +110,9 @@ class Request:
         crop: tuple[int, int] = (0, 0),
         target_size: Size | None = None,
         weights: Sequence[Weights] = (),
+        subseed: int | None = None,
+        subseed_strength: float = 0.0,
+        tiling: Tiling = "auto",
         provenance: Provenance | None = None,
     ) -> None:
         given = locals()
@@ -139,6 +149,17 @@ class Request:
         if self.syntax == PLAIN:
             return ((self.prompt, 1.0), *self.composed)
         return (*split_prompts(self.prompt), *self.composed)
+
+    def seed_of(self, image: int) -> int:
+        """The seed of one of the pictures; the request has one."""
+        assert self.seed is not None
+        return self.seed if self.subseed_strength > 0 else self.seed + image
+
+    def variation_of(self, image: int) -> tuple[int, float] | None:
+        """The other seed of one of the pictures, and the share of its noise."""
+        if self.subseed_strength == 0 or self.subseed is None:
+            return None
+        return self.subseed + image, self.subseed_strength
 
     def with_values(self, **values: Any) -> Request:
         """The same request with other fields; raises `InputError` for one that it has not."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import all_finite, number, pair, text
+from latentrt.runtime.checks import all_finite, number, one_of, pair, text
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.prompts.syntax import SYNTAXES, Syntax
@@ -23,6 +23,9 @@ from latentrt.runtime.tasks import TASKS, Task, TextToImage, read_task, task_jso
 from latentrt.runtime.weights_fields import Weights, check_weights, named_weights, weights_json
 
 MAX_IMAGES: Final = 1024
+
+Tiling = Literal["auto", "on", "off"]
+TILINGS: Final[tuple[Tiling, ...]] = ("auto", "on", "off")
 
 _WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
@@ -89,10 +92,12 @@ def number_of_images(value: object) -> int:
     return integer("num_images", f"an integer from 1 to {MAX_IMAGES}", value, 1, MAX_IMAGES)
 
 
-def _seed(value: object, num_images: int) -> int:
+def _seed(field: str, value: object, num_images: int) -> int | None:
+    if value is None:
+        return None
     # Image i has seed + i, and alone it has to be a request too.
     expected = f"an integer from 0 to 2**63 - {num_images}"
-    return integer("seed", expected, value, 0, 2**63 - num_images)
+    return integer(field, expected, value, 0, 2**63 - num_images)
 
 
 def _sampling(value: object) -> Sampling:
@@ -214,7 +219,7 @@ FIELDS: Final[Mapping[str, RequestField]] = {
     "task": RequestField(_plain(_task), task_json, lambda _, value, given: read_task(value, given)),
     "size": _SIZE,
     "num_images": RequestField(_plain(number_of_images)),
-    "seed": RequestField(lambda _, value, count: None if value is None else _seed(value, count)),
+    "seed": RequestField(_seed),
     "sampling": RequestField(
         _plain(_sampling), Sampling.to_json, lambda _name, value, _: Sampling.from_json(value)
     ),
@@ -236,6 +241,11 @@ FIELDS: Final[Mapping[str, RequestField]] = {
     "weights": RequestField(
         _plain(check_weights), weights_json, lambda _name, value, given: named_weights(value, given)
     ),
+    "subseed": RequestField(_seed),
+    "subseed_strength": RequestField(
+        lambda name, value, _: number(name, "a number from 0 to 1", value, 0.0, 1.0)
+    ),
+    "tiling": RequestField(lambda name, value, _: one_of(name, value, TILINGS)),
     "provenance": RequestField(
         _plain(_provenance),
         lambda value: None if value is None else value.to_json(),

@@ -15,7 +15,6 @@ from latentrt.bundle.publish import write_file
 from latentrt.runtime.image import FORMATS, QUALITY, Format, encode, format_of
 from latentrt.runtime.request import Request
 from latentrt.runtime.schedules import Schedule
-from latentrt.runtime.size import Size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -102,12 +101,11 @@ class Result:
         last = len(self.images) - 1
         index = integer("index", f"an integer from 0 to {last}", index, 0, last)
         given = self.request.latents
-        seed = self.request.seed
-        width, height = self.images[index].size
+        variation = self.request.variation_of(index)
         return self.request.with_values(
             num_images=1,
-            size=Size(width, height),
-            seed=None if seed is None else seed + index,
+            seed=self.request.seed_of(index),
+            subseed=None if variation is None else variation[0],
             latents=None if given is None else given[index : index + 1],
         )
 

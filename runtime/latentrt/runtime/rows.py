@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -19,6 +19,10 @@ Arrays = Mapping[str, NDArray[Any]]
 """Named arrays without a batch axis."""
 Outputs = Mapping[str, NDArray[np.float32]]
 """What a component gave for one row: float32 arrays without a batch axis."""
+
+
+_BY_VAE: Final = ("vae_", "upscaler")
+"""Beginnings of the names of components whose rows wait for the VAE's lane."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Model:
     @property
     def kind(self) -> str:
         """ "vae" or "unet": rows of one kind wait in one lane, and have the same batch sizes."""
-        return "vae" if self.component.startswith("vae_") else "unet"
+        return "vae" if self.component.startswith(_BY_VAE) else "unet"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

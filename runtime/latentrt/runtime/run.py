@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from latentrt.bundle.errors import Cancelled, NonFinite, only_latentrt_errors
+from latentrt.bundle.errors import Cancelled, only_latentrt_errors
 from latentrt.engines.process import Home
-from latentrt.runtime.checks import all_finite
 from latentrt.runtime.image import to_picture
 from latentrt.runtime.lane import Lane, WaitingRow, take_alike
 from latentrt.runtime.picture import Picture, Step
@@ -139,7 +138,7 @@ class DirectRun(Run):
 
     def preview(self, latent: Latent) -> Image.Image:
         """One latent as a picture."""
-        return decoded(self.plan, latent)
+        return decoded_picture(self.plan, latent)
 
     def _all_steps(self) -> Generator[Step, None, None]:
         try:
@@ -190,12 +189,10 @@ def picture_of(picture: Picture) -> Image.Image:
     return to_picture(picture.pixels, picture.run.plan.finish)
 
 
-def decoded(plan: Plan, latent: Latent) -> Image.Image:
+def decoded_picture(plan: Plan, latent: Latent) -> Image.Image:
     """One latent [c, h, w] as a picture; raises `NonFinite` if the VAE gave what is no colour."""
-    pixels = Calls(plan.batches).answer(plan.decode(latent))
-    if not all_finite(pixels):
-        raise NonFinite("vae_decoder")
-    return to_picture(pixels, plan.finish)
+    decoded = Calls(plan.batches).answer(plan.decode(latent))
+    return to_picture(decoded.pixels, plan.finish)
 
 
 def assemble(
@@ -211,5 +208,5 @@ def assemble(
         schedule=plan.schedule,
         model=plan.model,
         seconds=seconds,
-        notes=plan.notes,
+        notes=tuple(dict.fromkeys([*plan.notes, *(n for each, _ in ordered for n in each.notes)])),
     )

@@ -64,11 +64,13 @@ class SizeLimit:
         whole = ORACLE in engines or (verified and backend(ORACLE).status().usable)
         return SizeLimit(manifest, max_pixels, memory if on_cpu else None, whole)
 
-    def check(self, size: Size, *, rows: int, decodes: int = 1, images: int = 1) -> None:
+    def check(
+        self, size: Size, *, rows: int, decodes: int = 1, images: int = 1, tiled: bool = False
+    ) -> None:
         """Raise `InputError` for pictures that are too large.
 
         `rows` and `decodes` are the largest batches of the U-Net and of the VAE decoder, `images`
-        how many pictures a request has.
+        how many pictures a request has; `tiled`: these are decoded in tiles.
         """
 
         def fits(size: Size) -> bool:
@@ -79,10 +81,17 @@ class SizeLimit:
                 return True  # what the checkpoint was made for
             if pixels > max(_LARGER * self._own_pixels, _AT_LEAST):
                 return False
-            return self.memory is None or self._needed(size, rows, decodes, images) <= self.memory
+            return (
+                self.memory is None
+                or self._needed(size, rows, 0 if tiled else decodes, images) <= self.memory
+            )
 
         if not fits(size):
             raise InputError("size", f"at most {self._largest(fits)} pixels ({self._reason})", size)
+
+    def decodes(self, size: Size, count: int) -> bool:
+        """Whether half of the memory is enough to decode as many pictures at once."""
+        return self.memory is None or 2 * self._needed(size, 0, count, 0) <= self.memory
 
     def allows(self, size: Size, *, rows: int) -> bool:
         """Whether as many rows at once, beyond those of one picture, leave half of the memory."""

@@ -80,7 +80,7 @@ class RepeatedRun:
     def _latents(self, denoiser: Denoiser, *, alone: bool) -> list[Latents]:
         schedule = self.schedule
         unit = np.float32(schedule.final_scale)  # of the model's own data
-        noise = PictureNoise(TorchNoise(0), given=self._reference.tensors["run/latents"][0])
+        noise = PictureNoise(TorchNoise, 0, self._reference.tensors["run/latents"][0])
         sampler = sample(self._leg.enter(None, noise).latent, schedule, noise=noise.stream)
         asked = next(sampler)
         found: list[Latents] = []

@@ -5,6 +5,7 @@ from latentrt.runtime.noise.generators import GENERATORS, noise_stream
 from latentrt.runtime.noise.mt19937 import TorchNoise
 from latentrt.runtime.noise.pcg64 import NumpyNoise
 from latentrt.runtime.noise.philox import PhiloxNoise
+from latentrt.runtime.noise.slerp import slerp
 from latentrt.runtime.noise.stream import Noise
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "PhiloxNoise",
     "TorchNoise",
     "noise_stream",
+    "slerp",
 ]

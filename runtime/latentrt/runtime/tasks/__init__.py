@@ -11,6 +11,7 @@ from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import json_object
 from latentrt.runtime.tasks.depth_to_image import DepthToImage
+from latentrt.runtime.tasks.hires_fix import HiresFix
 from latentrt.runtime.tasks.image_to_image import ImageToImage
 from latentrt.runtime.tasks.inpainting import Inpainting
 from latentrt.runtime.tasks.instruct_pix2pix import InstructPix2Pix
@@ -20,6 +21,7 @@ from latentrt.runtime.tasks.text_to_image import TextToImage
 __all__ = [
     "TASKS",
     "DepthToImage",
+    "HiresFix",
     "ImageToImage",
     "Inpainting",
     "InstructPix2Pix",
@@ -32,6 +34,7 @@ __all__ = [
 
 TASKS: Final[Mapping[str, type[Task]]] = {
     "text_to_image": TextToImage,
+    "hires_fix": HiresFix,
     "image_to_image": ImageToImage,
     "inpainting": Inpainting,
     "depth_to_image": DepthToImage,

@@ -15,7 +15,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite
 from latentrt.runtime.pixels import Pixels, as_pixels, for_vae_encoder
 from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise
-from latentrt.runtime.resampling import bicubic
+from latentrt.runtime.resampling import resample
 from latentrt.runtime.schedules.part import Counting, Part, checked_counting, checked_strength
 from latentrt.runtime.size import Size
 from latentrt.runtime.tasks.image_to_image import STRENGTH
@@ -94,7 +94,7 @@ class DepthToImage(Task):
         sigma = np.float32(schedule.evaluations[0].sigma)
         encoded = kit.encode(for_vae_encoder(self.image, kit.size))
         _, height, width = kit.latent_shape
-        channels = _scaled(bicubic(self.depth, height, width))[None]
+        channels = _scaled(resample(self.depth, height, width, "bicubic"))[None]
 
         def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
             del previous

@@ -42,6 +42,11 @@ class Task(ABC):
         del factor
         return None
 
+    def output(self, size: Size, factor: int) -> Size:
+        """The size of what is decoded last, for a request's size, in multiples of `factor`."""
+        del factor
+        return size
+
     @abstractmethod
     def legs(self, kit: Kit) -> tuple[Leg, ...]:
         """The sampler runs that make a picture, in their order; at least one."""
