@@ -59,7 +59,7 @@ check: $(STAMP) ## Check format, style, types, the imports between rooms, and th
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python tests/check_wheel.py
+	$(BIN)/python -m tests.check_wheel
 
 bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure speed and errors, beside other libraries too; RESULTS=DIR PLOT=FILE
 	mkdir -p $(RESULTS)

@@ -1,15 +1,16 @@
 """Install the wheel alone in a fresh environment and run it there: `make check` does this last.
 
-It checks four things. The wheel contains every room, each with its types, and a user's program
+It checks five things. The wheel contains every room, each with its types, and a user's program
 passes pyright in strict mode. The base dependencies suffice for `latentrt doctor`. With
-`[onnxruntime]` beside them models/shapes draws a picture, as a folder and as a single file. Neither
-brings in what only tracing needs.
+`[onnxruntime]` beside them models/shapes draws a picture, as a folder and as a single file. So does
+a tiny random single file of every family. None of this needs what only tracing needs.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,20 +19,46 @@ import zipfile
 from pathlib import Path
 
 from PIL import Image
+from tests.conftest import ROOT, TRACED, make_checkpoint
+from tests.single_file import write_single_file
 
-from latentrt.bundle.tensors import save_tensors
-from latentrt.weights.checkpoint import Checkpoint
-from latentrt.weights.ldm_names import prefixed, unet_spelling, vae_spelling
-from latentrt.weights.open_clip_names import clip
-
-ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bundle", "graphs", "weights", "engines", "runtime", "export", "benchmarks", "cli")
 NOT_IN_BASE = ("torch", "onnx", "diffusers", "transformers")
+FAMILIES = {
+    "sd15": ("heads", "epsilon"),
+    "sd2-base": ("lists", "epsilon"),
+    "sd21": ("lists", "v_prediction"),
+    "lcm": ("lcm", "epsilon"),
+    "sdxl": ("xl", "epsilon"),
+    "ssd-1b": ("ssd", "epsilon"),
+}
+"""By family, the tiny checkpoint that stands for it, and what its U-Net predicts."""
+SKIPPED = {
+    "sd15-inpainting": "there is no inpainting",
+    "sd15-pix2pix": "there is no such task",
+    "sdxl-refiner": "there is no refiner",
+}
+"""Families that nothing draws from, and why."""
+
 INSTALLED = """
 import importlib.util, sys
 print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name)])
 """
 
+# Draws from each file, with the configs in the folder of its name; prints what was imported.
+DRAWN = """
+import sys
+from pathlib import Path
+from latentrt.runtime import Pipeline, Request, Sampling, Size
+from latentrt.runtime.conversion.options import CheckpointOptions
+for file in map(Path, sys.argv[1:]):
+    options = CheckpointOptions(configs=file.with_suffix(""))
+    with Pipeline.open(file, engine="onnxruntime", checkpoint=options) as pipeline:
+        sampling = Sampling(steps=2)
+        result = pipeline(Request("a red circle", seed=1, size=Size(64, 64), sampling=sampling))
+    result.save(file.with_suffix(".png"))
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
 
 # A user's program, in which a type checker finds nothing.
 RIGHT = """
@@ -103,20 +130,30 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-def write_single_file(folder: Path, path: Path) -> None:
-    """A checkpoint of Stable Diffusion 1's kind as one file in the original layout."""
-    source = Checkpoint.open(folder)
-    levels = len(source.config("vae")["block_out_channels"])
-    spellings = {
-        "unet": prefixed("model.diffusion_model.", unet_spelling(1)),
-        "vae": prefixed("first_stage_model.", vae_spelling(levels)),
-        "text_encoder": prefixed("cond_stage_model.transformer.", clip),
-    }
-    found = {part: source.tensors(part) for part in spellings}
-    save_tensors(
-        path,
-        {spellings[p](n)[0].name: tensors[n] for p, tensors in found.items() for n in tensors},
-    )
+def write_families(folder: Path) -> dict[str, Path]:
+    """A tiny random single file of each family; its configs lie in a folder of the same name."""
+    found: dict[str, Path] = {}
+    for family, (configuration, prediction) in FAMILIES.items():
+        checkpoint = make_checkpoint(folder / "checkpoints" / family, configuration)
+        stated = checkpoint / "scheduler" / "scheduler_config.json"
+        scheduler = {**json.loads(stated.read_text()), "prediction_type": prediction}
+        stated.write_text(json.dumps(scheduler))
+        found[family] = write_single_file(checkpoint, folder / f"{family}.safetensors")
+        weights = shutil.ignore_patterns("*.safetensors")
+        shutil.copytree(checkpoint, folder / family, ignore=weights)
+    return found
+
+
+def check_families(folder: Path, python: Path) -> None:
+    """Exit unless a single file of each family becomes a picture, by none of NOT_IN_BASE."""
+    files = write_families(folder)
+    os.environ["LATENTRT_GRAPHS"] = str(TRACED)
+    loaded = set(run(python, "-c", DRAWN, *files.values(), cwd=folder).split())
+    if found := loaded.intersection(NOT_IN_BASE):
+        sys.exit(f"drawing from single files loads {', '.join(sorted(found))}")
+    pictures = [Image.open(file.with_suffix(".png")).tobytes() for file in files.values()]
+    if len(set(pictures)) < len(pictures):
+        sys.exit("two families' single files draw the same picture")
 
 
 def size_of(folder: Path) -> int:
@@ -186,12 +223,15 @@ def main() -> None:
         pictures = [Image.open(folder / f"{name}.png").tobytes() for name in ("folder", "file")]
         if pictures[0] != pictures[1]:
             sys.exit(f"{wheel.name}: a single file and its folder draw two pictures")
+        check_families(folder, binaries / "python")
         found = run(binaries / "python", "-c", INSTALLED, *NOT_IN_BASE, cwd=folder).split()
         if found:
             sys.exit(f"{wheel.name}: the installation brings in {', '.join(found)}")
         sizes = {"base_mb": base, "onnxruntime_mb": size_of(folder / "env")}
         if len(sys.argv) > 1:
             Path(sys.argv[1]).write_text(json.dumps(sizes, indent=1) + "\n")
+        for family, reason in SKIPPED.items():
+            print(f"skipped single files of {family}: {reason}")
         print(
             f"{wheel.name}: doctor runs on the base installation ({base} MB), generate with "
             f"[onnxruntime] ({sizes['onnxruntime_mb']} MB); none of {', '.join(NOT_IN_BASE)} needed"

@@ -170,6 +170,37 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "vae": {"scaling_factor": 0.13025, "force_upcast": True},
         "scheduler": EulerDiscreteScheduler(**_SD, timestep_spacing="leading", steps_offset=1),
     },
+    # SSD-1B: blocks whose attentions have several depths, and none in the middle.
+    "ssd": {
+        "pipeline": StableDiffusionXLPipeline,
+        "unet": {
+            **_BLOCKS,
+            "layers_per_block": 2,
+            "block_out_channels": (16, 32),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+            "mid_block_type": "UNetMidBlock2D",
+            "attention_head_dim": [2, 4],
+            "transformer_layers_per_block": [1, [1, 2]],
+            "reverse_transformer_layers_per_block": [[2, 1, 1], 1],
+            "use_linear_projection": True,
+            "cross_attention_dim": 72,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 24 + 6 * 8,
+        },
+        "text": {"hidden_act": "quick_gelu", "num_hidden_layers": 4},
+        "text_2": {
+            "hidden_act": "gelu",
+            "num_hidden_layers": 5,
+            "hidden_size": 40,
+            "projection_dim": 24,
+            **_OLD_IDS,
+        },
+        "pad_token_2": "!",
+        "vae": {"scaling_factor": 0.13025, "force_upcast": True},
+        "scheduler": EulerDiscreteScheduler(**_SD, timestep_spacing="leading", steps_offset=1),
+    },
     # LCM: "heads", distilled so that it takes the guidance scale itself.
     "lcm": {
         "pipeline": LatentConsistencyModelPipeline,

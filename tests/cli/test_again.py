@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from tests.cli.outcome import Run
+from tests.single_file import write_single_file
 
 from latentrt.bundle.tensors import save_tensors
 from latentrt.cli import generate
 from latentrt.cli.main import main
 from latentrt.runtime import Embedding, Guidance, Request, Sampling, Size
-from latentrt.runtime.image import REQUEST
+from latentrt.runtime.image import REQUEST, recorded_request
 from latentrt.runtime.weights_fields import embeddings_of
 
 RECORDED = Request(
@@ -318,3 +322,37 @@ def test_a_pictures_embeddings_are_found_in_a_folder(ask: Ask, inversions: Path)
 def test_weights_that_are_malformed_in_a_picture_are_refused(ask: Ask) -> None:
     for damaged in (3, [3], [{"file": 1}]):
         assert ask({**RECORDED.to_json(), "weights": damaged}) is None
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_picture_names_the_file_of_its_vae_which_is_given_again(
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path, single: bool
+) -> None:
+    model: tuple[object, ...] = (checkpoint("heads"),)
+    if single:
+        file = write_single_file(checkpoint("heads"), tmp_path / "model.safetensors")
+        model = (file, "--configs", checkpoint("heads"))
+    vae, other = (
+        checkpoint(f"heads@{n}") / "vae" / "diffusion_pytorch_model.safetensors" for n in (1, 2)
+    )
+    common = ("generate", *model, "--engine", "onnxruntime", "--steps", 1, "--size", "64x64", "-o")
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    done = run(*common, first, "a fox", "--seed", 3, "--vae", vae)
+    assert done.status == 0, done.err
+    with Image.open(first) as picture:
+        text = picture.info
+    named = recorded_request(first)["provenance"]
+    digest = hashlib.sha256(vae.read_bytes()).hexdigest()
+    assert (named["vae"], named["vae_sha256"]) == (vae.name, digest)
+    assert f"VAE hash: {digest[:10]}, VAE: {vae.name}" in text["parameters"]
+    lost = run(*common, again, "--from", first)
+    assert (lost.status, f"vae: expected the picture's file {vae.name!r}" in lost.err) == (2, True)
+    assert digest in lost.err
+    found = run(*common, again, "--from", first, "--vae", vae)
+    assert (found.status, "note" in found.err) == (0, False)
+    assert Image.open(again).tobytes() == Image.open(first).tobytes()
+    another = run(*common, again, "--from", first, "--vae", other)
+    assert another.status == 0
+    assert f"was drawn by model {named['model']}" in another.err
+    assert f"with VAE {vae.name} ({digest[:10]})" in another.err
+    assert Image.open(again).tobytes() != Image.open(first).tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +60,36 @@ def test_no_folder_for_a_cache_is_one_line_that_names_the_variable(
     status, _, err = run("cache")
     assert (status, len(err.splitlines())) == (2, 1)
     assert "$LATENTRT_CACHE" in err
+
+
+def test_the_limit_counts_bundles_and_variants_and_removes_the_longest_unused(
+    run: Run, checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path))
+    vae = checkpoint("heads@1") / "vae" / "diffusion_pytorch_model.safetensors"
+    options = ("--steps", 1, "--size", "64x64", "--engine", "onnxruntime", "--vae", vae)
+    command = ("generate", checkpoint("heads"), "a", "-o", tmp_path / "a.png", *options)
+    assert run(*command).status == 0
+    listed = json.loads(run("cache", "--json").out)
+    bundle, variant = listed["made"]
+    assert {bundle["kind"], variant["kind"]} == {"bundle", "variant"}
+    records = sorted(tmp_path.glob("*/*/record")) + sorted(tmp_path.glob("*/*/*.json"))
+    for record in records:  # the variant, then engines, then the bundle
+        named = {"variant.json": 1000, "made_from.json": 3000}.get(record.name, 2000)
+        os.utime(record, (named, named))
+    total = listed["bytes"] + bundle["bytes"] + variant["bytes"]
+    same = json.loads(run("cache", "--limit", total, "--json").out)
+    assert (same["removed"], same["removed_made"], len(same["made"])) == ([], [], 2)
+    first = json.loads(run("cache", "--limit", total - 1, "--json").out)
+    assert [each["kind"] for each in first["removed_made"]] == ["variant"]
+    assert (first["removed"], len(first["engines"])) == ([], len(listed["engines"]))
+    bundles = {each["bytes"] for each in listed["made"] if each["kind"] == "bundle"}
+    last = json.loads(run("cache", "--limit", bundles.pop(), "--json").out)
+    assert (len(last["removed"]), last["engines"]) == (len(listed["engines"]), [])
+    assert [each["kind"] for each in last["made"]] == ["bundle"]
+    # A variant that is used again is as if new.
+    assert run(*command).status == 0
+    (record,) = tmp_path.glob("variants/*/variant.json")
+    os.utime(record, (1000, 1000))
+    assert run(*command).status == 0
+    assert record.stat().st_mtime > 1000

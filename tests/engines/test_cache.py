@@ -175,7 +175,7 @@ def test_a_cache_elsewhere_needs_nothing_of_the_users_own(
     assert cache.open(chosen, BLUEPRINT).hit
 
 
-def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
+def test_entries_are_sorted_by_their_last_use(cache: Cache) -> None:
     for batch in (1, 2, 3):
         cache.open(choice(Adding()), replace(BLUEPRINT, sizes={"batch": batch}))
     for n, entry in enumerate(cache.entries()):
@@ -185,11 +185,8 @@ def test_the_limit_removes_what_was_not_used_longest(cache: Cache) -> None:
     cache.open(choice(Adding()), replace(BLUEPRINT, sizes={"batch": batch}))
     before = cache.entries()
     assert before[-1].key["sizes"] == first  # used last now
-    assert cache.limit(sum(a.size for a in before)) == []
-    removed = cache.limit(before[-1].size)
-    assert [a.path for a in removed] == [a.path for a in before[:2]]
-    assert [a.key["sizes"] for a in cache.entries()] == [first]
-    cache.remove(cache.entries()[0])
+    for entry in before:
+        cache.remove(entry)
     assert cache.entries() == []
 
 

@@ -120,9 +120,7 @@ READ: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "image to image": (
         config(INDEX, _class_name="StableDiffusionImg2ImgPipeline"),
-        (
-            "pipeline: StableDiffusionImg2ImgPipeline, read as StableDiffusionPipeline",
-        ),
+        ("pipeline: StableDiffusionImg2ImgPipeline, read as StableDiffusionPipeline",),
     ),
     "inpainting with four channels": (
         config(INDEX, _class_name="StableDiffusionInpaintPipeline"),

@@ -183,7 +183,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "it/unet: U-Net takes 6 channels, the VAE has 4: supported are text to image, depth, "
         "pix2pix and inpainting, with 4, 5, 8 and 9 channels",
     ),
-    "a U-Net that predicts variances": (unet(out_channels=8), "it/unet: out_channels is 8, the VAE has 4"),
+    "a U-Net that predicts variances": (
+        unet(out_channels=8),
+        "it/unet: out_channels is 8, the VAE has 4",
+    ),
     "a U-Net with more conditions": (unet(**BIG), "it/unet: addition_embed_type is 'text_time'"),
     "only the config of one": (
         config("unet/config.json", **BIG),

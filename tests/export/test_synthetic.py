@@ -27,6 +27,7 @@ PARAMETERS = {
     },
 }
 # "!" is the first letter of CLIP's vocabulary, its end token the last entry.
+PHOTO = [320, 1125, 539, 320, 2368]
 PADS = {"sd15": [49407], "sd21": [0], "sdxl": [49407, 0]}
 
 
@@ -70,6 +71,8 @@ def test_a_random_checkpoints_tokenizers_have_clips_ids(name: str, tmp_path: Pat
         assert ids[:2].tolist() == [49406, 49407]
         assert set(ids[2:].tolist()) == {pad}
         assert len(ids) == 77
+        # CLIP's own ids of these words.
+        assert tokenizer("a photo of a cat")[0][:7].tolist() == [49406, *PHOTO, 49407]
 
 
 def test_a_random_tensor_depends_on_its_name_alone() -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
+from tests.single_file import write_single_file
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import CheckpointError
@@ -23,8 +25,6 @@ from latentrt.runtime.conversion.make import NoGraphError, make_bundle
 from latentrt.runtime.conversion.options import CheckpointOptions
 from latentrt.runtime.conversion.prediction import state_prediction
 from latentrt.weights.checkpoint import Checkpoint
-from latentrt.weights.ldm_names import prefixed, unet_spelling, vae_spelling
-from latentrt.weights.open_clip_names import clip
 
 Folders = Callable[[str], Path]
 REQUEST = Request("a red circle", seed=1, size=Size(64, 64), sampling=Sampling(steps=2))
@@ -150,23 +150,6 @@ def test_an_architecture_without_a_graph_says_what_traces_one(
     assert not (tmp_path / "bundle").exists()
 
 
-def write_single_file(folder: Path, path: Path) -> Path:
-    """The tiny SD 1 checkpoint as one file in the original layout."""
-    source = Checkpoint.open(folder)
-    spellings = {
-        "unet": prefixed("model.diffusion_model.", unet_spelling(1)),
-        "vae": prefixed("first_stage_model.", vae_spelling(4)),
-        "text_encoder": prefixed("cond_stage_model.transformer.", clip),
-    }
-    tensors: dict[str, torch.Tensor] = {}
-    for part, spelling in spellings.items():
-        stored = source.tensors(part)
-        for name in stored:
-            tensors[spelling(name)[0].name] = torch.from_numpy(stored[name].copy())
-    safetensors.torch.save_file(tensors, path)
-    return path
-
-
 def test_a_single_file_draws_the_picture_of_its_folder_without_a_copy(
     checkpoint: Folders, bundle: Folders, own: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +164,21 @@ def test_a_single_file_draws_the_picture_of_its_folder_without_a_copy(
     assert {made.weights(name).stat().st_ino for name in made.manifest.components} == {
         path.stat().st_ino
     }
+
+
+@pytest.mark.parametrize("configuration", ["lists", "xl", "ssd", "lcm"])
+def test_a_single_file_of_another_family_draws_the_picture_of_its_folder(
+    checkpoint: Folders, own: Path, tmp_path: Path, configuration: str
+) -> None:
+    folder = checkpoint(configuration)
+    path = write_single_file(folder, tmp_path / "model.safetensors")
+    options = CheckpointOptions(configs=folder)
+    pictures: list[NDArray[np.uint8]] = []
+    for opened, given in ((folder, None), (path, options)):
+        with Pipeline.open(opened, engine="onnxruntime", checkpoint=given) as pipeline:
+            pictures.append(np.asarray(pipeline(REQUEST).images[0]))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert pictures[0].std() > 1
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,30 @@ SMALL: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file that drew a picture, wherever it lies: its name and its SHA-256 in hexadecimal."""
+
+    name: str
+    sha256: str
+
+    @staticmethod
+    def of(path: Path) -> NamedFile:
+        """Hash a file; bytes of its name that are no UTF-8 are replaced. Raises `OSError`."""
+        return NamedFile(os.fsencode(path.name).decode("utf-8", "replace"), file_sha256(path))
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A folder and its manifest; made by `Bundle.open`.
 
     `elsewhere` has the files that lie outside the folder, by the paths that the manifest lists.
+    `vae` is the file that its VAE is of, None for the checkpoint's own.
     """
 
     path: Path
     manifest: Manifest
     elsewhere: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    vae: NamedFile | None = None
 
     @staticmethod
     def open(path: Path | str, *, verify: bool = False) -> Bundle:

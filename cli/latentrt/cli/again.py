@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import FileError
+from latentrt.cli.controls import GivenControl, recorded_controls
 from latentrt.cli.tasks import HIRES
 from latentrt.cli.weights import recorded_weights
 from latentrt.runtime import Request, Sampling, TextToImage
@@ -75,13 +76,15 @@ def again(
     given: Set[str],
     latents: NDArray[np.float32] | None = None,
     folders: Mapping[str, Path | None] = MappingProxyType({}),
+    controls: Sequence[GivenControl] = (),
 ) -> Request:
     """The request in a picture's file, changed by the options in `given`.
 
     `asked` is the request of the command line; only its options in `given` are read. Of `latents`
     [n, c, h, w] the rows are taken that the picture names, if it names any. Embeddings and LoRAs
-    that it names are found in `folders`, by kind, or replaced by those given. Raises `FileError`
-    for a file without a request, and `InputError` if the two do not fit together.
+    that it names are found in `folders`, by kind, or replaced by those given. `controls` are the
+    ControlNets of the command line. Raises `FileError` for a file without a request, and
+    `InputError` if the two do not fit together.
     """
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata; what cannot be read is an error anyway.
@@ -104,10 +107,11 @@ def again(
             place[key] = new[key]
     task = _begun_with(value, source, asked, given)
     weights = _weights(value, source, asked, given, {**_FOLDERS, **folders})
+    found = recorded_controls(value, source, controls)
     if latents is None:
-        return _with(Request.from_json(value), task, weights)
+        return _with(Request.from_json(value), task, weights).with_values(controls=found)
     named = value.pop("latents", None)
-    request = _with(Request.from_json(value), task, weights)
+    request = _with(Request.from_json(value), task, weights).with_values(controls=found)
     rows = rows_named(latents, named, request.num_images)
     if rows is None and named is not None:
         print("latentrt: note: other latents than the picture was made from", file=sys.stderr)

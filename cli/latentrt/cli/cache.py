@@ -33,31 +33,51 @@ def parse_bytes(text: str) -> int:
 def manage(*, remove: bool, limit: str | None) -> dict[str, Any]:
     """Remove everything, or what exceeds the limit; returns what is stored and what was removed.
 
-    The limit is of engines: the timings that builds keep are small, and go with everything.
+    The limit is of engines, bundles and variants together: the longest unused go first. The timings
+    that builds keep are small, and go with everything.
     """
-    allowed = 0 if remove else None if limit is None else parse_bytes(limit)
+    allowed = -1 if remove else None if limit is None else parse_bytes(limit)
     cache = Cache()
-    removed: list[CacheEntry] = []
+    removed: list[CacheEntry | CachedBundle] = []
     if allowed is not None:
         cache.sweep()
-        removed = cache.limit(-1 if remove else allowed)
+        removed = _limit(cache, allowed)
     forgotten = forget(cache.path) if remove else {}
-    made = [*cached_bundles(cache.path), *cached_variants(cache.path)]
-    if remove:
-        for each in made:
-            remove_cached(each)
+    made = _made_of(cache)
     stored = cache.entries()
+    engines = [each for each in removed if isinstance(each, CacheEntry)]
     return {
         "folder": str(cache.path),
         "engines": [_row(entry) for entry in reversed(stored)],
         "bytes": sum(a.size for a in stored),
-        "made": [] if remove else [_made(each) for each in made],
-        "removed_made": [_made(each) for each in made] if remove else [],
+        "made": [_made(each) for each in made],
+        "removed_made": [_made(each) for each in removed if isinstance(each, CachedBundle)],
         "timings": kept(cache.path),
-        "removed": [_row(entry) for entry in removed],
-        "removed_bytes": sum(a.size for a in removed),
+        "removed": [_row(entry) for entry in engines],
+        "removed_bytes": sum(a.size for a in engines),
         "removed_timings": forgotten,
     }
+
+
+def _made_of(cache: Cache) -> list[CachedBundle]:
+    return [*cached_bundles(cache.path), *cached_variants(cache.path)]
+
+
+def _limit(cache: Cache, allowed: int) -> list[CacheEntry | CachedBundle]:
+    """Remove the longest unused until at most `allowed` bytes are left; returns what went."""
+    stored = sorted((*cache.entries(), *_made_of(cache)), key=lambda each: each.used)
+    total = sum(each.size for each in stored)
+    removed: list[CacheEntry | CachedBundle] = []
+    for each in stored:
+        if total <= allowed:
+            break
+        if isinstance(each, CacheEntry):
+            cache.remove(each)
+        else:
+            remove_cached(each)
+        removed.append(each)
+        total -= each.size
+    return removed
 
 
 def print_cache(found: Mapping[str, Any]) -> None:

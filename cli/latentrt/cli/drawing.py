@@ -112,6 +112,23 @@ def generate(
             " [default: latent]"
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONTROLNET=IMAGE[:SCALE[:START:END]]",
+            help="Draw under a ControlNet with its picture; may be repeated.",
+        ),
+    ] = None,
+    control_mode: Annotated[
+        str | None,
+        typer.Option(help="balanced, prompt (it counts more) or control. [default: balanced]"),
+    ] = None,
+    canny_edges: Annotated[
+        str | None,
+        typer.Option(
+            "--canny", metavar="LOW,HIGH", help="Use the pictures' edges, such as 100,200."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance_scale: Annotated[float, typer.Option(help="1 or less: no guidance.")] = 7.5,
     guidance_rescale: Annotated[float, typer.Option(help="Less contrast, 0 to 1.")] = 0.0,
@@ -218,6 +235,7 @@ def generate(
     """
     from latentrt.cli.again import again
     from latentrt.cli.bundles import checkpoint_options
+    from latentrt.cli.controls import given_controls
     from latentrt.cli.generate import load_latents, make
     from latentrt.cli.tasks import TaskOptions
     from latentrt.cli.values import (
@@ -263,6 +281,8 @@ def generate(
         hires_steps=hires_steps,
         hires_upscaler=hires_upscaler,
     )
+    edges = None if canny_edges is None else interval("canny", canny_edges)
+    controls = given_controls(control or (), control_mode, edges)
     request = Request(
         prompts[0],
         negative_prompt=negative_prompt,
@@ -299,6 +319,7 @@ def generate(
         subseed=subseed,
         subseed_strength=subseed_strength,
         tiling=tiling_of(tile),
+        controls=[each.control for each in controls],
     )
     if source is not None:
         request = again(
@@ -307,13 +328,21 @@ def generate(
             _given(context),
             noise,
             {"embedding": embedding_dir, "lora": lora_dir},
+            controls,
         )
     make(
         bundle,
         request,
         output,
         save_latents=save_latents,
-        read={"latents": latents, "image": image, "mask": mask, "depth": depth, "from": source},
+        read={
+            "latents": latents,
+            "image": image,
+            "mask": mask,
+            "depth": depth,
+            "from": source,
+            **{f"control {i}": each.path for i, each in enumerate(controls, start=1)},
+        },
         engine=engine,
         precision=precision,
         options=engine_options("option", option or ()),

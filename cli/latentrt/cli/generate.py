@@ -78,7 +78,9 @@ def make(
         check_writable("save-latents", save_latents)
     if vae is not None and bundle.is_file():  # which may have none of its own
         checkpoint, vae = replace(checkpoint or CheckpointOptions(), vae=vae), None
-    opened = with_vae(Bundle.open(bundle_of(bundle, checkpoint, quiet=as_json)), vae)
+    made_with = None if checkpoint is None else checkpoint.vae
+    opened = with_vae(Bundle.open(bundle_of(bundle, checkpoint, quiet=as_json)), vae, made_with)
+    _check_vae(request, opened)
     asked = (engine, precision, options, components)
     with Pipeline(opened, *asked, max_pixels=max_pixels, verify=verify) as pipeline:
         paths: list[Path] = []
@@ -101,6 +103,16 @@ def make(
         print(_line(result, engines["unet"]), file=sys.stderr)
     else:
         print(_line(result, engines["unet"]), *paths, sep="\n")
+
+
+def _check_vae(request: Request, opened: Bundle) -> None:
+    """Raise `InputError` for a picture drawn again without the VAE's file that it names."""
+    before = request.provenance
+    if before is None or not before.vae or before.model_hash == opened.manifest.model_hash:
+        return
+    if opened.vae is None:
+        named = f"the picture's file {before.vae!r} (SHA-256 {before.vae_sha256}), by --vae"
+        raise InputError("vae", named, "none")
 
 
 def _print_unfinished(paths: Sequence[Path], *, as_json: bool) -> None:

@@ -48,19 +48,10 @@ def export(
     Graphs ship for Stable Diffusion 1, 2 and XL. PyTorch traces others, and makes goldens: pip
     install 'latentrt[export]'.
     """
-    from latentrt.cli.export import make
+    from latentrt.cli.export import ExportOptions, make
 
     with Bars(Console(stderr=True), quiet=as_json) as bars:
-        make(
-            checkpoint,
-            bundle,
-            dtype=dtype,
-            variant=variant,
-            golden=golden,
-            trace=trace,
-            force=force,
-            bars=bars,
-        )
+        make(checkpoint, bundle, ExportOptions(dtype, variant, golden, trace, force), bars)
     manifest = read_manifest(bundle)
     notes, golden = manifest.inferred, manifest.has_goldens
     if as_json:
@@ -133,7 +124,7 @@ def cache(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the compiled engines that are stored, and remove them."""
+    """List the compiled engines, bundles and changed weights that are stored; remove them."""
     from latentrt.cli.cache import manage, print_cache
 
     found = manage(remove=remove, limit=limit)

@@ -9,7 +9,6 @@ depth.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import pre_tokenizers
 
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.tensors import Entry
 from latentrt.export.modules import described
 from latentrt.weights import opening
 from latentrt.weights.architectures import ARCHITECTURES
+from latentrt.weights.clip_vocabulary import tokenizer_files
 from latentrt.weights.configs import with_defaults
 from latentrt.weights.source import Config, Source
 
@@ -89,29 +88,8 @@ class SyntheticCheckpoint:
         return SyntheticTensors(described(folder, self.configs[folder]), f"{self.seed}/{folder}")
 
     def tokenizer(self, folder: str) -> dict[str, bytes]:
-        """A vocabulary of the right size that spells every word in bytes.
-
-        CLIP's merges are not available here. Unused ids are left out; BOS and EOS have their ids.
-        """
-        text = self.configs["text_encoder"]
-        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-        words = [*letters, *(a + "</w>" for a in letters)]
-        vocabulary = {word: i for i, word in enumerate(words)}
-        vocabulary["<|startoftext|>"] = text["vocab_size"] - 2
-        vocabulary["<|endoftext|>"] = text["vocab_size"] - 1
-        config = {
-            "tokenizer_class": "CLIPTokenizer",
-            "bos_token": "<|startoftext|>",
-            "eos_token": "<|endoftext|>",
-            "unk_token": "<|endoftext|>",
-            "model_max_length": text["max_position_embeddings"],
-            **self.configs[folder],
-        }
-        return {
-            "vocab.json": json.dumps(vocabulary).encode(),
-            "merges.txt": b"#version: 0.2\n",
-            "tokenizer_config.json": json.dumps(config).encode(),
-        }
+        """The files of CLIP's tokenizer."""
+        return tokenizer_files(str(self.configs[folder]["pad_token"]))
 
 
 class SyntheticTensors(Mapping[str, NDArray[Any]]):

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from latentrt.runtime.batcher import Batcher
+    from latentrt.runtime.control import Control
+    from latentrt.runtime.edges import canny
     from latentrt.runtime.guidance import Guidance
     from latentrt.runtime.picture import Step
     from latentrt.runtime.pipeline import Pipeline
@@ -70,6 +72,7 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Closed",
+    "Control",
     "DeadlineExceeded",
     "DepthToImage",
     "Embedding",
@@ -100,10 +103,13 @@ __all__ = [
     "Unwritable",
     "VerificationFailed",
     "WeightsError",
+    "canny",
 ]
 
 _MODULES: Final = {
     "Batcher": "runtime.batcher",
+    "Control": "runtime.control",
+    "canny": "runtime.edges",
     "Embedding": "weights.embedding",
     "Lora": "weights.lora.lora",
     "Guidance": "runtime.guidance",

@@ -23,6 +23,12 @@ from latentrt.engines.process import Home
 from latentrt.engines.registry import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
 from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.size import Size
+from latentrt.weights.control_specs import CONTROLNET, HINT_ENCODER
+
+CONTROLLED: Final = "unet_controlled"
+"""The component that is a U-Net under ControlNets."""
+OF_CONTROLNETS: Final = frozenset({CONTROLLED, HINT_ENCODER, CONTROLNET})
+"""The components that no bundle of a model has."""
 
 _Key = tuple[str, tuple[tuple[str, int], ...]]
 
@@ -228,6 +234,46 @@ class BundleEngines:
             if self._cache.path == cache_folder():
                 return shlex.join(words)
         return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
+
+
+def engines_for(
+    bundle: Bundle,
+    *,
+    engine: str,
+    precision: str,
+    options: Mapping[str, object],
+    components: Mapping[str, str],
+    build: Build,
+    cache: Cache | None,
+    guarded: bool,
+    verify: Verify,
+    max_engines: int | None,
+    memory: int | None,
+) -> BundleEngines:
+    """The engines of a bundle, of which `components` may name those of ControlNets too.
+
+    A U-Net under ControlNets has the backend and precision of the U-Net, unless it has its own.
+    """
+    if isinstance(components, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        known = (
+            {CONTROLLED: components["unet"], **components} if "unet" in components else components
+        )
+        own = bundle.manifest.components
+        others = OF_CONTROLNETS if not set(own) & OF_CONTROLNETS else set(known) - set(own)
+        components = {name: choice for name, choice in known.items() if name not in others}
+    return BundleEngines(
+        bundle,
+        engine,
+        precision,
+        options,
+        components,
+        build=build,
+        cache=cache,
+        guarded=guarded,
+        verify=verify,
+        max_engines=max_engines,
+        memory=memory,
+    )
 
 
 def choices(

@@ -93,7 +93,10 @@ class GuidedDenoiser:
         scale = self.scale_at(asked.sigma)
         changing = model_inputs(asked, channels)
         conditions = self._conditions(scale)
-        answers = yield [Row(self.unet, changing, each.at(at.step)) for each in conditions]
+        answers = yield [
+            Row(self.unet, changing, each.at(at.step), negative=each is self.negative)
+            for each in conditions
+        ]
         outputs = [answer["model_output"] for answer in answers]
         if len(outputs) == 1:
             return outputs[0]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import as_path
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.runtime.pixels import Pixels, to_pixels, unchanged
+from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.schedules import Schedule, web_names
 from latentrt.runtime.size import Size
@@ -92,7 +93,7 @@ def parameters(request: Request, model: str, schedule: Schedule) -> str:
 
     Source: `create_infotext` of AUTOMATIC1111's web UI.
     """
-    guidance, made = request.guidance, request.provenance
+    guidance, made = request.guidance, request.provenance or Provenance()
     sampler, schedule_type = web_names(schedule)
     fields = {
         "Steps": request.sampling.steps,
@@ -101,9 +102,11 @@ def parameters(request: Request, model: str, schedule: Schedule) -> str:
         "CFG scale": guidance.scale_text,
         "Seed": request.seed,
         "RNG": _WEB_GENERATORS[request.generator],
-        "Model hash": made.model_hash[:10] if made is not None else None,
+        "Model hash": made.model_hash[:10] or None,
         "Size": request.size,
         "Model": model or None,
+        "VAE hash": made.vae_sha256[:10] or None,
+        "VAE": made.vae or None,
         "Clip skip": request.clip_skip + 1 if request.clip_skip else None,
         "Version": f"latentrt {version('latentrt')}",
     }

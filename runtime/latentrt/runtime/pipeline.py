@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
+from latentrt.bundle.manifest import CONTROLNET
 from latentrt.engines.cache.cache import Build, Cache
 from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
@@ -21,7 +22,10 @@ from latentrt.engines.process import Home
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
-from latentrt.runtime.bundle_engines import BundleEngines
+from latentrt.runtime.bundle_engines import engines_for
+from latentrt.runtime.controlled_unet import ControlledUnet
+from latentrt.runtime.controlling import Controlling
+from latentrt.runtime.controlnets import ControlNets
 from latentrt.runtime.conversion.opened import is_checkpoint
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.planning import Planning
@@ -70,14 +74,20 @@ class Pipeline:
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        if bundle.manifest.family == CONTROLNET:
+            got = f"{bundle.path}, a ControlNet, which a request's controls name"
+            raise InputError("bundle", "a model's", got)
         check_verify(verify)
         most_pixels = _limit("max_pixels", max_pixels)
         most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
         memory = available_memory()
-        engines = partial(
-            BundleEngines,
-            bundle,
+        engines_of = partial(
+            engines_for,
+            engine=engine,
+            precision=precision,
+            options=options,
+            components=components,
             build=build,
             cache=cache,
             guarded=guarded,
@@ -85,9 +95,11 @@ class Pipeline:
             max_engines=most_engines,
             memory=memory,
         )
-        self._engines = engines(engine, precision, options, components)
+        self._engines = engines_of(bundle)
         # Made where 16 bits overflow.
-        self._in_fp32 = lru_cache(maxsize=1)(lambda: engines(engine, "fp32", options, {}))
+        self._in_fp32 = lru_cache(maxsize=1)(
+            lambda: engines_of(bundle, precision="fp32", components={})
+        )
         limit = SizeLimit.of(
             bundle.manifest,
             set(self.engines.values()),
@@ -97,6 +109,12 @@ class Pipeline:
         )
         self._base = base
         self._changed = changed
+        self._controlnets = ControlNets(engines_of) if base is None else base._controlnets
+        self._controlled = (
+            ControlledUnet(bundle, engines_of)
+            if base is None or "unet" in changed
+            else base._controlled
+        )
         shared: dict[str, Model] = {}
         if base is not None:
             models = base._planning.models.items()
@@ -107,7 +125,8 @@ class Pipeline:
             for name in narrow
             if name.startswith("vae_")
         )
-        self._planning = Planning(bundle, self._opened, limit, shared, wide)
+        controlling = Controlling(bundle, self._controlnets, self._controlled.model)
+        self._planning = Planning(bundle, self._opened, limit, shared, controlling, wide)
         self._like = partial(
             Pipeline,
             engine=engine,
@@ -174,11 +193,10 @@ class Pipeline:
             raise InputError("build", "missing or never", shown(build))
         folder = None if cache is None else as_path("cache", cache)
         with only_latentrt_errors():
+            opened = Bundle.open(_bundle_of(as_path("bundle", path), checkpoint, progress))
+            made_with = None if checkpoint is None else checkpoint.vae
             return cls(
-                with_vae(
-                    Bundle.open(_bundle_of(as_path("bundle", path), checkpoint, progress)),
-                    None if vae is None else as_path("vae", vae),
-                ),
+                with_vae(opened, None if vae is None else as_path("vae", vae), made_with),
                 engine,
                 precision,
                 options,
@@ -229,6 +247,10 @@ class Pipeline:
         self._engines.close()
         if self._in_fp32.cache_info().currsize:
             self._in_fp32().close()
+        if self._base is None or "unet" in self._changed:
+            self._controlled.close()
+        if self._base is None:
+            self._controlnets.close()
 
     def forget_prompts(self) -> None:
         """Encode every prompt anew from now on, also those encoded before: for measurements."""

@@ -8,12 +8,13 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final
 
-from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.bundle import Bundle, NamedFile
 from latentrt.bundle.errors import InputError, ShapeNotBuilt
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
 from latentrt.engines.engine import Engine
 from latentrt.engines.registry import Progress
 from latentrt.runtime.conditioning import Conditioner
+from latentrt.runtime.controlling import Controlling
 from latentrt.runtime.kit import Kit, Spent
 from latentrt.runtime.opening import Opening
 from latentrt.runtime.plan import Latent, Leg, Plan, Prepared
@@ -37,8 +38,8 @@ class Planning:
     """Makes plans over one bundle. Thread-safe.
 
     `engine` gives a component's engine for sizes, and tells a progress; `limit` is how large
-    pictures may be. `shared` are models of another bundle with the same weights. `wide` are those
-    of the VAE in fp32 where it computes in 16 bits.
+    pictures may be. `shared` are models of another bundle with the same weights; `controlling` puts
+    requests under ControlNets. `wide` are those of the VAE in fp32 where it computes in 16 bits.
     """
 
     def __init__(
@@ -47,10 +48,13 @@ class Planning:
         engine: Callable[..., Engine],
         limit: SizeLimit,
         shared: Mapping[str, Model],
+        controlling: Controlling,
         wide: tuple[Model, ...] = (),
     ) -> None:
         self._manifest = bundle.manifest
+        self._vae_file = bundle.vae or NamedFile("", "")
         self._limit = limit
+        self._controlling = controlling
         own = bundle.manifest.components.items()
         self.models: Mapping[str, Model] = {
             name: shared.get(name) or Model(name, record.inputs, partial(engine, name))
@@ -81,6 +85,7 @@ class Planning:
         together = self._together(request) if batches is None else 1
         vae = self._checked_vae(request, batches, decodes)
         self._conditioner.check(request)
+        controlnets = self._controlling.opened(request.controls)
         opening = Opening(progress, self._expected(batches, decodes))
         spent = Spent()
         kit = Kit(
@@ -95,7 +100,9 @@ class Planning:
         )
         _check_latents(request, kit.latent_shape)
         _check_task(request.task, kit)
-        legs = request.task.legs(kit)
+        legs = self._controlling.controlled(
+            request.task.legs(kit), self.models["unet"], request.controls, controlnets, opening
+        )
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
         if batches is None:
@@ -161,6 +168,8 @@ class Planning:
             model_hash=self._manifest.model_hash,
             sampler=schedule.sampler,
             schedule=schedule.spacing or "",
+            vae=self._vae_file.name,
+            vae_sha256=self._vae_file.sha256,
         )
         before = request.provenance
         notes = () if before is None else before.notes(drawn, request.sampling)

@@ -15,13 +15,16 @@ class Provenance:
 
     `model` is the checkpoint's name and `model_hash` its bundle's `Manifest.model_hash`; `sampler`
     and `schedule` are those that were used, whether the request names them or leaves them to the
-    model. Raises `InputError` for a value that is no text.
+    model. `vae` and `vae_sha256` are the name and hash of the file that the VAE was taken from,
+    empty for the checkpoint's own. Raises `InputError` for a value that is no text.
     """
 
     model: str = ""
     model_hash: str = ""
     sampler: str = ""
     schedule: str = ""
+    vae: str = ""
+    vae_sha256: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -34,8 +37,9 @@ class Provenance:
         """
         found: list[str] = []
         if self.model_hash != now.model_hash:
+            vae = f" with VAE {self.vae} ({self.vae_sha256[:10]})" if self.vae else ""
             found.append(
-                f"the picture was drawn by model {self.model} ({self.model_hash[:10]}); "
+                f"the picture was drawn by model {self.model} ({self.model_hash[:10]}){vae}; "
                 f"{now.model} ({now.model_hash[:10]}) draws another"
             )
         if self.sampler != now.sampler:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import integer, shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import json_object, number
+from latentrt.runtime.control import Control
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.prompts.composition import split_prompts
 from latentrt.runtime.prompts.syntax import PLAIN, WEBUI, Syntax
@@ -33,7 +34,7 @@ from latentrt.runtime.weights_fields import Weights
 SCHEMA: Final = 4
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`, 3 `weights`, 4 `syntax` and further tasks.
+2 added `task`, 3 `weights`, 4 `syntax`, `controls` and further tasks.
 """
 _PLAIN_UNTIL: Final = 3
 """The newest form whose prompts were read as plain text."""
@@ -58,7 +59,8 @@ class Request:
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
     picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
-    may name, and LoRAs. `subseed_strength`, from 0 to 1, is how far the noise goes from that of the
+    may name, and LoRAs. `controls` are ControlNets with their pictures. `subseed_strength`, from 0
+    to 1, is how far the noise goes from that of the
     seed to that of `subseed`, along an arc; above 0, image i has the same seed and `subseed + i`.
     `tiling` decodes large pictures in tiles: "on", "off", or "auto" where the memory would not do.
     `provenance` is what it was drawn
@@ -88,6 +90,7 @@ class Request:
     subseed: int | None
     subseed_strength: float
     tiling: Tiling
+    controls: tuple[Control, ...]
     provenance: Provenance | None
 
     def __init__(
@@ -113,6 +116,7 @@ class Request:
         subseed: int | None = None,
         subseed_strength: float = 0.0,
         tiling: Tiling = "auto",
+        controls: Sequence[Control] = (),
         provenance: Provenance | None = None,
     ) -> None:
         given = locals()
@@ -179,7 +183,8 @@ class Request:
         """From `to_json`, of this version or an older one; keys that are absent have their default.
 
         `attachments` are what the JSON names by hashes: latents, or rows of them among others,
-        pictures and embeddings. Raises `InputError`, also for a newer schema and for unknown keys.
+        pictures, embeddings, LoRAs and ControlNets. Raises `InputError`, also for a newer schema
+        and for unknown keys.
         """
         found = json_object("request", value)
         schema = found.pop("schema", 1)
@@ -192,8 +197,9 @@ class Request:
         if "prompt" not in found:
             raise InputError("prompt", "a string", "none")
         arrays = [each for each in attachments if isinstance(each, np.ndarray)]
+        files = ("weights", "controls")
         values = {
-            name: field.from_json(name, found[name], attachments if name == "weights" else arrays)
+            name: field.from_json(name, found[name], attachments if name in files else arrays)
             for name, field in FIELDS.items()
             if name in found
         }

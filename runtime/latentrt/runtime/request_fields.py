@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite, number, one_of, pair, text
+from latentrt.runtime.control import Control, check_controls, controls_json, named_controls
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.prompts.syntax import check_syntax
@@ -30,7 +31,7 @@ TILINGS: Final[tuple[Tiling, ...]] = ("auto", "on", "off")
 _WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
 Arrays = Sequence[NDArray[Any]]
-Attachments = Sequence[NDArray[Any] | Weights]
+Attachments = Sequence[NDArray[Any] | Weights | Control]
 """What a request's JSON names by hashes."""
 
 
@@ -240,6 +241,11 @@ FIELDS: Final[Mapping[str, RequestField]] = {
         lambda name, value, _: number(name, "a number from 0 to 1", value, 0.0, 1.0)
     ),
     "tiling": RequestField(lambda name, value, _: one_of(name, value, TILINGS)),
+    "controls": RequestField(
+        _plain(check_controls),
+        controls_json,
+        lambda _name, value, given: named_controls(value, given),
+    ),
     "provenance": RequestField(
         _plain(_provenance),
         lambda value: None if value is None else value.to_json(),

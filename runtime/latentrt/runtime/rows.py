@@ -48,12 +48,13 @@ class Row:
     """What one model is asked about one picture: the graph's inputs, by name.
 
     The arrays of `changing` differ from step to step. `constant` is one object for as long as its
-    arrays stay the same, so that they are copied once.
+    arrays stay the same, so that they are copied once. `negative`: it is for the negative prompt.
     """
 
     model: Model
     changing: Arrays
     constant: Arrays = field(default_factory=dict[str, NDArray[Any]])
+    negative: bool = False
 
     @property
     def key(self) -> object:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from latentrt.bundle.bundle import Bundle, file_sha256, float32_graph
+from latentrt.bundle.bundle import Bundle, NamedFile, file_sha256, float32_graph
 from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.component import ComponentRecord, FileRecord
 from latentrt.bundle.errors import FileError
@@ -57,16 +58,19 @@ def variant_of(base: Bundle, loras: Sequence[Lora]) -> Variant:
     return _variant(base, weights_key(loras), changed)
 
 
-def with_vae(base: Bundle, vae: Path | None) -> Bundle:
+def with_vae(base: Bundle, vae: Path | None, made_with: Path | None = None) -> Bundle:
     """A bundle with the VAE of a file in place of its own; with None it is the base.
 
-    The file has the original layout or that of diffusers. Raises `CheckpointError` for a file that
-    is not such a VAE.
+    The file has the original layout or that of diffusers. `made_with` is the file that the base's
+    own VAE was taken from, where it was. Raises `CheckpointError` for a file that is not such a
+    VAE.
     """
     if vae is None:
-        return base
+        return base if made_with is None else replace(base, vae=NamedFile.of(made_with))
     tensors = VaeTensors(vae, _vae_of(base))
-    return _variant(base, f"vae {file_sha256(vae)}", lambda: {"vae": tensors}).bundle
+    named = NamedFile.of(vae)
+    found = _variant(base, f"vae {named.sha256}", lambda: {"vae": tensors}).bundle
+    return replace(found, vae=named)
 
 
 def _vae_of(base: Bundle) -> TensorSource:
@@ -81,6 +85,9 @@ def _variant(base: Bundle, key: str, changed: Callable[[], Mapping[str, TensorSo
         notes = _notes(place)
         if notes is None:
             notes = _write(place, base, changed())
+        else:
+            with contextlib.suppress(OSError):
+                os.utime(place / VARIANT_RECORD)  # the time of its last use
     return _opened(base, place, notes)
 
 
@@ -138,7 +145,8 @@ def _opened(base: Bundle, place: Path, notes: tuple[str, ...]) -> Variant:
         for name, record in base.manifest.components.items()
     }
     manifest = replace(base.manifest, components=components, files={**files, **records})
-    return Variant(Bundle(base.path, manifest, {**base.elsewhere, **own}), touched, notes)
+    bundle = replace(base, manifest=manifest, elsewhere={**base.elsewhere, **own})
+    return Variant(bundle, touched, notes)
 
 
 def _changed(name: str, record: ComponentRecord) -> ComponentRecord:

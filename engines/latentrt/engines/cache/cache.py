@@ -262,19 +262,6 @@ class Cache:
                 raise unwritable(entry.path, error.strerror or error) from error
             shutil.rmtree(entry.path, ignore_errors=True)
 
-    def limit(self, size: int) -> list[CacheEntry]:
-        """Delete the longest unused until at most `size` bytes are left; returns what went."""
-        stored = self.entries()
-        total = sum(a.size for a in stored)
-        removed: list[CacheEntry] = []
-        for entry in stored:
-            if total <= size:
-                break
-            self.remove(entry)
-            removed.append(entry)
-            total -= entry.size
-        return removed
-
     def sweep(self) -> None:
         """Delete what builds that were killed left behind; those under way keep theirs."""
         for path in self._engines.glob(".*"):

@@ -33,12 +33,12 @@ class CheckpointOptions:
     def open(self, checkpoint: str | Path) -> Source:
         """Open a checkpoint; raises what `open_source` raises."""
         parts: dict[str, Source] = {}
+        like = None if self.configs is None else open_source(self.configs)
         if self.text_encoder is not None:
             other = open_source(self.text_encoder)
             parts |= dict.fromkeys(("text_encoder", "text_encoder_2"), other)
         if self.vae is not None:
-            parts["vae"] = VaeFile.open(self.vae)
-        like = None if self.configs is None else open_source(self.configs)
+            parts["vae"] = VaeFile.open(self.vae, like)
         return open_source(
             checkpoint, self.variant, overrides=self.overrides, parts=parts, like=like
         )

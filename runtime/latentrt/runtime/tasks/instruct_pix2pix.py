@@ -109,8 +109,8 @@ class PictureGuidedDenoiser:
         hidden = model_inputs(asked, np.zeros_like(channels))
         answers = yield [
             Row(unet, shown, prompt.at(at.step)),
-            Row(unet, shown, negative.at(at.step)),
-            Row(unet, hidden, negative.at(at.step)),
+            Row(unet, shown, negative.at(at.step), negative=True),
+            Row(unet, hidden, negative.at(at.step), negative=True),
         ]
         text, image, nothing = (answer["model_output"] for answer in answers)
         guided: NDArray[np.float32] = (text - image) * scale
