@@ -234,7 +234,9 @@ def test_a_model_for_another_task_names_the_task_it_is_for(pipelines: Pipelines)
     with pytest.raises(InputError, match=r"task: expected inpainting: .*9 channels, got text_to"):
         pipelines("heads9").run(Request("a"))
     depth = DepthToImage(picture(), np.zeros((8, 8), np.float32))
-    with pytest.raises(InputError, match=r"text_to_image or image_to_image or inpainting: .*depth"):
+    with pytest.raises(
+        InputError, match=r"text_to_image, hires_fix, image_to_image or inpainting: .*depth"
+    ):
         pipelines("heads").run(Request("a", task=depth))
 
 
@@ -252,6 +254,8 @@ def test_the_command_inpaints_and_draws_it_again(
     assert "image: expected the image that was begun with" in run(*repeated).err
     assert run(*repeated, "--image", image, "--mask", white).status == 0
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(again)))
+    assert run(*repeated, "--image", image, "--mask", white, "--mask-blur", 0).status == 0
+    assert not np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(again)))
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ class Planning:
         )
 
     def forget_prompts(self) -> None:
-        """Encode every prompt anew from now on."""
+        """Encode every prompt again from now on."""
         self._conditioner.forget_prompts()
 
     def decoder_row(self, latent: Latent) -> Row:
@@ -231,8 +231,8 @@ def _check_task(task: Task, kit: Kit) -> None:
     latent, extra = kit.latent_shape[0], kit.extra_channels
     if extra not in task.channels(latent):
         fitting = [name for name, kind in TASKS.items() if extra in kind.channels(latent)]
-        names = " or ".join(fitting) or "none"
-        expected = f"{names}: this model's U-Net takes {latent + extra} channels"
+        names = " or ".join(filter(None, [", ".join(fitting[:-1]), *fitting[-1:]]))
+        expected = f"{names or 'none'}: this model's U-Net takes {latent + extra} channels"
         raise InputError("task", expected, name_of(task))
 
 

@@ -60,12 +60,11 @@ class Request:
     `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
     picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
     may name, and LoRAs. `controls` are ControlNets with their pictures. `subseed_strength`, from 0
-    to 1, is how far the noise goes from that of the
-    seed to that of `subseed`, along an arc; above 0, image i has the same seed and `subseed + i`.
-    `tiling` decodes large pictures in tiles: "on", "off", or "auto" where the memory would not do.
-    `provenance` is what it was drawn
-    with: a result's request has it. A model that draws it again notes where it differs. Requests
-    are equal, whatever their provenance, where they ask for the same pictures.
+    to 1, is how far the noise goes from that of the seed to that of `subseed`, along an arc; above
+    0, image i has the same seed and `subseed + i`. `tiling` decodes large pictures in tiles: "on",
+    "off", or "auto" where the memory would not do. `provenance` is what it was drawn with: a
+    result's request has it. A model that draws it again notes where it differs. Requests are equal,
+    whatever their provenance, where they ask for the same pictures.
 
     Raises `InputError` naming the field that cannot be used.
     """
@@ -147,13 +146,6 @@ class Request:
         names = (f.name for f in fields(self) if f.name not in ("latents", "provenance"))
         return (latents, *(getattr(self, name) for name in names))
 
-    @property
-    def prompts(self) -> tuple[tuple[str, float], ...]:
-        """The prompt, or those between its `AND`s, and the composed ones, with their weights."""
-        if self.syntax == PLAIN:
-            return ((self.prompt, 1.0), *self.composed)
-        return (*split_prompts(self.prompt), *self.composed)
-
     def seed_of(self, image: int) -> int:
         """The seed of one of the pictures; the request has one."""
         assert self.seed is not None
@@ -164,6 +156,13 @@ class Request:
         if self.subseed_strength == 0 or self.subseed is None:
             return None
         return self.subseed + image, self.subseed_strength
+
+    @property
+    def prompts(self) -> tuple[tuple[str, float], ...]:
+        """The prompt, or those between its `AND`s, and the composed ones, with their weights."""
+        if self.syntax == PLAIN:
+            return ((self.prompt, 1.0), *self.composed)
+        return (*split_prompts(self.prompt), *self.composed)
 
     def with_values(self, **values: Any) -> Request:
         """The same request with other fields; raises `InputError` for one that it has not."""

@@ -63,7 +63,7 @@ class PromptEncoder:
         return notes_of(embeddings, self._widths)
 
     def forget(self) -> None:
-        """Encode every text anew from now on."""
+        """Encode every text again from now on."""
         self._encoded.clear()
 
     @property

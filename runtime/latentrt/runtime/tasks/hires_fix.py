@@ -94,6 +94,9 @@ class HiresFix(Task):
         schedule = large.schedule(Part(self.strength, self.counting), steps=self.steps)
         scale, sigma = np.float32(schedule.data_scale), np.float32(schedule.evaluations[0].sigma)
         carry, needs = self._upscaling(kit, large)
+        first = TextToImage().legs(kit)
+        before = first[0].schedule.positions[-1].steps
+        steps = Steps(schedule.positions[-1].steps, earlier=before)
 
         def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
             assert previous is not None
@@ -101,17 +104,16 @@ class HiresFix(Task):
             latent += noise.begin(large.latent_shape) * sigma
             return Entry(latent)
 
-        (first,) = TextToImage().legs(kit)
         second = Leg(
             schedule,
-            large.denoiser(schedule, Steps(schedule.steps, earlier=first.schedule.steps)),
+            large.denoiser(schedule, steps),
             enter,
             large.latent_shape,
             carry=carry,
             needed=needs,
             anew=True,
         )
-        return first, second
+        return (*first, second)
 
     def _upscaling(self, kit: Kit, large: Kit) -> tuple[Carry, tuple[Need, ...]]:
         """What makes the first run's latent larger, and the engines for that."""
