@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -17,6 +18,7 @@ from latentrt.engines.memory import available_memory
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.bundle_engines import choices
+from latentrt.runtime.prompts.chunks import MOST_CHUNKS
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
 from latentrt.runtime.text import PromptTokenizer
@@ -37,12 +39,17 @@ class WantedEngine:
 
 
 def wanted(
-    bundle: Bundle, sizes: Sequence[Size], batches: Sequence[int], decodes: Sequence[int]
+    bundle: Bundle,
+    sizes: Sequence[Size],
+    batches: Sequence[int],
+    decodes: Sequence[int],
+    chunks: Sequence[int],
 ) -> list[WantedEngine]:
     """Every engine that pictures of these sizes need.
 
-    U-Nets for each of the `batches`, VAE decoders for each of `decodes`. No size is the bundle's
-    own. Raises `InputError` for a size that is no multiple of the VAE's factor or a batch below 1.
+    U-Nets for each of the `batches` and of the `chunks` of prompts, VAE decoders for each of
+    `decodes`. No size is the bundle's own. Raises `InputError` for a size that is no multiple of
+    the VAE's factor, a batch below 1, or more chunks than a prompt may have.
     """
     manifest = bundle.manifest
     factor = manifest.vae_factor
@@ -56,11 +63,15 @@ def wanted(
         wrong = [count for count in counts if not 1 <= count <= MAX_BATCH]
         if wrong:
             raise InputError(option, f"numbers from 1 to {MAX_BATCH}", wrong[0])
+    for count in chunks:
+        if not 1 <= count <= MOST_CHUNKS:
+            raise InputError("chunks", f"numbers from 1 to {MOST_CHUNKS}", count)
     length = PromptTokenizer.of(bundle).length
+    lengths = [length * count for count in chunks]
     found = {
         str(want): want
         for name in manifest.components
-        for want in _of_component(name, sizes, batches, decodes, length, factor)
+        for want in _of_component(name, sizes, batches, decodes, length, lengths, factor)
     }
     return list(found.values())
 
@@ -70,6 +81,7 @@ def build(
     sizes: Sequence[Size],
     batches: Sequence[int],
     decodes: Sequence[int],
+    chunks: Sequence[int] = (1,),
     *,
     engine: str,
     precision: str,
@@ -89,7 +101,7 @@ def build(
     chosen = choices(opened, engine, precision, options, components)
     cache = Cache()
     rows: list[dict[str, Any]] = []
-    engines = wanted(opened, sizes, batches, decodes)
+    engines = wanted(opened, sizes, batches, decodes, chunks)
     elsewhere = any(each.target is not None for each in chosen.values())
     limit = SizeLimit.of(
         opened.manifest,
@@ -133,6 +145,7 @@ def _of_component(
     batches: Sequence[int],
     decodes: Sequence[int],
     length: int,
+    lengths: Sequence[int],
     factor: int,
 ) -> Iterator[WantedEngine]:
     if name.startswith("text_encoder"):
@@ -141,8 +154,8 @@ def _of_component(
     for size in sizes:
         latent = {"height": size.height // factor, "width": size.width // factor}
         if name == "unet":
-            for batch in batches:
-                yield WantedEngine(name, {"batch": batch, **latent, "sequence": length})
+            for batch, tokens in product(batches, lengths):
+                yield WantedEngine(name, {"batch": batch, **latent, "sequence": tokens})
         elif name == "vae_encoder":
             pixels = {"image_height": size.height, "image_width": size.width}
             yield WantedEngine(name, {"batch": 1, **pixels})

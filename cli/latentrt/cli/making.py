@@ -75,6 +75,9 @@ def build(
     ] = None,
     batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
     decode_batch: Annotated[str, typer.Option(help="Pictures of a VAE decoder's call.")] = "1",
+    chunks: Annotated[
+        str, typer.Option(help="Chunks of 75 tokens that prompts have, such as 1,2.")
+    ] = "1",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,
@@ -101,6 +104,7 @@ def build(
             [Size.parse(text) for text in size or ()],
             counts("batch", batch),
             counts("decode-batch", decode_batch),
+            counts("chunks", chunks),
             engine=engine,
             precision=precision,
             options=options,
