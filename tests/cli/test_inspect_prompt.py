@@ -75,6 +75,7 @@ def test_inspect_says_what_is_cut_from_a_plain_prompt(run: Run, bundle: Folders)
     [
         (["--syntax", "html"], "syntax: expected one of webui, plain, got 'html'"),
         (["--steps", "0"], "steps: expected an integer of at least 1, got 0"),
+        (["--steps", "1001"], "steps: expected an integer from 1 to 1000, got 1001"),
         (["--prompt", "a AND b:1e5 AND c:20000"], "prompt: expected weights of at most 10000"),
     ],
 )

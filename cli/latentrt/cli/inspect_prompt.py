@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import InputError
@@ -19,7 +19,9 @@ from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.prompts.syntax import Syntax
 from latentrt.runtime.text import PromptTokenizer
 
-_END = "</w>"
+_END: Final = "</w>"
+_MOST_STEPS: Final = 1000
+"""The timesteps of a model."""
 
 
 def describe_prompt(path: Path, prompt: str, *, steps: int, syntax: Syntax) -> dict[str, Any]:
@@ -28,6 +30,8 @@ def describe_prompt(path: Path, prompt: str, *, steps: int, syntax: Syntax) -> d
     The tokens are those of the first text encoder. Raises `InputError` for a path without a bundle
     and for a prompt that is too long.
     """
+    if steps > _MOST_STEPS:
+        raise InputError("steps", f"an integer from 1 to {_MOST_STEPS}", steps)
     if not (path / FILE_NAME).is_file():
         raise InputError("path", "a bundle, with --prompt", path)
     tokenizer = PromptTokenizer.of(Bundle.open(path))
