@@ -41,8 +41,8 @@ STRENGTH: Final = 0.7
 class HiresFix(Task):
     """Text to image at the request's size, then larger, then image to image at that size.
 
-    - `scale`, from 1 to 8, times the request's size is the picture's size. It is rounded to what the
-      VAE's factor divides.
+    - `scale`, from 1 to 8, is what the request's size is multiplied by. The product is rounded to
+      what the VAE's factor divides.
     - `strength` and `counting` are as in `ImageToImage`. `steps` are those of the second run, by
       default the request's.
     - `upscaler` "latent", "latent_bicubic" or "latent_nearest" makes the latent larger. "lanczos"
