@@ -11,9 +11,10 @@ from PIL import Image
 from tests.cli.outcome import Run
 from tests.controlnets import hint_picture, saved_controlnet
 
-from latentrt.bundle.errors import InputError
+from latentrt.bundle.bundle import Bundle
+from latentrt.bundle.errors import InputError, ShapeNotBuilt
 from latentrt.cli.controls import given_controls
-from latentrt.runtime import canny
+from latentrt.runtime import Control, Pipeline, Request, Sampling, canny
 from latentrt.runtime.image import recorded_request
 from latentrt.runtime.pixels import pixels_sha256
 
@@ -155,3 +156,72 @@ def test_canny_makes_edges_of_the_control_pictures(picture: Path) -> None:
         given_controls([], None, (50.0, 120.0))
     with pytest.raises(InputError, match="control-mode: expected none without --control"):
         given_controls([], "prompt", None)
+
+
+def test_engines_that_are_built_ahead_draw_under_a_controlnet_where_nothing_may_be_compiled(
+    bundle: Bundles,
+    model: Path,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LATENTRT_CACHE", str(tmp_path / "cache"))
+    request = Request(
+        "x", seed=1, sampling=Sampling(steps=2), controls=[Control(model, hint_picture())]
+    )
+    run("build", bundle("heads"), "--engine", "onnxruntime", "--verify", "off")
+    opened = Pipeline.open(bundle("heads"), engine="onnxruntime", build="never")
+    message = r"hint_encoder: not built.*build MODEL --engine onnxruntime --control \S+"
+    with opened as pipeline, pytest.raises(ShapeNotBuilt, match=message):
+        pipeline(request)
+    built = run("build", bundle("heads"), "--control", model, "--engine", "onnxruntime")
+    assert built.status == 0, built.err
+    lines = [line.split(":")[0] for line in built.out.splitlines()]
+    assert [line.split()[0] for line in lines if "control" in line or "hint" in line] == [
+        "unet_controlled",
+        "unet_controlled",
+        "hint_encoder",
+        "controlnet",
+        "controlnet",
+    ]
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", build="never") as pipeline:
+        pipeline(request)
+
+
+def test_a_controlnet_is_exported_and_inspected(
+    bundle: Bundles, checkpoint: Bundles, model: Path, run: Run, tmp_path: Path
+) -> None:
+    found = run("inspect", model)
+    assert found.status == 0, found.err
+    assert "ControlNet" in found.out
+    assert "text of width 32" in found.out
+    target = tmp_path / "bundle"
+    made = run("export", model, target, "--dtype", "fp16")
+    assert made.status == 0, made.err
+    opened = Bundle.open(target)
+    assert list(opened.manifest.components) == ["hint_encoder", "controlnet"]
+    assert opened.manifest.dtype == "float16"
+    described = run("inspect", target)
+    assert described.status == 0, described.err
+    refused = run("generate", target, "x", *STEPS)
+    assert refused.status == 2
+    assert "bundle: expected a model's, got" in refused.err
+    with Pipeline.open(bundle("heads"), engine="onnxruntime") as pipeline:
+        # The hash tells a bundle from the folder that it was made of.
+        control = Control(target, hint_picture())
+        assert control.sha256() == opened.manifest.model_hash
+        pipeline(Request("x", seed=1, sampling=Sampling(steps=2), controls=[control]))
+
+
+@pytest.mark.slow  # which takes a minute
+def test_pytorch_traces_a_controlnet_whose_graphs_do_not_ship(
+    checkpoint: Bundles, run: Run, tmp_path: Path
+) -> None:
+    # Levels of the picture's encoder that no graph has.
+    folder = saved_controlnet(
+        checkpoint("heads"), tmp_path / "net", conditioning_embedding_out_channels=(4, 4, 8, 8)
+    )
+    made = run("export", folder, tmp_path / "bundle")
+    assert made.status == 0, made.err
+    encoder = Bundle.open(tmp_path / "bundle").manifest.components["hint_encoder"]
+    assert encoder.config["conditioning_embedding_out_channels"] == [4, 4, 8, 8]

@@ -23,7 +23,16 @@ from tests.controlnets import hint_picture, saved_controlnet
 from latentrt.bundle.component import ComponentRecord
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference, psnr
-from latentrt.runtime import Control, ImageToImage, Lora, Pipeline, Request, Sampling, Size
+from latentrt.runtime import (
+    Control,
+    ImageToImage,
+    Inpainting,
+    Lora,
+    Pipeline,
+    Request,
+    Sampling,
+    Size,
+)
 from latentrt.runtime.controlled_denoiser import EncodedControl
 from latentrt.runtime.controlnets import check_fit
 from latentrt.runtime.rows import Batch, Model, Row
@@ -487,3 +496,18 @@ def test_when_a_control_acts_is_the_rule_of_diffusers(
     i, timesteps = evaluation, range(count)
     keep = 1.0 - float(i / len(timesteps) < start or (i + 1) / len(timesteps) > end)
     assert control.active(evaluation, count) == bool(keep)
+
+
+def test_where_the_masked_part_alone_is_drawn_a_control_shows_that_part() -> None:
+    mask = np.zeros((48, 64), np.uint8)
+    mask[20:28, 30:44] = 255
+    task = Inpainting(hint_picture(3, 64, 48), mask, only_masked=4)
+    shown = hint_picture(5, 128, 96)
+    box = diffusers.image_processor.VaeImageProcessor.get_crop_region(
+        Image.fromarray(mask), 32, 32, pad=4
+    )
+    expected = np.asarray(Image.fromarray(shown).resize((64, 48), Image.Resampling.LANCZOS))
+    left, top, right, bottom = box
+    assert np.array_equal(task.of_control(shown, Size(32, 32)), expected[top:bottom, left:right])
+    whole = Inpainting(hint_picture(3, 64, 48), mask)
+    assert whole.of_control(shown, Size(32, 32)) is shown

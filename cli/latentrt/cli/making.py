@@ -78,6 +78,10 @@ def build(
     chunks: Annotated[
         str, typer.Option(help="Chunks of 75 tokens that prompts have, such as 1,2.")
     ] = "1",
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(help="A ControlNet to draw under; may be repeated."),
+    ] = None,
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,
@@ -112,6 +116,7 @@ def build(
             progress=bars,
             max_pixels=max_pixels,
             verify=verify_of(verify),
+            controls=control or (),
         )
     if as_json:
         print(json.dumps(rows, indent=2))

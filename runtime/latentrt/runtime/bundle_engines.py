@@ -219,7 +219,12 @@ class BundleEngines:
     def _command(self, component: str, sizes: Mapping[str, int]) -> str:
         """What would build an engine of these sizes."""
         chosen = self._chosen[component]
-        words = ["latentrt", "build", str(self._bundle.path), "--engine", chosen.name]
+        model, control = str(self._bundle.path), "CONTROLNET"
+        if component in (HINT_ENCODER, CONTROLNET):
+            model, control = "MODEL", model
+        words = ["latentrt", "build", model, "--engine", chosen.name]
+        if component in OF_CONTROLNETS:
+            words += ["--control", control]
         words += ["--precision", chosen.precision]
         size = _picture(sizes, self._bundle.manifest.vae_factor)
         if size is not None:
@@ -227,7 +232,7 @@ class BundleEngines:
         if sizes["batch"] > 1:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
-        if "height" in sizes and "sequence" in sizes:
+        if component == "unet" and "sequence" in sizes:
             chunks = sizes["sequence"] // PromptTokenizer.of(self._bundle).length
             words += ["--chunks", str(chunks)] if chunks > 1 else []
         if self._verify != "golden":
@@ -254,17 +259,8 @@ def engines_for(
     max_engines: int | None,
     memory: int | None,
 ) -> BundleEngines:
-    """The engines of a bundle, of which `components` may name those of ControlNets too.
-
-    A U-Net under ControlNets has the backend and precision of the U-Net, unless it has its own.
-    """
-    if isinstance(components, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-        known = (
-            {CONTROLLED: components["unet"], **components} if "unet" in components else components
-        )
-        own = bundle.manifest.components
-        others = OF_CONTROLNETS if not set(own) & OF_CONTROLNETS else set(known) - set(own)
-        components = {name: choice for name, choice in known.items() if name not in others}
+    """The engines of a bundle; `components` may name those of ControlNets too."""
+    components = components_of(bundle, components)
     return BundleEngines(
         bundle,
         engine,
@@ -278,6 +274,21 @@ def engines_for(
         max_engines=max_engines,
         memory=memory,
     )
+
+
+def components_of(bundle: Bundle, components: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said of a bundle's own components, where ControlNets are named as well.
+
+    A U-Net under ControlNets has the backend and precision of the U-Net, unless it has its own.
+    """
+    if not isinstance(components, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return components
+    known = dict(components)
+    if "unet" in known:
+        known = {CONTROLLED: known["unet"], **known}
+    own = set(bundle.manifest.components)
+    others = set(known) - own if own & OF_CONTROLNETS else OF_CONTROLNETS
+    return {name: choice for name, choice in known.items() if name not in others}
 
 
 def choices(

@@ -11,6 +11,7 @@ from latentrt.runtime.controlled_denoiser import ControlledDenoiser, EncodedCont
 from latentrt.runtime.controlnets import ControlNets, OpenedControlNet, check_fit, encode
 from latentrt.runtime.opening import Opening
 from latentrt.runtime.plan import Leg
+from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Model
 from latentrt.runtime.size import Size
 
@@ -41,12 +42,12 @@ class Controlling:
         self,
         legs: tuple[Leg, ...],
         unet: Model,
-        controls: Sequence[Control],
+        request: Request,
         opened: Sequence[OpenedControlNet],
         opening: Opening,
     ) -> tuple[Leg, ...]:
-        """The legs, those that call the U-Net under the controls; their pictures are encoded."""
-        if not controls:
+        """The legs, those of the U-Net under the request's controls, whose pictures are encoded."""
+        if not request.controls:
             return legs
         encoded: dict[Size, list[EncodedControl]] = {}
         found: list[Leg] = []
@@ -55,8 +56,10 @@ class Controlling:
             if any(need.model is unet for need in needs):
                 size = self._size(leg)
                 if size not in encoded:
-                    pairs = zip(controls, opened, strict=True)
-                    encoded[size] = [encode(net, each, size, opening) for each, net in pairs]
+                    encoded[size] = [
+                        encode(net, each, request.task.of_control(each.image, size), size, opening)
+                        for each, net in zip(request.controls, opened, strict=True)
+                    ]
                 denoiser = ControlledDenoiser(leg.denoiser, unet, self._unet(), encoded[size])
                 leg = replace(leg, denoiser=denoiser)
             found.append(leg)

@@ -22,7 +22,7 @@ from latentrt.runtime.bundle_engines import BundleEngines
 from latentrt.runtime.control import Control
 from latentrt.runtime.controlled_denoiser import EncodedControl
 from latentrt.runtime.opening import Opening
-from latentrt.runtime.pixels import for_hint
+from latentrt.runtime.pixels import Pixels, for_hint
 from latentrt.runtime.rows import Calls, Evaluation, Model, Row
 from latentrt.runtime.size import Size
 from latentrt.weights.control_specs import CONTROLNET, HINT_ENCODER
@@ -64,7 +64,7 @@ class ControlNets:
         Raises `InputError` for a bundle of something else, and what opening a bundle or converting
         a checkpoint raises.
         """
-        folder = _bundle_of(path)
+        folder = bundle_of(path)
         state = (folder / FILE_NAME).stat().st_mtime_ns if folder.is_dir() else None
         with self._lock:
             before, found = self._opened.pop(folder, (None, None))
@@ -84,9 +84,7 @@ class ControlNets:
             each.engines.close()
 
     def _made(self, folder: Path) -> OpenedControlNet:
-        bundle = Bundle.open(folder)
-        if bundle.manifest.family != FAMILY:
-            raise InputError("control", "a ControlNet", f"{folder}, a whole model")
+        bundle = open_controlnet(folder)
         engines = self._engines(bundle)
         models = {
             name: Model(name, record.inputs, partial(engines.get, name))
@@ -95,7 +93,16 @@ class ControlNets:
         return OpenedControlNet(bundle, engines, models)
 
 
-def _bundle_of(path: Path) -> Path:
+def open_controlnet(path: Path) -> Bundle:
+    """A ControlNet's bundle; raises what `ControlNets.open` raises."""
+    bundle = Bundle.open(bundle_of(path))
+    if bundle.manifest.family != FAMILY:
+        raise InputError("control", "a ControlNet", f"{path}, a whole model")
+    return bundle
+
+
+def bundle_of(path: Path) -> Path:
+    """A bundle's own path, or that of the bundle made of a ControlNet's folder or file, once."""
     if (path / FILE_NAME).is_file():
         return path
     if not path.exists() and is_hub_name(path.as_posix()):
@@ -127,13 +134,13 @@ def _listed(stated: object) -> object:
 
 
 def encode(
-    opened: OpenedControlNet, control: Control, size: Size, opening: Opening
+    opened: OpenedControlNet, control: Control, pixels: Pixels, size: Size, opening: Opening
 ) -> EncodedControl:
-    """A control whose picture is encoded at a size; the engine for that is opened."""
+    """A control whose picture, `pixels`, is encoded at a size; the engine for that is opened."""
     model = opened.models[HINT_ENCODER]
     opening.more(1)
     opening(model, {"batch": 1, "image_height": size.height, "image_width": size.width})
-    picture = for_hint(control.image, size)
+    picture = for_hint(pixels, size)
     if opened.config["controlnet_conditioning_channel_order"] == "bgr":
         picture = picture[::-1]
 

@@ -160,6 +160,16 @@ class Inpainting(Task):
         part[:] = laid_over(drawn, part, region.of(mask)) if self.overlay else drawn
         return picture
 
+    def of_control(self, pixels: Pixels, size: Size) -> Pixels:
+        """The masked part alone, where that alone is drawn.
+
+        Source: diffusers' `StableDiffusionControlNetInpaintPipeline`, `padding_mask_crop`.
+        """
+        if self.only_masked is None:
+            return pixels
+        whole = resized(pixels, Size.within(self.image, 1))
+        return Region.around(self._blurred, self.only_masked, size).of(whole)
+
     @property
     def _drawn(self) -> Mask:
         return 255 - self.mask if self.mask_invert else self.mask
