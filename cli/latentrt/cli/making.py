@@ -75,13 +75,13 @@ def build(
     ] = None,
     batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
     decode_batch: Annotated[str, typer.Option(help="Pictures of a VAE decoder's call.")] = "1",
-    chunks: Annotated[
-        str, typer.Option(help="Chunks of 75 tokens that prompts have, such as 1,2.")
-    ] = "1",
     control: Annotated[
         list[Path] | None,
         typer.Option(help="A ControlNet to draw under; may be repeated."),
     ] = None,
+    chunks: Annotated[
+        str, typer.Option(help="Chunks of 75 tokens that prompts have, such as 1,2.")
+    ] = "1",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,

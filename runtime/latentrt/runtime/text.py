@@ -78,8 +78,14 @@ class PromptTokenizer:
         self._following: Mapping[int, tuple[int, ...]] = {}
 
     @staticmethod
-    def of(bundle: Bundle, folder: str = "tokenizer") -> PromptTokenizer:
-        """The tokenizer in that folder of a bundle; raises `BundleError` if it is not listed."""
+    def of(bundle: Bundle, folder: str | None = None) -> PromptTokenizer:
+        """The tokenizer in that folder of a bundle, by default the first that it has.
+
+        Raises `BundleError` if it is not listed.
+        """
+        if folder is None:
+            refiner = "tokenizer/tokenizer.json" not in bundle.manifest.files
+            folder = "tokenizer_2" if refiner else "tokenizer"
         bundle.listed(f"{folder}/special_tokens.json")
         return PromptTokenizer(bundle.listed(f"{folder}/tokenizer.json").parent)
 
