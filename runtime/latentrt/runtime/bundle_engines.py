@@ -232,7 +232,7 @@ class BundleEngines:
         if sizes["batch"] > 1:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
-        if "height" in sizes and "sequence" in sizes:
+        if component == "unet" and "sequence" in sizes:
             chunks = sizes["sequence"] // PromptTokenizer.of(self._bundle).length
             words += ["--chunks", str(chunks)] if chunks > 1 else []
         if self._verify != "golden":
