@@ -125,7 +125,7 @@ def architectures(folders: list[Path], *, known: bool) -> Iterator[Architecture]
     sources: list[tuple[str, Mapping[str, Config]]] = []
     for folder in folders:
         source = Checkpoint.open(folder)
-        names = [n for n in components.CLASSES if n in source.index]
+        names = [n for n in components.CLASSES if source.index.get(n, [None])[0] is not None]
         sources.append((folder.name, {name: source.config(name) for name in names}))
     if known:
         sources += [

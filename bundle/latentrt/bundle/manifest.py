@@ -29,10 +29,13 @@ GOLDEN: Final = "golden.safetensors"
 
 STABLE_DIFFUSION: Final = "stable-diffusion"
 STABLE_DIFFUSION_XL: Final = "stable-diffusion-xl"
+STABLE_DIFFUSION_XL_REFINER: Final = "stable-diffusion-xl-refiner"
 LATENT_CONSISTENCY: Final = "latent-consistency"
 CONTROLNET: Final = "controlnet"
 """Families, by the diffusers pipeline that is the reference. The graphs list a model's inputs."""
-_FAMILIES: Final = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, LATENT_CONSISTENCY, CONTROLNET)
+XL: Final = (STABLE_DIFFUSION_XL, STABLE_DIFFUSION_XL_REFINER)
+"""Families whose prompts come with sizes."""
+_FAMILIES: Final = (STABLE_DIFFUSION, *XL, LATENT_CONSISTENCY, CONTROLNET)
 
 
 @dataclass(frozen=True, slots=True)

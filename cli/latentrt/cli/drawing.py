@@ -92,6 +92,13 @@ def generate(
         float | None,
         typer.Option(help="InstructPix2Pix: how far to stay with --image, such as 1.5."),
     ] = None,
+    refiner: Annotated[
+        Path | None, typer.Option(help="A bundle or checkpoint that draws the last steps.")
+    ] = None,
+    refiner_at: Annotated[
+        float | None,
+        typer.Option(help="Share of the noise that is gone by then, 0 to 1. [default: 0.8]"),
+    ] = None,
     hires: Annotated[
         float | None,
         typer.Option(help="Hires fix: draw, make larger by so much, and draw over. Such as 2."),
@@ -187,7 +194,8 @@ def generate(
     crop: Annotated[str, typer.Option(help="SDXL: TOP,LEFT of the crop.")] = "0,0",
     target_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
     lora: Annotated[
-        list[str] | None, typer.Option(help="FILE or FILE=SCALE: a LoRA; may be repeated.")
+        list[str] | None,
+        typer.Option(help="FILE, FILE=SCALE or FILE=SCALE,up.1:SCALE: a LoRA; may be repeated."),
     ] = None,
     lora_dir: Annotated[
         Path | None, typer.Option(help="LoRAs that a prompt names as <lora:NAME:SCALE>.")
@@ -241,6 +249,7 @@ def generate(
         engine_options,
         interval,
         numbers,
+        refiner_of,
         size_of,
         tiling_of,
         verify_of,
@@ -312,6 +321,7 @@ def generate(
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
         weights=[*inversions, *loras],
+        refiner=refiner_of(refiner, refiner_at),
         subseed=subseed,
         subseed_strength=subseed_strength,
         tiling=tiling_of(tile),

@@ -37,10 +37,11 @@ def embeddings_of(
 def loras_of(
     named: Sequence[str], folder: Path | None, prompts: Sequence[str]
 ) -> tuple[list[Lora], list[str]]:
-    """The LoRAs named as FILE or FILE=SCALE, then those of tags; and the prompts without tags.
+    """The LoRAs named as FILE or FILE=SCALES, then those of tags; and the prompts without tags.
 
-    `<lora:NAME:SCALE>` names a file of the folder. Raises `InputError` for a scale that is no
-    number, and for a file that is not there.
+    SCALES are a scale, then NAME:SCALE for the U-Net ("unet"), the text encoders ("text_encoder")
+    or a block ("up.1"), with commas between. `<lora:NAME:SCALE>` names a file of the folder. Raises
+    `InputError` for a scale that is no number, and for a file that is not there.
     """
     found = [_lora(text) for text in named]
     without: list[str] = []
@@ -52,13 +53,28 @@ def loras_of(
 
 
 def _lora(text: str) -> Lora:
-    path, equals, scale = text.rpartition("=")
+    path, equals, scales = text.rpartition("=")
     if not equals or Path(text).is_file():
         return Lora(_file("lora", text))
     try:
-        return Lora(_file("lora", path), float(scale))
+        scale, named = _scales(scales)
     except ValueError:
-        raise InputError("lora", "FILE or FILE=SCALE", text) from None
+        raise InputError("lora", "FILE, FILE=SCALE or FILE=SCALE,up.1:SCALE", text) from None
+    unet, encoder = named.pop("unet", None), named.pop("text_encoder", None)
+    return Lora(_file("lora", path), scale, unet=unet, text_encoder=encoder, blocks=named or None)
+
+
+def _scales(text: str) -> tuple[float, dict[str, float]]:
+    """The scale, 1 if none is given, and those by name; raises `ValueError`."""
+    first, *rest = text.split(",")
+    scale, parts = (1.0, [first, *rest]) if ":" in first else (float(first), rest)
+    named: dict[str, float] = {}
+    for part in parts:
+        name, colon, number = part.partition(":")
+        if not colon or name in named:
+            raise ValueError(part)
+        named[name] = float(number)
+    return scale, named
 
 
 def _file(option: str, text: str) -> Path:

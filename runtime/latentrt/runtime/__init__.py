@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.guidance import Guidance
     from latentrt.runtime.picture import Step
     from latentrt.runtime.pipeline import Pipeline
+    from latentrt.runtime.refiner import Refiner
     from latentrt.runtime.request import Request
     from latentrt.runtime.result import Result
     from latentrt.runtime.run import Run
@@ -90,6 +91,7 @@ __all__ = [
     "NonFinite",
     "Pipeline",
     "QueueFull",
+    "Refiner",
     "Request",
     "Result",
     "Run",
@@ -119,6 +121,7 @@ _MODULES: Final = {
     "Inpainting": "runtime.tasks",
     "InstructPix2Pix": "runtime.tasks",
     "Pipeline": "runtime.pipeline",
+    "Refiner": "runtime.refiner",
     "Request": "runtime.request",
     "Result": "runtime.result",
     "Run": "runtime.run",

@@ -26,6 +26,10 @@ from latentrt.runtime.rows import Arrays, Evaluation, Model
 from latentrt.runtime.size import Size
 from latentrt.runtime.weights_fields import embeddings_of
 
+_WITH_SCORE: Final = 5
+"""Numbers that a refiner takes beside its text."""
+_SCORE, _NEGATIVE_SCORE = 6.0, 2.5
+"""Aesthetic scores of the prompt and of the negative prompt, diffusers' defaults."""
 _KNOWN: Final = frozenset(
     {"sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids", "timestep_cond"}
 )
@@ -119,7 +123,9 @@ class Conditioner:
         all_ = prompts if negative is None else [*prompts, negative]
         chunks = max(each.chunks for each in all_)
         encode = partial(self._prompts, count=chunks, embeddings=embeddings)
-        same = {**self._sizes(request), **self._scale(request)}
+        scale = self._scale(request)
+        same = {**self._sizes(request, _SCORE), **scale}
+        opposite = {**self._sizes(request, _NEGATIVE_SCORE), **scale}
         conditions: list[Condition] = []
         for each in prompts:
             found = yield from _condition(each, partial(encode, clip_skip=request.clip_skip), same)
@@ -127,25 +133,31 @@ class Conditioner:
         other: Condition | None = None
         if negative is not None:
             # As in diffusers, the negative prompt keeps the layers that the prompt leaves out.
-            other = yield from _condition(negative, partial(encode, clip_skip=0), same)
+            other = yield from _condition(negative, partial(encode, clip_skip=0), opposite)
         elif guided:
             first = conditions[0].constant
-            other = Condition({n: a if n in same else np.zeros_like(a) for n, a in first.items()})
+            zeros = {n: np.zeros_like(a) for n, a in first.items() if n not in opposite}
+            other = Condition({**zeros, **opposite})
         notes = self._prompts.notes(embeddings)
         notes += [note for each in all_ for note in each.notes(self.length)]
         return Conditioning(tuple(conditions), other, tuple(notes), chunks * self.length)
 
-    def _sizes(self, request: Request) -> dict[str, NDArray[np.float32]]:
+    def _sizes(self, request: Request, score: float) -> dict[str, NDArray[np.float32]]:
         """Original height and width, top and left of the crop, target height and width.
 
-        Source: arXiv:2307.01952, section 2.2; diffusers' `StableDiffusionXLPipeline`.
+        A refiner takes an aesthetic score in place of the target.
+
+        Source: arXiv:2307.01952, section 2.2; diffusers' `StableDiffusionXLPipeline` and
+        `StableDiffusionXLImg2ImgPipeline`.
         """
         if "time_ids" not in self._inputs:
             return {}
         assert request.size is not None
         original = request.original_size or request.size
         target = request.target_size or request.size
-        numbers = (*_height_first(original), *request.crop, *_height_first(target))
+        scored = self._inputs["time_ids"].dims[-1] == _WITH_SCORE
+        last = (score,) if scored else _height_first(target)
+        numbers = (*_height_first(original), *request.crop, *last)
         return {"time_ids": np.array(numbers, dtype=np.float32)}
 
     def _scale(self, request: Request) -> dict[str, NDArray[np.float32]]:

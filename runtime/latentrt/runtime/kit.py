@@ -48,7 +48,8 @@ class Kit:
     """The means of one bundle for one request, whose size and seed are resolved.
 
     `models` are the bundle's components; `schedules` gives the schedule of a part of a sampling;
-    `opening` opens engines. `spent` tells what was done.
+    `opening` opens engines. `spent` tells what was done. Below the timestep `above` another model
+    goes on.
     """
 
     request: Request
@@ -59,6 +60,7 @@ class Kit:
     schedules: Callable[[Sampling, Part], Schedule]
     opening: Opening
     spent: Spent
+    above: int | None = None
 
     @property
     def size(self) -> Size:
@@ -91,7 +93,7 @@ class Kit:
         sampling = self.request.sampling
         if steps is not None:
             sampling = replace(sampling, steps=steps)
-        return self.schedules(sampling, part)
+        return self.schedules(sampling, replace(part, above=self.above))
 
     def denoiser(self, schedule: Schedule, steps: Steps | None = None) -> GuidedDenoiser:
         """The U-Net under the request's prompts over a schedule.

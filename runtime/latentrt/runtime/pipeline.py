@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -127,20 +128,23 @@ class Pipeline:
         )
         controlling = Controlling(bundle, self._controlnets, self._controlled.model)
         self._planning = Planning(bundle, self._opened, limit, shared, controlling, wide)
-        self._like = partial(
+        like = partial(
             Pipeline,
             engine=engine,
             precision=precision,
             options=options,
-            components=components,
             build=build,
             cache=cache,
-            # The base's engines were compared, and a variant's are of the same graphs.
-            guarded=guarded and verify == "full",
             verify=verify,
             max_pixels=max_pixels,
             max_engines=max_engines,
         )
+        self._like_itself = partial(like, guarded=guarded)
+        self._refiners: dict[Path, Pipeline] = {}
+        self._refiner_lock = threading.Lock()
+        # The base's engines were compared, and a variant's are of the same graphs.
+        compared = guarded and verify == "full"
+        self._like = partial(like, components=components, guarded=compared)
         self._variant = lru_cache(maxsize=_VARIANTS)(self._make_variant)
 
     @classmethod
@@ -251,6 +255,10 @@ class Pipeline:
             self._controlled.close()
         if self._base is None:
             self._controlnets.close()
+        with self._refiner_lock:
+            refiners, self._refiners = list(self._refiners.values()), {}
+        for each in refiners:
+            each.close()
 
     def forget_prompts(self) -> None:
         """Encode every prompt anew from now on, also those encoded before: for measurements."""
@@ -322,7 +330,15 @@ class Pipeline:
             )
         loras = loras_of(request.weights)
         pipeline = self.with_weights(*loras) if loras else self
-        return pipeline._planning(request, batches=batches, decodes=decodes, progress=progress)
+        named = request.refiner
+        refiner = None if named is None else self._refiner(_bundle_of(named.model, None, progress))
+        return pipeline._planning(
+            request,
+            batches=batches,
+            decodes=decodes,
+            progress=progress,
+            refiner=None if refiner is None else refiner._planning,
+        )
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
@@ -351,6 +367,15 @@ class Pipeline:
     def _opened(self, *asked: Any) -> Engine:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
+
+    def _refiner(self, folder: Path) -> Pipeline:
+        """The pipeline over a refiner's bundle; one is kept."""
+        if self._base is not None:
+            return self._base._refiner(folder)
+        with self._refiner_lock:
+            if folder not in self._refiners:
+                self._refiners = {folder: self._like_itself(Bundle.open(folder))}
+            return self._refiners[folder]
 
     def _widened(self, component: str, *asked: Any) -> Engine:
         """An engine of the VAE in fp32, where its 16 bits overflowed."""

@@ -18,6 +18,7 @@ from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.prompts.composition import split_prompts
 from latentrt.runtime.prompts.syntax import PLAIN, WEBUI, Syntax
 from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.refiner import Refiner
 from latentrt.runtime.request_fields import (
     DEFAULT_TASK,
     FIELDS,
@@ -59,7 +60,8 @@ class Request:
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
     picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
-    may name, and LoRAs. `controls` are ControlNets with their pictures. `subseed_strength`, from 0
+    may name, and LoRAs. `controls` are ControlNets with their pictures; a `refiner`
+    draws the last steps. `subseed_strength`, from 0
     to 1, is how far the noise goes from that of the seed to that of `subseed`, along an arc; above
     0, image i has the same seed and `subseed + i`. `tiling` decodes large pictures in tiles: "on",
     "off", or "auto" where the memory would not do. `provenance` is what it was drawn with: a
@@ -86,6 +88,7 @@ class Request:
     crop: tuple[int, int]
     target_size: Size | None
     weights: tuple[Weights, ...]
+    refiner: Refiner | None
     subseed: int | None
     subseed_strength: float
     tiling: Tiling
@@ -112,6 +115,7 @@ class Request:
         crop: tuple[int, int] = (0, 0),
         target_size: Size | None = None,
         weights: Sequence[Weights] = (),
+        refiner: Refiner | None = None,
         subseed: int | None = None,
         subseed_strength: float = 0.0,
         tiling: Tiling = "auto",
@@ -182,8 +186,8 @@ class Request:
         """From `to_json`, of this version or an older one; keys that are absent have their default.
 
         `attachments` are what the JSON names by hashes: latents, or rows of them among others,
-        pictures, embeddings, LoRAs and ControlNets. Raises `InputError`, also for a newer schema
-        and for unknown keys.
+        pictures, embeddings, LoRAs, ControlNets and a refiner. Raises `InputError`, also for a
+        newer schema and for unknown keys.
         """
         found = json_object("request", value)
         schema = found.pop("schema", 1)
@@ -196,7 +200,7 @@ class Request:
         if "prompt" not in found:
             raise InputError("prompt", "a string", "none")
         arrays = [each for each in attachments if isinstance(each, np.ndarray)]
-        files = ("weights", "controls")
+        files = ("weights", "controls", "refiner")
         values = {
             name: field.from_json(name, found[name], attachments if name in files else arrays)
             for name, field in FIELDS.items()

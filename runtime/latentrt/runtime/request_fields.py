@@ -18,6 +18,7 @@ from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.prompts.syntax import SYNTAXES, Syntax
 from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.refiner import Refiner, named_refiner
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import LARGEST, Size
 from latentrt.runtime.tasks import TASKS, Task, TextToImage, read_task, task_json
@@ -31,7 +32,7 @@ TILINGS: Final[tuple[Tiling, ...]] = ("auto", "on", "off")
 _WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
 Arrays = Sequence[NDArray[Any]]
-Attachments = Sequence[NDArray[Any] | Weights | Control]
+Attachments = Sequence[NDArray[Any] | Weights | Control | Refiner]
 """What a request's JSON names by hashes."""
 
 
@@ -132,6 +133,14 @@ def _syntax(value: object) -> Syntax:
 def _provenance(value: object) -> Provenance | None:
     if not isinstance(value, Provenance | None):
         raise InputError("provenance", "a Provenance", shown(value))
+    return value
+
+
+def _refiner(value: object) -> Refiner | None:
+    if not isinstance(value, Refiner | None):
+        raise InputError(
+            "refiner", "a Refiner, such as Refiner('refiner.safetensors')", shown(value)
+        )
     return value
 
 
@@ -241,6 +250,11 @@ FIELDS: Final[Mapping[str, RequestField]] = {
     "target_size": _SIZE,
     "weights": RequestField(
         _plain(check_weights), weights_json, lambda _name, value, given: named_weights(value, given)
+    ),
+    "refiner": RequestField(
+        _plain(_refiner),
+        lambda value: None if value is None else value.to_json(),
+        lambda _name, value, given: named_refiner(value, given),
     ),
     "subseed": RequestField(_seed),
     "subseed_strength": RequestField(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from latentrt.bundle.spec import TensorSpec
-from latentrt.weights.component_specs import SIZES, ComponentSpec, pooled_width
+from latentrt.weights.component_specs import ComponentSpec, pooled_width, size_count
 from latentrt.weights.source import Config
 
 CONTROLNET: Final = "controlnet"
@@ -79,7 +79,7 @@ def _inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
     pooled = pooled_width(config)
     if pooled is not None:
         specs.append(TensorSpec("text_embeds", ("batch", pooled), dtype))
-        specs.append(TensorSpec("time_ids", ("batch", SIZES), "float32"))
+        specs.append(TensorSpec("time_ids", ("batch", size_count(config)), "float32"))
     return tuple(specs)
 
 

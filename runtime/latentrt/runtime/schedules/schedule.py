@@ -109,6 +109,20 @@ class Schedule:
             Position(index, len(starts), step - 1, sum(starts)) for index, step in enumerate(steps)
         )
 
+    def ended(self, steps: int) -> Schedule:
+        """The first `steps` steps alone: what comes out is at the level of the step after them.
+
+        It has no final scale: it is x0 + sigma * noise.
+        """
+        starts = [i for i, e in enumerate(self.evaluations) if e.stage == 0]
+        last = starts[steps] if steps < len(starts) else len(self.evaluations)
+        options = dict(self.options)
+        for name in _BY_EVALUATION & set(options):
+            options[name] = cast("tuple[float, ...]", options[name])[:last]
+        return replace(
+            self, evaluations=self.evaluations[:last], options=options, final_scale=self.data_scale
+        )
+
     def begun(self, steps: int) -> Schedule:
         """The same without its first `steps` steps, of which at least one is left.
 
