@@ -204,10 +204,10 @@ def test_the_region_of_a_mask_is_diffusers(
     ("values", "message"),
     [
         ({"mask": mask(32, 64)}, "mask: expected 64x64, the size of the image, got 32x64"),
-        ({"mask": Image.new("L", (64, 64))}, "mask: expected white where the picture is drawn"),
+        ({"mask": Image.new("L", (64, 64))}, "mask: expected white where the picture is redrawn"),
         (
             {"mask": Image.new("L", (64, 64), 255), "mask_invert": True},
-            "mask: expected black where the picture is drawn",
+            "mask: expected black where the picture is redrawn",
         ),
         ({"mask": "mask.png"}, "mask: expected a Pillow image, or a uint8 array"),
         ({"mask_blur": -1}, "mask_blur: expected a radius from 0 to 1000"),

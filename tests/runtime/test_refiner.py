@@ -139,6 +139,12 @@ def test_a_refiner_that_does_not_fit_is_named(pipelines: Pipelines, bundle: Fold
         )
 
 
+def test_a_refiner_is_built_ahead_and_inspected(run: Run, bundle: Folders) -> None:
+    done = run("build", bundle("refiner"), "--engine", "onnxruntime", "--batch", 2)
+    assert done.status == 0, done.err
+    assert run("inspect", bundle("refiner"), "--prompt", "a (red:1.2) circle").status == 0
+
+
 def test_the_command_refines_and_draws_it_again(run: Run, bundle: Folders, tmp_path: Path) -> None:
     out, again = tmp_path / "a.png", tmp_path / "b.png"
     engine = ["--engine", "onnxruntime"]

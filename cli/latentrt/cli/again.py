@@ -29,6 +29,7 @@ from latentrt.runtime.weights_fields import Weights, embeddings_of, loras_of
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "prompt": ("prompt",),
     "negative_prompt": ("negative_prompt",),
+    "syntax": ("syntax",),
     "compose": ("composed",),
     "size": ("size",),
     "num_images": ("num_images",),

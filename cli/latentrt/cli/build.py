@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -19,6 +20,7 @@ from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.bundle_engines import CONTROLLED, choices, components_of
 from latentrt.runtime.controlled_unet import controlled_bundle
 from latentrt.runtime.controlnets import check_fit, open_controlnet
+from latentrt.runtime.prompts.chunks import MOST_CHUNKS
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
 from latentrt.runtime.text import PromptTokenizer
@@ -45,13 +47,15 @@ def wanted(
     sizes: Sequence[Size],
     batches: Sequence[int],
     decodes: Sequence[int],
+    chunks: Sequence[int],
     others: Sequence[Bundle] = (),
 ) -> list[WantedEngine]:
     """Every engine that pictures of these sizes need.
 
-    U-Nets for each of the `batches`, VAE decoders for each of `decodes`. No size is the bundle's
-    own. `others` are the bundles of ControlNets and of the U-Net under them. Raises `InputError`
-    for a size that is no multiple of the VAE's factor or a batch below 1.
+    U-Nets for each of the `batches` and of the `chunks` of prompts, VAE decoders for each of
+    `decodes`. No size is the bundle's own. `others` are the bundles of ControlNets and of the U-Net
+    under them. Raises `InputError` for a size that is no multiple of the VAE's factor, a batch
+    below 1, or more chunks than a prompt may have.
     """
     manifest = bundle.manifest
     factor = manifest.vae_factor
@@ -65,12 +69,16 @@ def wanted(
         wrong = [count for count in counts if not 1 <= count <= MAX_BATCH]
         if wrong:
             raise InputError(option, f"numbers from 1 to {MAX_BATCH}", wrong[0])
+    for count in chunks:
+        if not 1 <= count <= MOST_CHUNKS:
+            raise InputError("chunks", f"numbers from 1 to {MOST_CHUNKS}", count)
     length = PromptTokenizer.of(bundle).length
+    lengths = [length * count for count in chunks]
     found = {
         (own.path, str(want)): want
         for own in (bundle, *others)
         for name in own.manifest.components
-        for want in _of_component(own, name, sizes, batches, decodes, length, factor)
+        for want in _of_component(own, name, sizes, batches, decodes, length, lengths, factor)
     }
     return list(found.values())
 
@@ -92,6 +100,7 @@ def build(
     sizes: Sequence[Size],
     batches: Sequence[int],
     decodes: Sequence[int],
+    chunks: Sequence[int] = (1,),
     *,
     engine: str,
     precision: str,
@@ -118,7 +127,7 @@ def build(
     chosen = choice[id(opened)]
     cache = Cache()
     rows: list[dict[str, Any]] = []
-    engines = wanted(opened, sizes, batches, decodes, others)
+    engines = wanted(opened, sizes, batches, decodes, chunks, others)
     elsewhere = any(each.target is not None for each in chosen.values())
     limit = SizeLimit.of(
         opened.manifest,
@@ -164,6 +173,7 @@ def _of_component(
     batches: Sequence[int],
     decodes: Sequence[int],
     length: int,
+    lengths: Sequence[int],
     factor: int,
 ) -> Iterator[WantedEngine]:
     if name.startswith("text_encoder"):
@@ -172,8 +182,8 @@ def _of_component(
     for size in sizes:
         latent = {"height": size.height // factor, "width": size.width // factor}
         if name in ("unet", CONTROLLED, CONTROLNET):
-            for batch in batches:
-                yield WantedEngine(bundle, name, {"batch": batch, **latent, "sequence": length})
+            for batch, tokens in product(batches, lengths):
+                yield WantedEngine(bundle, name, {"batch": batch, **latent, "sequence": tokens})
         elif name in ("vae_encoder", HINT_ENCODER):
             pixels = {"image_height": size.height, "image_width": size.width}
             yield WantedEngine(bundle, name, {"batch": 1, **pixels})

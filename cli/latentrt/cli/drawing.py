@@ -20,10 +20,12 @@ from latentrt.cli.options import (
     MaxPixelsOption,
     PrecisionOption,
     PredictionTypeOption,
+    SyntaxOption,
     TextEncoderOption,
     VariantOption,
     VerifyOption,
 )
+from latentrt.runtime.prompts.syntax import WEBUI, check_syntax
 
 
 def generate(
@@ -40,6 +42,7 @@ def generate(
         ),
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    syntax: SyntaxOption = WEBUI,
     image: Annotated[Path | None, typer.Option(help="Begin with this picture.")] = None,
     strength: Annotated[
         float | None,
@@ -292,6 +295,7 @@ def generate(
     request = Request(
         prompts[0],
         negative_prompt=negative_prompt,
+        syntax=check_syntax(syntax),
         task=task_options.task(),
         size=size_of("size", size),
         num_images=num_images,

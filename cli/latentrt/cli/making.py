@@ -79,6 +79,9 @@ def build(
         list[Path] | None,
         typer.Option(help="A ControlNet to draw under; may be repeated."),
     ] = None,
+    chunks: Annotated[
+        str, typer.Option(help="Chunks of 75 tokens that prompts have, such as 1,2.")
+    ] = "1",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,
@@ -105,6 +108,7 @@ def build(
             [Size.parse(text) for text in size or ()],
             counts("batch", batch),
             counts("decode-batch", decode_batch),
+            counts("chunks", chunks),
             engine=engine,
             precision=precision,
             options=options,

@@ -23,6 +23,7 @@ from latentrt.engines.process import Home
 from latentrt.engines.registry import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
 from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.size import Size
+from latentrt.runtime.text import PromptTokenizer
 from latentrt.weights.control_specs import CONTROLNET, HINT_ENCODER
 
 CONTROLLED: Final = "unet_controlled"
@@ -231,6 +232,9 @@ class BundleEngines:
         if sizes["batch"] > 1:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
+        if "height" in sizes and "sequence" in sizes:
+            chunks = sizes["sequence"] // PromptTokenizer.of(self._bundle).length
+            words += ["--chunks", str(chunks)] if chunks > 1 else []
         if self._verify != "golden":
             words += ["--verify", self._verify]
         for each in assigned(chosen.options):

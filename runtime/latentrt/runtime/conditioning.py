@@ -75,7 +75,7 @@ class Conditioner:
         return "timestep_cond" not in self._inputs
 
     def forget_prompts(self) -> None:
-        """Encode every prompt anew from now on."""
+        """Encode every prompt again from now on."""
         self._prompts.forget()
 
     def check(self, request: Request) -> None:

@@ -105,10 +105,10 @@ class Kit:
             if name.startswith("text_encoder"):
                 self.opening(model, sizes)
         begun = time.perf_counter()
-        within = Steps(schedule.positions[-1].steps) if steps is None else steps
+        within = Steps(schedule.steps) if steps is None else steps
         found = Calls(_ONE).answer(self.conditioner(self.request, within))
         self.spent.text += time.perf_counter() - begun
-        self.spent.notes += found.notes
+        self.spent.notes += tuple(n for n in found.notes if n not in self.spent.notes)
         return GuidedDenoiser(
             self.models["unet"], found.prompts, found.negative, self.request.guidance
         )

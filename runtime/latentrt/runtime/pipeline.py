@@ -261,7 +261,7 @@ class Pipeline:
             each.close()
 
     def forget_prompts(self) -> None:
-        """Encode every prompt anew from now on, also those encoded before: for measurements."""
+        """Encode every prompt again from now on, also those encoded before: for measurements."""
         self._planning.forget_prompts()
 
     def __call__(self, request: Request) -> Result:

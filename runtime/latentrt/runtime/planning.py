@@ -149,7 +149,7 @@ class Planning:
         )
 
     def forget_prompts(self) -> None:
-        """Encode every prompt anew from now on."""
+        """Encode every prompt again from now on."""
         self._conditioner.forget_prompts()
 
     def decoder_row(self, latent: Latent) -> Row:

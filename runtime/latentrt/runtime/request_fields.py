@@ -16,7 +16,7 @@ from latentrt.runtime.checks import all_finite, number, one_of, pair, text
 from latentrt.runtime.control import Control, check_controls, controls_json, named_controls
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
-from latentrt.runtime.prompts.syntax import SYNTAXES, Syntax
+from latentrt.runtime.prompts.syntax import check_syntax
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.refiner import Refiner, named_refiner
 from latentrt.runtime.sampling import Sampling
@@ -124,12 +124,6 @@ def _generator(value: object) -> str:
     return value
 
 
-def _syntax(value: object) -> Syntax:
-    if not isinstance(value, str) or value not in SYNTAXES:
-        raise InputError("syntax", f"one of {', '.join(SYNTAXES)}", shown(value))
-    return value
-
-
 def _provenance(value: object) -> Provenance | None:
     if not isinstance(value, Provenance | None):
         raise InputError("provenance", "a Provenance", shown(value))
@@ -225,7 +219,7 @@ _SIZE: Final = RequestField(
 FIELDS: Final[Mapping[str, RequestField]] = {
     "prompt": RequestField(lambda name, value, _: text(name, value)),
     "negative_prompt": RequestField(_optional(text)),
-    "syntax": RequestField(_plain(_syntax)),
+    "syntax": RequestField(_plain(check_syntax)),
     "task": RequestField(_plain(_task), task_json, lambda _, value, given: read_task(value, given)),
     "size": _SIZE,
     "num_images": RequestField(_plain(number_of_images)),

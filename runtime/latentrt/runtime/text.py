@@ -34,10 +34,14 @@ _IDS: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """`ids` [model_max_length] int64, from BOS to padding, and what of the prompt was cut off."""
+    """`ids` [model_max_length] int64, from BOS to padding, and what of the prompt was cut off.
+
+    At `places` are the tokens of the prompt.
+    """
 
     ids: NDArray[np.int64]
     cut: str
+    places: range
 
 
 class PromptTokenizer:
@@ -74,8 +78,14 @@ class PromptTokenizer:
         self._following: Mapping[int, tuple[int, ...]] = {}
 
     @staticmethod
-    def of(bundle: Bundle, folder: str = "tokenizer") -> PromptTokenizer:
-        """The tokenizer in that folder of a bundle; raises `BundleError` if it is not listed."""
+    def of(bundle: Bundle, folder: str | None = None) -> PromptTokenizer:
+        """The tokenizer in that folder of a bundle, by default the first that it has.
+
+        Raises `BundleError` if it is not listed.
+        """
+        if folder is None:
+            refiner = "tokenizer/tokenizer.json" not in bundle.manifest.files
+            folder = "tokenizer_2" if refiner else "tokenizer"
         bundle.listed(f"{folder}/special_tokens.json")
         return PromptTokenizer(bundle.listed(f"{folder}/tokenizer.json").parent)
 
@@ -124,7 +134,8 @@ class PromptTokenizer:
         elif len(found) > room:
             cut = prompt[_place(encoding, places[room])[0] :]
             found = found[:room]
-        return Tokens(self.framed(found)[0], cut)
+        ids, places_of = self.framed(found)
+        return Tokens(ids, cut, places_of)
 
     def words(self, prompt: str) -> list[tuple[int, ...]]:
         """The tokens of a text; those of a textual inversion, which belong together, are one item.
@@ -141,13 +152,13 @@ class PromptTokenizer:
             place += len(word)
         return found
 
-    def framed(self, ids: Sequence[int]) -> tuple[NDArray[np.int64], int]:
-        """BOS, at most `length - 2` tokens, EOS, padding; and the place of the first token."""
+    def framed(self, ids: Sequence[int]) -> tuple[NDArray[np.int64], range]:
+        """BOS, at most `length - 2` tokens, EOS, padding; and the places of the tokens."""
         padding = [self._pad] * (self.length - 2 - len(ids))
         inner = [self._bos, *ids, self._eos]
-        left = len(padding) if self._pad_left else 0
+        first = 1 + (len(padding) if self._pad_left else 0)
         row = [*padding, *inner] if self._pad_left else [*inner, *padding]
-        return np.array(row, dtype=np.int64), left + 1
+        return np.array(row, dtype=np.int64), range(first, first + len(ids))
 
     @property
     def comma(self) -> int | None:

@@ -25,11 +25,12 @@ AFTER_COMMA: Final = 20
 class Chunk:
     """One evaluation of a text encoder: `ids` int64 and `weights` float32, [length] both.
 
-    What is around the tokens of the prompt has weight 1.
+    At `places` are the tokens of the prompt; what is around them has weight 1.
     """
 
     ids: NDArray[np.int64]
     weights: NDArray[np.float32]
+    places: range
 
     @property
     def key(self) -> tuple[bytes, bytes]:
@@ -41,6 +42,7 @@ class Chunk:
 class ChunkedText:
     """A text in the chunks of each text encoder, by its name; `cut` is what was left out."""
 
+    text: str
     chunks: Mapping[str, tuple[Chunk, ...]]
     cut: str = ""
 
@@ -60,10 +62,10 @@ def chunk_text(
     if syntax == PLAIN:
         tokens = {name: tokenizer(text) for name, tokenizer in tokenizers.items()}
         chunks = {
-            name: (Chunk(found.ids, np.ones(len(found.ids), dtype=np.float32)),)
+            name: (Chunk(found.ids, np.ones(len(found.ids), dtype=np.float32), found.places),)
             for name, found in tokens.items()
         }
-        return ChunkedText(chunks, next(iter(tokens.values())).cut)
+        return ChunkedText(text, chunks, next(iter(tokens.values())).cut)
     parts = weighted(text)
     _check_weights(field, parts)
     chunked = {name: split_chunks(parts, each) for name, each in tokenizers.items()}
@@ -72,7 +74,7 @@ def chunk_text(
             room = tokenizers[name].length - 2
             expected = f"at most {MOST_CHUNKS} chunks of {room} tokens; syntax 'plain' cuts it"
             raise InputError(field, expected, len(chunks))
-    return ChunkedText(chunked)
+    return ChunkedText(text, chunked)
 
 
 def _check_weights(field: str, parts: Parts) -> None:
@@ -140,7 +142,7 @@ class _Open:
 
     def closed(self, tokenizer: PromptTokenizer) -> Chunk:
         """The chunk with what is around its tokens."""
-        ids, first = tokenizer.framed(self.ids)
+        ids, places = tokenizer.framed(self.ids)
         weights = np.ones(len(ids), dtype=np.float32)
-        weights[first : first + len(self.ids)] = self.weights
-        return Chunk(ids, weights)
+        weights[places.start : places.stop] = self.weights
+        return Chunk(ids, weights, places)

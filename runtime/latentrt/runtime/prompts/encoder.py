@@ -63,7 +63,7 @@ class PromptEncoder:
         return notes_of(embeddings, self._widths)
 
     def forget(self) -> None:
-        """Encode every text anew from now on."""
+        """Encode every text again from now on."""
         self._encoded.clear()
 
     @property
@@ -112,9 +112,12 @@ class PromptEncoder:
         states = yield from encoder(chunk.ids, added)
         if not self._pooled:
             return _States(weigh(encoder.normalised(states, clip_skip), chunk.weights), None)
-        last = name == list(self._encoders)[-1]
         hidden = weigh(encoder.plain(states, clip_skip + 1), chunk.weights)
-        return _States(hidden, encoder.pooled(states) if last else None)
+        if name != list(self._encoders)[-1]:
+            return _States(hidden, None)
+        pooled = encoder.pooled(states)
+        pooled.flags.writeable = False  # several requests may have it
+        return _States(hidden, pooled)
 
     def _tokenizer(self, name: str, vectors: Vectors) -> PromptTokenizer:
         if not vectors:

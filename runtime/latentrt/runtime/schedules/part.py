@@ -29,7 +29,7 @@ class Part:
     """The lower levels of a run: `strength`, above 0 and at most 1, is their share of the steps.
 
     `counting` says how many those are: "diffusers" takes `int(steps * strength)`. "webui" takes
-    one more. "exact" spaces so many steps that all those asked for are below the strength. Of these
+    one more. "exact" spaces more, so that all those asked for are below the strength. Of these
     steps those at timesteps from `above` on are taken, or those `below` a timestep.
 
     Source: diffusers' `StableDiffusionImg2ImgPipeline.get_timesteps`; `setup_img2img_steps` of the

@@ -101,6 +101,11 @@ class Schedule:
             raise InputError("schedule", expected, f"{low:g} before {high:g}")
 
     @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        return sum(e.stage == 0 for e in self.evaluations)
+
+    @property
     def positions(self) -> tuple[Position, ...]:
         """Where each evaluation is."""
         starts = [e.stage == 0 for e in self.evaluations]

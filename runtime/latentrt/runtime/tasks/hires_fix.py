@@ -41,13 +41,13 @@ STRENGTH: Final = 0.7
 class HiresFix(Task):
     """Text to image at the request's size, then larger, then image to image at that size.
 
-    - `scale`, from 1 to 8, times the request's size is the picture's, rounded to what the VAE's
-      factor divides.
+    - `scale`, from 1 to 8, is what the request's size is multiplied by. The product is rounded to
+      what the VAE's factor divides.
     - `strength` and `counting` are as in `ImageToImage`. `steps` are those of the second run, by
       default the request's.
-    - `upscaler` is "latent", "latent_bicubic" or "latent_nearest", which make the latent larger;
-      "lanczos", which makes the picture larger; or the path of an ONNX file that does, such as an
-      ESRGAN's: float32 [n, 3, h, w] in [0, 1].
+    - `upscaler` "latent", "latent_bicubic" or "latent_nearest" makes the latent larger. "lanczos"
+      makes the picture larger. So does the path of an ONNX file such as an ESRGAN's, whose arrays
+      are float32 [n, 3, h, w] in [0, 1].
 
     The second run has noise of the same seed. Raises `InputError` naming the field that cannot be
     used.
