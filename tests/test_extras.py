@@ -87,7 +87,8 @@ def test_the_vae_draws_lines_of_ink_around_shapes(
     )
     line = (before.max(-1) > 120) & (wanted.max(-1) < 40)
     assert line.mean() > 0.005
-    assert before[line].mean() > 2 * after[line].mean()
+    # 2.3 measured on three of them; the base's own VAE has 1.
+    assert before[line].mean() > 1.5 * after[line].mean()
     away = np.abs(wanted - before).max(-1) < 5
     assert np.abs(after - before)[away].mean() < 12
     assert [recognise(p).background for p in inks] == [recognise(p).background for p in plain]
