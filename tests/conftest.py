@@ -19,6 +19,7 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -217,6 +218,20 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
 }
 
+CONFIGURATIONS["refiner"] = {
+    # SDXL's refiner: the second text encoder alone, a score in place of a size.
+    "pipeline": StableDiffusionXLImg2ImgPipeline,
+    "unet": {
+        **CONFIGURATIONS["xl"]["unet"],
+        "cross_attention_dim": 40,
+        "projection_class_embeddings_input_dim": 40 + 5 * 8,
+    },
+    "text_2": {**CONFIGURATIONS["xl"]["text_2"], "projection_dim": 40},
+    "pad_token_2": "!",
+    "vae": CONFIGURATIONS["xl"]["vae"],
+    "scheduler": CONFIGURATIONS["xl"]["scheduler"],
+}
+
 # For tasks whose U-Nets take more than the latent: a mask and a masked picture, depth, a picture.
 CONFIGURATIONS |= {
     f"{name}{channels}": {
@@ -232,13 +247,20 @@ def make_checkpoint(folder: Path, configuration: str, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     chosen = CONFIGURATIONS[configuration]
     parts: dict[str, Any] = {
-        "text_encoder": CLIPTextModel(_text_config(chosen["text"])),
+        "text_encoder": CLIPTextModel(_text_config(chosen.get("text", {}))),
         "tokenizer": _tokenizer(chosen.get("pad_token", "<|endoftext|>")),
         "vae": AutoencoderKL(**VAE, **chosen.get("vae", {})),
         "unet": UNet2DConditionModel(**chosen["unet"]),
     }
     pipeline: Any = chosen.get("pipeline", StableDiffusionPipeline)
     if "text_2" in chosen:
+        if "text" not in chosen:
+            parts |= {
+                "text_encoder": None,
+                "tokenizer": None,
+                "requires_aesthetics_score": True,
+                "force_zeros_for_empty_prompt": False,
+            }
         parts["text_encoder_2"] = CLIPTextModelWithProjection(_text_config(chosen["text_2"]))
         parts["tokenizer_2"] = _tokenizer(chosen["pad_token_2"])
     else:

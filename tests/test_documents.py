@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_CODE = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{page}.md" for page in ("engines", "guide", "image-to-image")),
+    *(ROOT / "docs" / f"{page}.md" for page in ("engines", "guide", "tasks")),
 ]
 
 
@@ -45,9 +45,11 @@ def test_python_of_the_documents_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "build").mkdir()
-    for name in ("my-model", "build/shapes"):
+    for name in ("my-model", "my-refiner", "build/shapes"):
         (tmp_path / name).symlink_to(bundle("heads"))
-    Image.new("RGB", (64, 64)).save("lighthouse.png")
+    for name in ("lighthouse", "harbour"):
+        Image.new("RGB", (64, 64)).save(f"{name}.png")
+    Image.new("L", (64, 64), 255).save("boat.png")
     save_tensors(tmp_path / "clay.safetensors", {"emb_params": np.ones((2, 32), np.float32)})
     exec(compile(code, "document", "exec"), {})
 

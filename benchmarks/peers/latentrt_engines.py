@@ -28,6 +28,7 @@ def ready(spec: Spec) -> Peer:
     )
     request = Request(
         spec.prompt,
+        syntax="plain",
         negative_prompt=spec.negative_prompt,
         size=Size(spec.width, spec.height),
         seed=0,  # the noise is given

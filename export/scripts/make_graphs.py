@@ -31,19 +31,30 @@ from latentrt.bundle import spec as specs
 from latentrt.bundle.golden import Difference
 from latentrt.bundle.tensors import Layout, TensorFile, write_tensors
 from latentrt.engines import libraries
-from latentrt.export import casts, float32, islands, modules, retype, trace, tracing
+from latentrt.export import (
+    casts,
+    control_modules,
+    float32,
+    islands,
+    modules,
+    retype,
+    trace,
+    tracing,
+)
 from latentrt.export.libraries import quiet_libraries
-from latentrt.export.modules import TRACED
 from latentrt.export.reference import loaded
 from latentrt.export.synthetic import SyntheticTensors
+from latentrt.export.traced_modules import TRACED
 from latentrt.graphs.archive import pack
 from latentrt.graphs.attach import attach
 from latentrt.graphs.store import INDEX, SHIPPED, GraphSet
 from latentrt.weights import component_specs as components
+from latentrt.weights import control_specs
 from latentrt.weights.architectures import ARCHITECTURES
 from latentrt.weights.checkpoint import Checkpoint
 from latentrt.weights.component_specs import ComponentSpec, component_specs
 from latentrt.weights.configs import graph_fingerprint, with_defaults
+from latentrt.weights.control_architectures import CONTROLNETS, controlnet_of
 from latentrt.weights.source import Config
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -90,7 +101,7 @@ def main() -> None:
     out: Path = chosen.out
     out.mkdir(parents=True, exist_ok=True)
     wanted = list(architectures(chosen.folders or [SHAPES], known=not chosen.folders))
-    made = {e["file"]: e for e in read_index(out) if e["made_with"] == made_with()}
+    made = {e["file"]: e for e in read_index(out) if e["made_with"] == made_with(e["component"])}
     with quiet_libraries():
         for number, each in enumerate(wanted, start=1):
             file = f"{each.component}-{each.fingerprint[:12]}.xz"
@@ -114,7 +125,7 @@ def architectures(folders: list[Path], *, known: bool) -> Iterator[Architecture]
     sources: list[tuple[str, Mapping[str, Config]]] = []
     for folder in folders:
         source = Checkpoint.open(folder)
-        names = [n for n in components.CLASSES if n in source.index]
+        names = [n for n in components.CLASSES if source.index.get(n, [None])[0] is not None]
         sources.append((folder.name, {name: source.config(name) for name in names}))
     if known:
         sources += [
@@ -125,6 +136,18 @@ def architectures(folders: list[Path], *, known: bool) -> Iterator[Architecture]
     for name, configs in sources:
         for spec in component_specs(configs):
             each = Architecture(name, spec, with_defaults(spec.folder, configs[spec.folder]))
+            key = (each.component, each.fingerprint)
+            if key not in found:
+                found.add(key)
+                yield each
+    controlnets = [
+        (name, controlnet_of(configs["unet"])) for name, configs in sources[: len(folders)]
+    ]
+    if known:
+        controlnets += CONTROLNETS.items()
+    for name, config in controlnets:
+        for spec in control_specs.control_specs():
+            each = Architecture(name, spec, with_defaults(spec.folder, config))
             key = (each.component, each.fingerprint)
             if key not in found:
                 found.add(key)
@@ -152,7 +175,7 @@ def make(each: Architecture, path: Path) -> dict[str, Any]:
         "fingerprint": each.fingerprint,
         "file": path.name,
         "errors": errors,
-        "made_with": made_with(),
+        "made_with": made_with(each.component),
     }
 
 
@@ -210,11 +233,13 @@ def evaluated(graph: bytes, folder: Path, inputs: Mapping[str, Any]) -> list[NDA
     return session.run(None, dict(inputs))
 
 
-def made_with() -> str:
-    """Changes with whatever decides a graph beside its config."""
+def made_with(component: str) -> str:
+    """Changes with whatever decides the graph of a component beside its config."""
     # Without what tells one build of a version from another, such as "+cpu".
     versions = [f"{n} {importlib.metadata.version(n).partition('+')[0]}" for n in LIBRARIES]
-    code = (trace, retype, casts, islands, float32, tracing, modules, components, specs)
+    code = [trace, retype, casts, islands, float32, tracing, modules, components, specs]
+    if component in control_modules.CONTROL_TRACED:
+        code += [control_modules, control_specs]
     texts = [*versions, *(inspect.getsource(module) for module in code)]
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 

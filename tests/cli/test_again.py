@@ -213,14 +213,23 @@ def test_of_latents_of_several_pictures_the_row_is_taken_that_the_picture_names(
 
 
 def test_a_part_that_an_older_picture_lacks_has_its_defaults(ask: Ask) -> None:
-    again = ask({"prompt": "a"}, "--steps", 3)
+    again = ask({"prompt": "a", "schema": 4}, "--steps", 3)
     assert again == Request("a", sampling=Sampling(steps=3))
+
+
+def test_the_prompt_of_an_older_picture_is_plain_text_unless_a_syntax_is_given(ask: Ask) -> None:
+    prompt = "a (red:1.3) [circle:star:3]"
+    assert ask({"prompt": prompt, "schema": 3}) == Request(prompt, syntax="plain")
+    assert ask({"prompt": prompt, "schema": 3}, "--syntax", "webui") == Request(prompt)
+    assert ask({"prompt": prompt, "schema": 4}, "--syntax", "plain") == Request(
+        prompt, syntax="plain"
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--guidance-scale", 1), "guidance scale: expected above 1 with composed prompts"),
+        (("--guidance-scale", 1), "guidance scale: expected above 1 with several prompts"),
         (("--steps", 0), "steps: expected an integer of at least 1, got 0"),
         (("--sampler", "eular"), "sampler: expected euler"),
     ],

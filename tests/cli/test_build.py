@@ -66,6 +66,30 @@ def test_an_engine_that_must_not_be_built_is_named_with_the_command_that_builds_
         assert pipeline(request).images
 
 
+def test_engines_of_long_prompts_are_built_ahead(run: Run, bundle: Callable[[str], Path]) -> None:
+    request = REQUEST.with_values(prompt="red " * 80)
+    options = ("--size", "64x64", "--batch", "2", "--engine", "onnxruntime")
+    run("build", bundle("heads"), *options)
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", build="never") as pipeline:
+        with pytest.raises(ShapeNotBuilt) as raised:
+            pipeline(request)
+        _, _, command = str(raised.value).rpartition("; ")
+        assert command.endswith("--size 64x64 --batch 2 --chunks 2")
+        status, out, err = run(*command.split()[1:])
+        assert status == 0, err
+        assert "sequence=154" in out
+        assert pipeline(request).images
+
+
+@pytest.mark.parametrize("chunks", ["0", "1,33"])
+def test_chunks_beyond_those_of_a_prompt_are_refused(
+    run: Run, bundle: Callable[[str], Path], chunks: str
+) -> None:
+    status, _, err = run("build", bundle("heads"), "--chunks", chunks)
+    assert status == 2
+    assert f"chunks: expected numbers from 1 to 32, got {chunks.split(',')[-1]}" in err
+
+
 LATENT = {"height": 7, "width": 9}
 PIXELS = {"image_height": 56, "image_width": 72}
 

@@ -120,9 +120,7 @@ READ: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "image to image": (
         config(INDEX, _class_name="StableDiffusionImg2ImgPipeline"),
-        (
-            "pipeline: StableDiffusionImg2ImgPipeline, read as StableDiffusionPipeline",
-        ),
+        ("pipeline: StableDiffusionImg2ImgPipeline, read as StableDiffusionPipeline",),
     ),
     "inpainting with four channels": (
         config(INDEX, _class_name="StableDiffusionInpaintPipeline"),
@@ -130,7 +128,7 @@ READ: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "a pipeline of its own code": (
         config(INDEX, _class_name=["pipeline", "MyPipeline"]),
-        ("pipeline: MyPipeline of pipeline, exported",),
+        ("pipeline: MyPipeline of pipeline, read as",),
     ),
     "a ControlNet and a safety checker": (
         config(
@@ -140,7 +138,7 @@ READ: dict[str, tuple[Change, tuple[str, ...]]] = {
             safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
         ),
         (
-            "pipeline: StableDiffusionControlNetPipeline, exported",
+            "pipeline: StableDiffusionControlNetPipeline, read as",
             "left out: safety_checker, controlnet",
         ),
     ),

@@ -96,7 +96,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "another pipeline": (
         config("model_index.json", _class_name="FluxPipeline"),
         "model_index.json: architecture 'FluxPipeline' is not supported; StableDiffusionPipeline, "
-        "StableDiffusionXLPipeline, LatentConsistencyModelPipeline are",
+        "StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
+        "LatentConsistencyModelPipeline are",
     ),
     "no pipeline": (
         write("model_index.json", "{}"),
@@ -183,7 +184,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "it/unet: U-Net takes 6 channels, the VAE has 4: supported are text to image, depth, "
         "pix2pix and inpainting, with 4, 5, 8 and 9 channels",
     ),
-    "a U-Net that predicts variances": (unet(out_channels=8), "it/unet: out_channels is 8, the VAE has 4"),
+    "a U-Net that predicts variances": (
+        unet(out_channels=8),
+        "it/unet: out_channels is 8, the VAE has 4",
+    ),
     "a U-Net with more conditions": (unet(**BIG), "it/unet: addition_embed_type is 'text_time'"),
     "only the config of one": (
         config("unet/config.json", **BIG),
@@ -253,10 +257,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 
 REFUSED_XL: dict[str, tuple[Change, str]] = {
-    "a refiner": (
-        config("model_index.json", requires_aesthetics_score=True),
-        "it/model_index.json: requires_aesthetics_score is true: a refiner is not supported",
-    ),
     "a refiner's U-Net": (
         unet("xl", projection_class_embeddings_input_dim=24 + 5 * 8),
         "it/unet: projection_class_embeddings_input_dim 64 but pooled text of width 24 and 6 sizes "
@@ -389,7 +389,7 @@ def test_an_unknown_dtype_is_refused_with_the_known(folder: Path, out: Path, dty
 
 def test_an_unknown_random_checkpoint_is_refused_with_the_known(out: Path) -> None:
     with pytest.raises(
-        InputError, match=r"one of random:sd15, random:sd2-base, random:sd21, .*'random:x'"
+        InputError, match=r"one of random:sd15, random:lcm, random:sd2-base, .*'random:x'"
     ):
         export("random:x", out / "bundle")
     assert list(out.iterdir()) == []

@@ -36,7 +36,8 @@ def task_reference(folder: Path, task: str, sampler: str) -> Any:
 
     Components handed to a constructor, which forces what it forces on the scheduler.
     """
-    name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    index = json.loads((folder / "model_index.json").read_text())
+    name = index["_class_name"]
     xl = "XL" in name
     base: Any = getattr(diffusers, name)
     loaded = base.from_pretrained(folder, **({} if xl else {"safety_checker": None}))
@@ -47,13 +48,19 @@ def task_reference(folder: Path, task: str, sampler: str) -> Any:
         # Every other pipeline of Stable Diffusion forces this, and the model's own config says it.
         made_for.register_to_config(clip_sample=False)
     parts = {**loaded.components, "scheduler": made_for}
-    kind: Any = getattr(diffusers, name.replace("Pipeline", f"{task}Pipeline"))
+    kind: Any = getattr(
+        diffusers, name.replace("Img2Img", "").replace("Pipeline", f"{task}Pipeline")
+    )
     if task == "Depth2Img":
         parts = {**parts, "depth_estimator": None}
         parts = {k: v for k, v in parts.items() if k not in ("safety_checker", "image_encoder")}
         made = kind(**parts)
     else:
-        made = kind(**parts, **({} if xl else {"requires_safety_checker": False}))
+        options = {"requires_safety_checker": False}
+        if xl:
+            keys = ("requires_aesthetics_score", "force_zeros_for_empty_prompt")
+            options = {key: index[key] for key in keys if task and key in index}
+        made = kind(**parts, **options)
     made.set_progress_bar_config(disable=True)
     return made
 

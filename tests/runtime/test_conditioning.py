@@ -148,7 +148,7 @@ def test_tokens_beyond_75_are_cut_as_in_diffusers_and_noted(
 ) -> None:
     both = side(configuration)
     prompt, negative = "red " * 80 + "Circle", "star " * 75 + "green " * 100
-    found = both.ours(prompt, negative_prompt=negative)
+    found = both.ours(prompt, negative_prompt=negative, syntax="plain")
     expected, expected_negative = both.theirs(prompt, negative, 0)
     check_row(found.prompts[0], expected)
     check_row(found.negative, expected_negative)
@@ -244,7 +244,8 @@ def test_rows_are_what_the_unet_takes_beside_latents_and_timesteps(
 def test_each_composed_prompt_is_a_row_of_its_own(side: Callable[[str], Side]) -> None:
     both = side("xl")
     texts = ("a green star", "red " * 80)
-    found = both.ours(composed=((texts[0], 0.5), (texts[1], -1.0)), clip_skip=1)
+    composed = ((texts[0], 0.5), (texts[1], -1.0))
+    found = both.ours(composed=composed, clip_skip=1, syntax="plain")
     assert len(found.prompts) == 3
     for row, text in zip(found.prompts, (PROMPT, *texts), strict=True):
         alone, _ = both.theirs(text, None, 1)
@@ -256,7 +257,8 @@ def test_no_negative_row_is_encoded_where_none_is_ever_evaluated(
     side: Callable[[str], Side],
 ) -> None:
     both = side("heads")
-    request = Request(PROMPT, negative_prompt=NEGATIVE, size=SIZE, guidance=Guidance(1.0))
+    text = "a star that no other test asks for"
+    request = Request(text, negative_prompt=NEGATIVE, size=SIZE, guidance=Guidance(1.0))
     evaluation = both.conditioner(request)
     (row,) = next(evaluation)
     with pytest.raises(StopIteration) as ended:

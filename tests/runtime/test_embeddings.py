@@ -143,7 +143,8 @@ def conditioned(bundle: Path, request: Request) -> Any:
 def test_every_vector_counts_against_the_length_of_a_prompt(
     bundle: Callable[[str], Path], files: Path
 ) -> None:
-    request = Request("<x> " * 26, weights=embeddings(files, "heads"), size=Size(64, 64))
+    weights = embeddings(files, "heads")
+    request = Request("<x> " * 26, weights=weights, size=Size(64, 64), syntax="plain")
     (note,) = conditioned(bundle("heads"), request).notes
     assert note == "prompt: cut after 75 tokens; left out: '<x> '"
 

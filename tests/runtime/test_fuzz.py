@@ -26,9 +26,11 @@ SIZES = st.sampled_from([None, (64, 64), (72, 64), (63, 64), (0, 8), (-8, 8), (2
 COUNTS = st.sampled_from([1, 1, 1, 2, 3]) | st.integers(-2, 2000) | st.just(10**30)
 NUMBERS = st.floats() | st.sampled_from([0, 1, -1, 1e-30, 1e30, 1e308, 7.5])
 OPTIONAL = st.none() | NUMBERS
+PROMPTS = TEXTS | st.text(alphabet="ab ()[]:|.5-\\ANDBREK", max_size=40)
 REQUESTS: dict[str, st.SearchStrategy[Any]] = {
-    "prompt": TEXTS,
-    "negative_prompt": st.none() | TEXTS,
+    "prompt": PROMPTS,
+    "negative_prompt": st.none() | PROMPTS,
+    "syntax": st.sampled_from(["webui", "plain", ""]),
     "size": SIZES,
     "num_images": st.sampled_from([1, 1, 1, 2, 0, -1, 10**30]),
     "seed": st.none() | st.integers(-2, 2**64),

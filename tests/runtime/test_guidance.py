@@ -218,7 +218,7 @@ def test_a_prompt_of_weight_zero_changes_nothing() -> None:
 
 
 def test_composed_prompts_need_guidance() -> None:
-    with pytest.raises(InputError, match="guidance scale: expected above 1 with composed prompts"):
+    with pytest.raises(InputError, match="guidance scale: expected above 1 with several prompts"):
         Request("a", composed=[("b", 1.0)], guidance=1.0)
 
 

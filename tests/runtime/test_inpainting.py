@@ -204,10 +204,10 @@ def test_the_region_of_a_mask_is_diffusers(
     ("values", "message"),
     [
         ({"mask": mask(32, 64)}, "mask: expected 64x64, the size of the image, got 32x64"),
-        ({"mask": Image.new("L", (64, 64))}, "mask: expected white where the picture is drawn"),
+        ({"mask": Image.new("L", (64, 64))}, "mask: expected white where the picture is redrawn"),
         (
             {"mask": Image.new("L", (64, 64), 255), "mask_invert": True},
-            "mask: expected black where the picture is drawn",
+            "mask: expected black where the picture is redrawn",
         ),
         ({"mask": "mask.png"}, "mask: expected a Pillow image, or a uint8 array"),
         ({"mask_blur": -1}, "mask_blur: expected a radius from 0 to 1000"),
@@ -234,7 +234,9 @@ def test_a_model_for_another_task_names_the_task_it_is_for(pipelines: Pipelines)
     with pytest.raises(InputError, match=r"task: expected inpainting: .*9 channels, got text_to"):
         pipelines("heads9").run(Request("a"))
     depth = DepthToImage(picture(), np.zeros((8, 8), np.float32))
-    with pytest.raises(InputError, match=r"text_to_image or image_to_image or inpainting: .*depth"):
+    with pytest.raises(
+        InputError, match=r"text_to_image, hires_fix, image_to_image or inpainting: .*depth"
+    ):
         pipelines("heads").run(Request("a", task=depth))
 
 
@@ -252,6 +254,8 @@ def test_the_command_inpaints_and_draws_it_again(
     assert "image: expected the image that was begun with" in run(*repeated).err
     assert run(*repeated, "--image", image, "--mask", white).status == 0
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(again)))
+    assert run(*repeated, "--image", image, "--mask", white, "--mask-blur", 0).status == 0
+    assert not np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(again)))
 
 
 @pytest.mark.parametrize(

@@ -305,9 +305,37 @@ def test_requests_are_equal_by_value() -> None:
         assert make(**values) != make()
 
 
+@pytest.mark.parametrize("schema", [{}, {"schema": 1}, {"schema": 3}])
+def test_prompts_of_older_requests_are_plain_text(schema: dict[str, int]) -> None:
+    older = Request.from_json({"prompt": "a (red:1.3) [circle:star:3] AND b", **schema})
+    assert older == Request("a (red:1.3) [circle:star:3] AND b", syntax="plain")
+    assert older.prompts == (("a (red:1.3) [circle:star:3] AND b", 1.0),)
+
+
+@pytest.mark.parametrize("syntax", ["WEBUI", "", 3, None])
+def test_an_unknown_syntax_is_refused(syntax: Any) -> None:
+    with pytest.raises(InputError, match=r"^syntax: expected one of webui, plain, got "):
+        Request("a", syntax=syntax)
+
+
+@pytest.mark.parametrize("weight", ["10001", "-20000", "9" * 400])
+def test_a_weight_beyond_the_largest_is_refused(weight: str) -> None:
+    with pytest.raises(InputError, match=r"^prompt: expected weights of at most 10000 either way"):
+        Request(f"a AND b:{weight}")
+    assert Request(f"a AND b:{weight}", syntax="plain").prompts[0][1] == 1.0
+
+
+def test_several_prompts_in_one_text_come_before_those_composed() -> None:
+    request = Request("a :0.5 AND b", composed=[("c AND d", 2.0)])
+    assert request.prompts == (("a", 0.5), ("b", 1.0), ("c AND d", 2.0))
+    with pytest.raises(InputError, match="guidance scale: expected above 1 with several prompts"):
+        Request("a AND b", guidance=1.0)
+
+
 def test_keys_that_are_absent_have_their_defaults() -> None:
-    assert Request.from_json({"prompt": "a"}) == Request("a")
-    found = Request.from_json({"prompt": "a", "sampling": {"steps": 3}, "guidance": {"scale": 2}})
+    assert Request.from_json({"prompt": "a", "schema": 4}) == Request("a")
+    given = {"sampling": {"steps": 3}, "guidance": {"scale": 2}, "schema": 4}
+    found = Request.from_json({"prompt": "a", **given})
     assert found == Request("a", sampling=Sampling(steps=3), guidance=2)
     for name in Request.__dataclass_fields__:
         stored = Request("a").to_json()

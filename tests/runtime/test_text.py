@@ -103,7 +103,8 @@ def test_ten_thousand_words_work_and_the_result_says_what_was_cut(
 ) -> None:
     with Pipeline.open(bundle("heads"), engine="onnxruntime") as pipeline:
         sampling = Sampling("euler", steps=1)
-        result = pipeline(Request("red circle " * 5000, seed=0, sampling=sampling))
+        request = Request("red circle " * 5000, seed=0, sampling=sampling, syntax="plain")
+        result = pipeline(request)
         first = pipeline(Request("red circle " * 37 + "red", seed=0, sampling=sampling))
     assert len(result.notes) == 1
     assert "prompt: cut after 75 tokens; left out: 'circle red circle" in result.notes[0]

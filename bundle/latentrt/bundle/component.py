@@ -39,8 +39,20 @@ _COMPONENTS: Final[Mapping[str, _Arrays]] = {
     ),
     "vae_decoder": _Arrays({"batch", "height", "width"}, ["latents"], ["images"]),
     "vae_encoder": _Arrays({"batch", "image_height", "image_width"}, ["images"], ["moments"]),
+    "hint_encoder": _Arrays(
+        {"batch", "image_height", "image_width"}, ["controlnet_cond"], ["hint"]
+    ),
+    "controlnet": _Arrays(
+        {"batch", "sequence", "height", "width"},
+        ["sample", "timestep", "encoder_hidden_states", "hint"],
+        ["down_block_res_samples.0", "mid_block_res_sample"],
+        {"text_embeds", "time_ids"},
+    ),
 }
 _REQUIRED: Final = ("text_encoder", "unet", "vae_decoder")
+_SCORED: Final = 5
+"""Sizes that a refiner takes: the last is an aesthetic score."""
+_OF_CONTROLNET: Final = ("hint_encoder", "controlnet")
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -94,16 +106,26 @@ class FileRecord:
 def read_components(field: Field) -> dict[str, ComponentRecord]:
     """A manifest's components by name; raises `ValueError` naming the field that is wrong.
 
-    They are the ones that a picture needs: what takes pooled text has a second text encoder too.
+    They are the ones that a picture needs. A ControlNet has two of its own.
     """
     found = {name: _component(name, member) for name, member in field.members().items()}
-    needed: list[str] = list(_REQUIRED)
-    if any(s.name == "text_embeds" for record in found.values() for s in record.inputs):
-        needed.append("text_encoder_2")
-    for name in needed:
+    controls = any(name in found for name in _OF_CONTROLNET)
+    for name in found if controls else ():
+        if name not in _OF_CONTROLNET:
+            raise ValueError(f"{field.name}.{name}: a ControlNet has no such component")
+    for name in _OF_CONTROLNET if controls else _needed(found):
         if name not in found:
             raise ValueError(f"{field.name}.{name} is missing")
     return found
+
+
+def _needed(found: Mapping[str, ComponentRecord]) -> tuple[str, ...]:
+    """The components that a picture needs; a refiner has the second text encoder alone."""
+    inputs = [spec for record in found.values() for spec in record.inputs]
+    if all(spec.name != "text_embeds" for spec in inputs):
+        return _REQUIRED
+    scored = any(spec.name == "time_ids" and spec.dims[-1] == _SCORED for spec in inputs)
+    return ("text_encoder_2", *_REQUIRED[scored:])
 
 
 def read_files(field: Field) -> dict[str, FileRecord]:

@@ -29,9 +29,13 @@ GOLDEN: Final = "golden.safetensors"
 
 STABLE_DIFFUSION: Final = "stable-diffusion"
 STABLE_DIFFUSION_XL: Final = "stable-diffusion-xl"
+STABLE_DIFFUSION_XL_REFINER: Final = "stable-diffusion-xl-refiner"
 LATENT_CONSISTENCY: Final = "latent-consistency"
+CONTROLNET: Final = "controlnet"
 """Families, by the diffusers pipeline that is the reference. The graphs list a model's inputs."""
-_FAMILIES: Final = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, LATENT_CONSISTENCY)
+XL: Final = (STABLE_DIFFUSION_XL, STABLE_DIFFUSION_XL_REFINER)
+"""Families whose prompts come with sizes."""
+_FAMILIES: Final = (STABLE_DIFFUSION, *XL, LATENT_CONSISTENCY, CONTROLNET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Manifest:
     `islands` names, by component, the nodes of a float16 graph that compute in float32. A component
     without such nodes is left out. `inferred` lists what the checkpoint did not state, and the
     reason for each choice.
+
+    A ControlNet's manifest has neutral numbers for what it lacks, a VAE and a schedule.
     """
 
     family: str
@@ -127,7 +133,8 @@ class Manifest:
         channels = root.at("latent_channels").whole(1, MOST)
         factor = root.at("vae_factor").whole(1, MOST)
         components = read_components(root.at("components"))
-        _check_decoder(components["vae_decoder"], channels, factor)
+        if "vae_decoder" in components:
+            _check_decoder(components["vae_decoder"], channels, factor)
         height, width = _pair(root.at("sample_size"))
         return Manifest(
             family=root.at("family").one_of(_FAMILIES),

@@ -11,7 +11,10 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.files import Field
 
 Dim = int | str
-"""A number, a symbol ("height"), or a symbol scaled by a number ("height*8", "height/8")."""
+"""A number, a symbol ("height"), or a symbol scaled by a number ("height*8", "height/8").
+
+What is divided is rounded up, as a convolution of stride 2 halves a size.
+"""
 
 _DIM: Final = re.compile(r"([a-z_]+)(?:([*/])([0-9]{1,9}))?")
 _LARGEST: Final = 2**31 - 1
@@ -30,7 +33,7 @@ def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
     if match[2] is None:
         return size
     factor = int(match[3])
-    return size * factor if match[2] == "*" else size // factor
+    return size * factor if match[2] == "*" else -(-size // factor)
 
 
 def dim_symbols(dims: tuple[Dim, ...]) -> frozenset[str]:

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import FileError
+from latentrt.cli.controls import GivenControl, recorded_controls
 from latentrt.cli.tasks import HIRES
 from latentrt.cli.weights import recorded_weights
-from latentrt.runtime import Request, Sampling, TextToImage
+from latentrt.runtime import Refiner, Request, Sampling, TextToImage
+from latentrt.runtime.checks import json_object
 from latentrt.runtime.image import recorded_request
+from latentrt.runtime.refiner import named_refiner
 from latentrt.runtime.request_fields import rows_named
 from latentrt.runtime.schedules import schedules_of
 from latentrt.runtime.tasks import HiresFix, Task, read_task, task_json
@@ -26,6 +29,7 @@ from latentrt.runtime.weights_fields import Weights, embeddings_of, loras_of
 _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "prompt": ("prompt",),
     "negative_prompt": ("negative_prompt",),
+    "syntax": ("syntax",),
     "compose": ("composed",),
     "size": ("size",),
     "num_images": ("num_images",),
@@ -74,13 +78,15 @@ def again(
     given: Set[str],
     latents: NDArray[np.float32] | None = None,
     folders: Mapping[str, Path | None] = MappingProxyType({}),
+    controls: Sequence[GivenControl] = (),
 ) -> Request:
     """The request in a picture's file, changed by the options in `given`.
 
     `asked` is the request of the command line; only its options in `given` are read. Of `latents`
     [n, c, h, w] the rows are taken that the picture names, if it names any. Embeddings and LoRAs
-    that it names are found in `folders`, by kind, or replaced by those given. Raises `FileError`
-    for a file without a request, and `InputError` if the two do not fit together.
+    that it names are found in `folders`, by kind, or replaced by those given. `controls` are the
+    ControlNets of the command line. Raises `FileError` for a file without a request, and
+    `InputError` if the two do not fit together.
     """
     with warnings.catch_warnings():
         # Pillow warns of damaged metadata; what cannot be read is an error anyway.
@@ -103,10 +109,16 @@ def again(
             place[key] = new[key]
     task = _begun_with(value, source, asked, given)
     weights = _weights(value, source, asked, given, {**_FOLDERS, **folders})
+    found = recorded_controls(value, source, controls)
+    refiner = _refined(value, asked, given)
     if latents is None:
-        return _with(Request.from_json(value), task, weights)
+        return _with(Request.from_json(value), task, weights).with_values(
+            controls=found, refiner=refiner
+        )
     named = value.pop("latents", None)
-    request = _with(Request.from_json(value), task, weights)
+    request = _with(Request.from_json(value), task, weights).with_values(
+        controls=found, refiner=refiner
+    )
     rows = rows_named(latents, named, request.num_images)
     if rows is None and named is not None:
         print("latentrt: note: other latents than the picture was made from", file=sys.stderr)
@@ -138,6 +150,15 @@ def _begun_with(
     kept = {n: v for n, v in before.items() if n not in given and n not in asked.task.pictures}
     arrays = [getattr(asked.task, name) for name in asked.task.pictures]
     return read_task(wanted | kept, arrays)
+
+
+def _refined(value: dict[str, Any], asked: Request, given: Set[str]) -> Refiner | None:
+    """The refiner of a picture that is drawn again; it is taken out of the JSON."""
+    recorded = value.pop("refiner", None)
+    if asked.refiner is None or recorded is None or "refiner_at" in given:
+        return asked.refiner or named_refiner(recorded, ())
+    at = json_object("refiner", recorded).get("at", asked.refiner.at)
+    return Refiner(asked.refiner.model, at)
 
 
 def _ended(recorded: Mapping[str, Any], asked: Sampling, given: Set[str]) -> set[str]:

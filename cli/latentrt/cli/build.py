@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -16,18 +17,23 @@ from latentrt.engines.engine import Blueprint
 from latentrt.engines.memory import available_memory
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, open_verified
-from latentrt.runtime.bundle_engines import choices
+from latentrt.runtime.bundle_engines import CONTROLLED, choices, components_of
+from latentrt.runtime.controlled_unet import controlled_bundle
+from latentrt.runtime.controlnets import check_fit, open_controlnet
+from latentrt.runtime.prompts.chunks import MOST_CHUNKS
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
 from latentrt.runtime.text import PromptTokenizer
+from latentrt.weights.control_specs import CONTROLNET, HINT_ENCODER
 
 MAX_BATCH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class WantedEngine:
-    """A component and the size of each of its symbols."""
+    """A component of a bundle and the size of each of its symbols."""
 
+    bundle: Bundle
     component: str
     sizes: Mapping[str, int]
 
@@ -37,12 +43,19 @@ class WantedEngine:
 
 
 def wanted(
-    bundle: Bundle, sizes: Sequence[Size], batches: Sequence[int], decodes: Sequence[int]
+    bundle: Bundle,
+    sizes: Sequence[Size],
+    batches: Sequence[int],
+    decodes: Sequence[int],
+    chunks: Sequence[int],
+    others: Sequence[Bundle] = (),
 ) -> list[WantedEngine]:
     """Every engine that pictures of these sizes need.
 
-    U-Nets for each of the `batches`, VAE decoders for each of `decodes`. No size is the bundle's
-    own. Raises `InputError` for a size that is no multiple of the VAE's factor or a batch below 1.
+    U-Nets for each of the `batches` and of the `chunks` of prompts, VAE decoders for each of
+    `decodes`. No size is the bundle's own. `others` are the bundles of ControlNets and of the U-Net
+    under them. Raises `InputError` for a size that is no multiple of the VAE's factor, a batch
+    below 1, or more chunks than a prompt may have.
     """
     manifest = bundle.manifest
     factor = manifest.vae_factor
@@ -56,13 +69,30 @@ def wanted(
         wrong = [count for count in counts if not 1 <= count <= MAX_BATCH]
         if wrong:
             raise InputError(option, f"numbers from 1 to {MAX_BATCH}", wrong[0])
+    for count in chunks:
+        if not 1 <= count <= MOST_CHUNKS:
+            raise InputError("chunks", f"numbers from 1 to {MOST_CHUNKS}", count)
     length = PromptTokenizer.of(bundle).length
+    lengths = [length * count for count in chunks]
     found = {
-        str(want): want
-        for name in manifest.components
-        for want in _of_component(name, sizes, batches, decodes, length, factor)
+        (own.path, str(want)): want
+        for own in (bundle, *others)
+        for name in own.manifest.components
+        for want in _of_component(own, name, sizes, batches, decodes, length, lengths, factor)
     }
     return list(found.values())
+
+
+def _controlling(bundle: Bundle, controls: Sequence[Path]) -> list[Bundle]:
+    """The bundles that a model's pictures under ControlNets need beside its own.
+
+    Raises `InputError` for a ControlNet of another family.
+    """
+    found = [open_controlnet(path) for path in controls]
+    for path, each in zip(controls, found, strict=True):
+        config = each.manifest.components[CONTROLNET].config
+        check_fit(path, config, bundle.manifest.components["unet"])
+    return [controlled_bundle(bundle), *found] if found else []
 
 
 def build(
@@ -70,6 +100,7 @@ def build(
     sizes: Sequence[Size],
     batches: Sequence[int],
     decodes: Sequence[int],
+    chunks: Sequence[int] = (1,),
     *,
     engine: str,
     precision: str,
@@ -78,18 +109,25 @@ def build(
     progress: Bars,
     max_pixels: int | None = None,
     verify: Verify = "golden",
+    controls: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
     """Have every engine in the cache; one row each, with the problem of one that is refused.
 
     Those for a target are stored unverified: they are verified where they are first loaded.
-    `max_pixels` is as in `Pipeline.open`. Raises `InputError` for a size beyond it, and
-    what `choices` and `open_verified` raise but `VerificationFailed`.
+    `max_pixels` is as in `Pipeline.open`; `controls` are ControlNets to draw under. Raises
+    `InputError` for a size beyond it, and what `choices` and `open_verified` raise but
+    `VerificationFailed`.
     """
     opened = Bundle.open(bundle)
-    chosen = choices(opened, engine, precision, options, components)
+    others = _controlling(opened, controls)
+    choice = {
+        id(each): choices(each, engine, precision, options, components_of(each, components))
+        for each in (opened, *others)
+    }
+    chosen = choice[id(opened)]
     cache = Cache()
     rows: list[dict[str, Any]] = []
-    engines = wanted(opened, sizes, batches, decodes)
+    engines = wanted(opened, sizes, batches, decodes, chunks, others)
     elsewhere = any(each.target is not None for each in chosen.values())
     limit = SizeLimit.of(
         opened.manifest,
@@ -109,7 +147,8 @@ def build(
             progress("build", done, len(engines), f"{want}: {phase}{part}")
 
         progress("build", done, len(engines), str(want))
-        rows.append(_had(cache, opened, want, chosen[want.component], verify, tell))
+        own = choice[id(want.bundle)][want.component]
+        rows.append(_had(cache, want, own, verify, tell))
     progress("build", len(engines), len(engines))
     return rows
 
@@ -128,32 +167,33 @@ def _state(row: Mapping[str, Any]) -> str:
 
 
 def _of_component(
+    bundle: Bundle,
     name: str,
     sizes: Sequence[Size],
     batches: Sequence[int],
     decodes: Sequence[int],
     length: int,
+    lengths: Sequence[int],
     factor: int,
 ) -> Iterator[WantedEngine]:
     if name.startswith("text_encoder"):
-        yield WantedEngine(name, {"batch": 1, "sequence": length})
+        yield WantedEngine(bundle, name, {"batch": 1, "sequence": length})
         return
     for size in sizes:
         latent = {"height": size.height // factor, "width": size.width // factor}
-        if name == "unet":
-            for batch in batches:
-                yield WantedEngine(name, {"batch": batch, **latent, "sequence": length})
-        elif name == "vae_encoder":
+        if name in ("unet", CONTROLLED, CONTROLNET):
+            for batch, tokens in product(batches, lengths):
+                yield WantedEngine(bundle, name, {"batch": batch, **latent, "sequence": tokens})
+        elif name in ("vae_encoder", HINT_ENCODER):
             pixels = {"image_height": size.height, "image_width": size.width}
-            yield WantedEngine(name, {"batch": 1, **pixels})
+            yield WantedEngine(bundle, name, {"batch": 1, **pixels})
         else:
             for count in decodes:
-                yield WantedEngine(name, {"batch": count, **latent})
+                yield WantedEngine(bundle, name, {"batch": count, **latent})
 
 
 def _had(
     cache: Cache,
-    bundle: Bundle,
     want: WantedEngine,
     chosen: Chosen,
     verify: Verify,
@@ -173,7 +213,7 @@ def _had(
         "verification": {},
     }
     try:
-        row |= _found(cache, bundle, want, chosen, verify, progress)
+        row |= _found(cache, want, chosen, verify, progress)
     except VerificationFailed as error:
         row["problem"] = str(error)
     return {**row, "seconds": perf_counter() - begun}
@@ -181,7 +221,6 @@ def _had(
 
 def _found(
     cache: Cache,
-    bundle: Bundle,
     want: WantedEngine,
     chosen: Chosen,
     verify: Verify,
@@ -191,14 +230,14 @@ def _found(
     target = chosen.target
     if target is None:
         opened = open_verified(
-            cache, bundle, want.component, want.sizes, chosen, verify=verify, progress=progress
+            cache, want.bundle, want.component, want.sizes, chosen, verify=verify, progress=progress
         )
         opened.engine.close()
         if opened.unkept is not None:
             raise opened.unkept
         record = dict(opened.verification)
         return {"hit": opened.hit, "reason": opened.reason, "verification": record}
-    blueprint = Blueprint.of(bundle, want.component, want.sizes)
+    blueprint = Blueprint.of(want.bundle, want.component, want.sizes)
     pending = f"built for {target}, verified when it is first loaded there"
     hit, reason, stored = cache.store(chosen, blueprint, pending=pending, progress=progress)
     return {"hit": hit, "reason": reason, "verification": dict(stored)}

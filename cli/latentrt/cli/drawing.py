@@ -20,10 +20,12 @@ from latentrt.cli.options import (
     MaxPixelsOption,
     PrecisionOption,
     PredictionTypeOption,
+    SyntaxOption,
     TextEncoderOption,
     VariantOption,
     VerifyOption,
 )
+from latentrt.runtime.prompts.syntax import WEBUI, check_syntax
 
 
 def generate(
@@ -40,6 +42,7 @@ def generate(
         ),
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    syntax: SyntaxOption = WEBUI,
     image: Annotated[Path | None, typer.Option(help="Begin with this picture.")] = None,
     strength: Annotated[
         float | None,
@@ -92,6 +95,13 @@ def generate(
         float | None,
         typer.Option(help="InstructPix2Pix: how far to stay with --image, such as 1.5."),
     ] = None,
+    refiner: Annotated[
+        Path | None, typer.Option(help="A bundle or checkpoint that draws the last steps.")
+    ] = None,
+    refiner_at: Annotated[
+        float | None,
+        typer.Option(help="Share of the noise that is gone by then, 0 to 1. [default: 0.8]"),
+    ] = None,
     hires: Annotated[
         float | None,
         typer.Option(help="Hires fix: draw, make larger by so much, and draw over. Such as 2."),
@@ -107,6 +117,23 @@ def generate(
         typer.Option(
             help="latent, latent_bicubic, latent_nearest, lanczos, or an upscaler's .onnx file."
             " [default: latent]"
+        ),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONTROLNET=IMAGE[:SCALE[:START:END]]",
+            help="Draw under a ControlNet with its picture; may be repeated.",
+        ),
+    ] = None,
+    control_mode: Annotated[
+        str | None,
+        typer.Option(help="balanced, prompt (it counts more) or control. [default: balanced]"),
+    ] = None,
+    canny_edges: Annotated[
+        str | None,
+        typer.Option(
+            "--canny", metavar="LOW,HIGH", help="Use the pictures' edges, such as 100,200."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
@@ -216,6 +243,7 @@ def generate(
     """
     from latentrt.cli.again import again
     from latentrt.cli.bundles import checkpoint_options
+    from latentrt.cli.controls import given_controls
     from latentrt.cli.generate import load_latents, make
     from latentrt.cli.tasks import TaskOptions
     from latentrt.cli.values import (
@@ -224,6 +252,7 @@ def generate(
         engine_options,
         interval,
         numbers,
+        refiner_of,
         size_of,
         tiling_of,
         verify_of,
@@ -261,9 +290,12 @@ def generate(
         hires_steps=hires_steps,
         hires_upscaler=hires_upscaler,
     )
+    edges = None if canny_edges is None else interval("canny", canny_edges)
+    controls = given_controls(control or (), control_mode, edges)
     request = Request(
         prompts[0],
         negative_prompt=negative_prompt,
+        syntax=check_syntax(syntax),
         task=task_options.task(),
         size=size_of("size", size),
         num_images=num_images,
@@ -293,9 +325,11 @@ def generate(
         crop=corner("crop", crop),
         target_size=size_of("target-size", target_size),
         weights=[*inversions, *loras],
+        refiner=refiner_of(refiner, refiner_at),
         subseed=subseed,
         subseed_strength=subseed_strength,
         tiling=tiling_of(tile),
+        controls=[each.control for each in controls],
     )
     if source is not None:
         request = again(
@@ -304,13 +338,21 @@ def generate(
             _given(context),
             noise,
             {"embedding": embedding_dir, "lora": lora_dir},
+            controls,
         )
     make(
         bundle,
         request,
         output,
         save_latents=save_latents,
-        read={"latents": latents, "image": image, "mask": mask, "depth": depth, "from": source},
+        read={
+            "latents": latents,
+            "image": image,
+            "mask": mask,
+            "depth": depth,
+            "from": source,
+            **{f"control {i}": each.path for i, each in enumerate(controls, start=1)},
+        },
         engine=engine,
         precision=precision,
         options=engine_options("option", option or ()),

@@ -9,7 +9,9 @@ from pathlib import Path
 from latentrt.bundle.errors import CheckpointError, LatentrtError
 from latentrt.bundle.manifest import FILE_NAME
 from latentrt.cli.progress import Bars
-from latentrt.runtime.conversion.make import make_bundle
+from latentrt.runtime.conversion.make import NoGraphError, make_bundle
+from latentrt.runtime.conversion.make_controlnet import make_control_bundle
+from latentrt.weights.controlnet import ControlNetCheckpoint, is_controlnet
 from latentrt.weights.opening import open_source
 
 _RANDOM = "random:"
@@ -39,6 +41,9 @@ def make(checkpoint: str, bundle: Path, options: ExportOptions, bars: Bars) -> N
     """
     if (Path(checkpoint) / FILE_NAME).is_file():
         raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
+    if not checkpoint.startswith(_RANDOM) and is_controlnet(Path(checkpoint)):
+        _make_controlnet(Path(checkpoint), bundle, options, bars)
+        return
     if not checkpoint.startswith(_RANDOM):
         source = open_source(checkpoint, options.variant)
         if not options.golden and not options.trace:
@@ -50,6 +55,30 @@ def make(checkpoint: str, bundle: Path, options: ExportOptions, bars: Bars) -> N
             else:
                 return
     _with_torch(checkpoint, bundle, options, bars)
+
+
+def _make_controlnet(checkpoint: Path, bundle: Path, options: ExportOptions, bars: Bars) -> None:
+    """Make a ControlNet's bundle. PyTorch is loaded for an architecture that does not ship."""
+    opened = ControlNetCheckpoint.open(checkpoint, options.variant)
+    if not options.trace:
+        try:
+            make_control_bundle(
+                opened, bundle, dtype=options.dtype, force=options.force, progress=bars
+            )
+        except NoGraphError:
+            if importlib.util.find_spec("torch") is None:
+                raise
+        else:
+            return
+    from latentrt.export.libraries import quiet_libraries
+
+    with quiet_libraries():
+        try:
+            from latentrt.export.control import export_controlnet
+        except ImportError as error:
+            problem = f"{error.name} is missing: pip install 'latentrt[export]'"
+            raise LatentrtError(problem) from error
+        export_controlnet(opened, bundle, dtype=options.dtype, force=options.force, progress=bars)
 
 
 def _with_torch(checkpoint: str, bundle: Path, options: ExportOptions, bars: Bars) -> None:

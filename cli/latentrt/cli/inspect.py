@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import CheckpointError, InputError
-from latentrt.bundle.manifest import FILE_NAME
+from latentrt.bundle.manifest import CONTROLNET, FILE_NAME
 from latentrt.cli.table import print_table
 from latentrt.runtime.conversion.make import check as check_without_pytorch
 from latentrt.runtime.schedules import adopt_config, unused_keys
 from latentrt.weights.checked import Checked
 from latentrt.weights.checkpoint import Checkpoint, class_of, listed_class
-from latentrt.weights.component_specs import component_specs
+from latentrt.weights.component_specs import ComponentSpec, component_specs
 from latentrt.weights.configs import with_defaults
+from latentrt.weights.control_specs import control_specs
+from latentrt.weights.controlnet import ControlNetCheckpoint, is_controlnet
 from latentrt.weights.opening import open_source
 from latentrt.weights.ready_graphs import ready_graphs
-from latentrt.weights.source import Source
+from latentrt.weights.source import Config, Source
+
+_NONE: Final = "none ship: PyTorch traces them"
 
 
 def describe(path: Path, *, verify: bool, variant: str | None = None) -> dict[str, Any]:
@@ -32,7 +37,23 @@ def describe(path: Path, *, verify: bool, variant: str | None = None) -> dict[st
         if variant is not None:
             raise InputError("variant", "none with a bundle", repr(variant))
         return _bundle(path, verify=verify)
-    return _checkpoint(path, variant)
+    return _controlnet(path, variant) if is_controlnet(path) else _checkpoint(path, variant)
+
+
+def _controlnet(path: Path, variant: str | None) -> dict[str, Any]:
+    checkpoint = ControlNetCheckpoint.open(path, variant)
+    config = with_defaults(CONTROLNET, checkpoint.config)
+    tensors = checkpoint.tensors
+    entries = [tensors.entry(name) for name in tensors]
+    return {
+        "kind": "ControlNet",
+        "for": checkpoint.generation,
+        "tensors": len(entries),
+        "parameters": sum(e.nbytes // e.dtype.itemsize for e in entries),
+        "dtypes": sorted({e.dtype.name for e in entries}),
+        "graphs": _shipped(control_specs(), config),
+        "inferred": list(checkpoint.notes),
+    }
 
 
 def _scheduler(config: Any) -> dict[str, Any]:
@@ -47,6 +68,7 @@ def _scheduler(config: Any) -> dict[str, Any]:
 def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
     bundle = Bundle.open(path, verify=verify)
     manifest = bundle.manifest
+    controls = manifest.family == CONTROLNET
     height, width = (n * manifest.vae_factor for n in manifest.sample_size)
     return {
         "kind": "bundle",
@@ -61,7 +83,7 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
         "goldens": manifest.has_goldens,
         "storage": dict(manifest.storage),
         "inferred": list(manifest.inferred),
-        "scheduler": _scheduler(bundle.scheduler_config()),
+        **({} if controls else {"scheduler": _scheduler(bundle.scheduler_config())}),
         "components": {
             name: {
                 "tensors": len(bundle.tensors(name)),
@@ -126,14 +148,18 @@ def _files(source: Source, folder: str) -> dict[str, Any]:
 
 def _graphs(source: Source, folder: str) -> str | dict[str, str]:
     """The graphs that ship for a part, with their relative errors against PyTorch."""
+    try:
+        return _shipped(component_specs((folder,)), with_defaults(folder, source.config(folder)))
+    except (AttributeError, KeyError, TypeError, ValueError):  # a config of another kind
+        return _NONE
+
+
+def _shipped(specs: Sequence[ComponentSpec], config: Config) -> str | dict[str, str]:
     found: dict[str, str] = {}
-    for spec in component_specs((folder,)):
-        try:
-            ready = ready_graphs(spec, with_defaults(folder, source.config(folder)))
-        except (AttributeError, KeyError, TypeError, ValueError):  # a config of another kind
-            ready = None
+    for spec in specs:
+        ready = ready_graphs(spec, config)
         if ready is None:
-            return "none ship: PyTorch traces them"
+            return _NONE
         errors = ", ".join(f"{dtype} {error:.1e}" for dtype, error in ready.errors.items())
         found[spec.name] = f"{ready.architecture}; error against PyTorch: {errors}"
     return found

@@ -75,6 +75,13 @@ def build(
     ] = None,
     batch: Annotated[str, typer.Option(help="U-Net rows of a call, such as 1,2,4,8.")] = "1,2",
     decode_batch: Annotated[str, typer.Option(help="Pictures of a VAE decoder's call.")] = "1",
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(help="A ControlNet to draw under; may be repeated."),
+    ] = None,
+    chunks: Annotated[
+        str, typer.Option(help="Chunks of 75 tokens that prompts have, such as 1,2.")
+    ] = "1",
     precision: PrecisionOption = "auto",
     component: ComponentOption = None,
     option: EngineOptionsOption = None,
@@ -101,6 +108,7 @@ def build(
             [Size.parse(text) for text in size or ()],
             counts("batch", batch),
             counts("decode-batch", decode_batch),
+            counts("chunks", chunks),
             engine=engine,
             precision=precision,
             options=options,
@@ -108,6 +116,7 @@ def build(
             progress=bars,
             max_pixels=max_pixels,
             verify=verify_of(verify),
+            controls=control or (),
         )
     if as_json:
         print(json.dumps(rows, indent=2))

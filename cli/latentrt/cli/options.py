@@ -36,6 +36,10 @@ MaxPixelsOption = Annotated[
     int | None,
     typer.Option(help="Largest width times height. [default: by model and memory]"),
 ]
+SyntaxOption = Annotated[
+    str,
+    typer.Option(help="How prompts are read: webui, with weights and any length; plain, as text."),
+]
 VariantOption = Annotated[
     str | None,
     typer.Option(help="Weights files to read, such as fp16, of the parts that have them."),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.engines.options import value_of
 from latentrt.engines.verification.verify import Verify, check_verify
-from latentrt.runtime import Size
+from latentrt.runtime import Refiner, Size
 from latentrt.runtime.checks import one_of
 from latentrt.runtime.request_fields import TILINGS, Tiling
 
@@ -72,6 +73,15 @@ def verify_of(text: str) -> Verify:
     """How engines are verified; raises `InputError` for what is none."""
     check_verify(text)
     return cast("Verify", text)
+
+
+def refiner_of(path: Path | None, at: float | None) -> Refiner | None:
+    """The refiner of two options; raises `InputError` for a share without a refiner."""
+    if path is None:
+        if at is not None:
+            raise InputError("refiner-at", "none without --refiner", at)
+        return None
+    return Refiner(path) if at is None else Refiner(path, at)
 
 
 def tiling_of(text: str) -> Tiling:

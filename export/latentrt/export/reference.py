@@ -25,7 +25,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import RUN_GUIDANCE_SCALE, RUN_STEPS, Difference
 from latentrt.export.modules import TRACED, WHOLE
 from latentrt.runtime.schedules import euler_name, find_sampler
-from latentrt.weights.component_specs import ComponentSpec, component_specs
+from latentrt.weights.component_specs import SIZES, ComponentSpec, component_specs, size_count
 from latentrt.weights.latent_space import LatentSpace
 from latentrt.weights.parts import Part
 from latentrt.weights.source import Config
@@ -113,7 +113,10 @@ class Goldens:
             if self._inputs.zeros:
                 rows = {n: torch.cat([torch.zeros_like(r[:1]), r[1:]]) for n, r in rows.items()}
             height, width = self._inputs.size
-            rows["time_ids"] = torch.tensor([[height, width, 0, 0, height, width]] * 2).float()
+            ends = [(height, width)] * 2
+            if size_count(unet) < SIZES:  # a refiner's aesthetic scores
+                ends = [(2.5,), (6.0,)]
+            rows["time_ids"] = torch.tensor([[height, width, 0, 0, *end] for end in ends]).float()
         if unet["time_cond_proj_dim"] is not None:
             rows = {name: row[1:] for name, row in rows.items()}
             rows["timestep_cond"] = _embedded(RUN_GUIDANCE_SCALE, unet["time_cond_proj_dim"])

@@ -25,8 +25,8 @@ from torch.fx.experimental import _config as symbolic
 
 from latentrt.bundle.spec import TensorSpec
 from latentrt.export.casts import border_in_float32
-from latentrt.export.modules import TRACED
 from latentrt.export.retype import retype
+from latentrt.export.traced_modules import TRACED
 from latentrt.graphs.attach import NOWHERE
 from latentrt.weights.component_specs import BORDER, ComponentSpec
 from latentrt.weights.source import Config

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
+from latentrt.bundle.spec import TensorSpec
+
 DTYPES: Final = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}
 """ONNX's numbers of dtypes, by NumPy's names."""
 
@@ -105,6 +107,29 @@ def node(operator: str, inputs: Sequence[str], output: str, **attributes: float)
     for name, value in attributes.items():
         field, kind = _KINDS[type(value)]
         made.attribute.add(**{"name": name, field: value, "type": kind})
+    return made
+
+
+def add_input(model: Any, spec: TensorSpec) -> str:
+    """Give a model one input more; returns its name."""
+    value = model.graph.input.add(name=spec.name)
+    value.type.tensor_type.elem_type = DTYPES[spec.dtype]
+    for dim in spec.dims:
+        known = isinstance(dim, int)
+        value.type.tensor_type.shape.dim.add(**{"dim_value" if known else "dim_param": dim})
+    return spec.name
+
+
+def replace_nodes(model: Any, nodes: Sequence[Any]) -> None:
+    """Let a model have these nodes, in this order."""
+    kept = [_copied(node) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _copied(message: Any) -> Any:
+    made = type(message)()
+    made.CopyFrom(message)
     return made
 
 

@@ -43,9 +43,12 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from latentrt.runtime.batcher import Batcher
+    from latentrt.runtime.control import Control
+    from latentrt.runtime.edges import canny
     from latentrt.runtime.guidance import Guidance
     from latentrt.runtime.picture import Step
     from latentrt.runtime.pipeline import Pipeline
+    from latentrt.runtime.refiner import Refiner
     from latentrt.runtime.request import Request
     from latentrt.runtime.result import Result
     from latentrt.runtime.run import Run
@@ -70,6 +73,7 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "Closed",
+    "Control",
     "DeadlineExceeded",
     "DepthToImage",
     "Embedding",
@@ -87,6 +91,7 @@ __all__ = [
     "NonFinite",
     "Pipeline",
     "QueueFull",
+    "Refiner",
     "Request",
     "Result",
     "Run",
@@ -100,10 +105,13 @@ __all__ = [
     "Unwritable",
     "VerificationFailed",
     "WeightsError",
+    "canny",
 ]
 
 _MODULES: Final = {
     "Batcher": "runtime.batcher",
+    "Control": "runtime.control",
+    "canny": "runtime.edges",
     "Embedding": "weights.embedding",
     "Lora": "weights.lora.lora",
     "Guidance": "runtime.guidance",
@@ -113,6 +121,7 @@ _MODULES: Final = {
     "Inpainting": "runtime.tasks",
     "InstructPix2Pix": "runtime.tasks",
     "Pipeline": "runtime.pipeline",
+    "Refiner": "runtime.refiner",
     "Request": "runtime.request",
     "Result": "runtime.result",
     "Run": "runtime.run",

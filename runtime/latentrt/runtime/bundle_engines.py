@@ -23,6 +23,13 @@ from latentrt.engines.process import Home
 from latentrt.engines.registry import BACKENDS, PRECISIONS, Chosen, Progress, backend, choose
 from latentrt.engines.verification.verify import Verify, open_verified
 from latentrt.runtime.size import Size
+from latentrt.runtime.text import PromptTokenizer
+from latentrt.weights.control_specs import CONTROLNET, HINT_ENCODER
+
+CONTROLLED: Final = "unet_controlled"
+"""The component that is a U-Net under ControlNets."""
+OF_CONTROLNETS: Final = frozenset({CONTROLLED, HINT_ENCODER, CONTROLNET})
+"""The components that no bundle of a model has."""
 
 _Key = tuple[str, tuple[tuple[str, int], ...]]
 
@@ -212,7 +219,12 @@ class BundleEngines:
     def _command(self, component: str, sizes: Mapping[str, int]) -> str:
         """What would build an engine of these sizes."""
         chosen = self._chosen[component]
-        words = ["latentrt", "build", str(self._bundle.path), "--engine", chosen.name]
+        model, control = str(self._bundle.path), "CONTROLNET"
+        if component in (HINT_ENCODER, CONTROLNET):
+            model, control = "MODEL", model
+        words = ["latentrt", "build", model, "--engine", chosen.name]
+        if component in OF_CONTROLNETS:
+            words += ["--control", control]
         words += ["--precision", chosen.precision]
         size = _picture(sizes, self._bundle.manifest.vae_factor)
         if size is not None:
@@ -220,6 +232,9 @@ class BundleEngines:
         if sizes["batch"] > 1:
             option = "--decode-batch" if component == "vae_decoder" else "--batch"
             words += [option, str(sizes["batch"])]
+        if "height" in sizes and "sequence" in sizes:
+            chunks = sizes["sequence"] // PromptTokenizer.of(self._bundle).length
+            words += ["--chunks", str(chunks)] if chunks > 1 else []
         if self._verify != "golden":
             words += ["--verify", self._verify]
         for each in assigned(chosen.options):
@@ -228,6 +243,52 @@ class BundleEngines:
             if self._cache.path == cache_folder():
                 return shlex.join(words)
         return f"{VARIABLE}={shlex.quote(str(self._cache.path))} {shlex.join(words)}"
+
+
+def engines_for(
+    bundle: Bundle,
+    *,
+    engine: str,
+    precision: str,
+    options: Mapping[str, object],
+    components: Mapping[str, str],
+    build: Build,
+    cache: Cache | None,
+    guarded: bool,
+    verify: Verify,
+    max_engines: int | None,
+    memory: int | None,
+) -> BundleEngines:
+    """The engines of a bundle; `components` may name those of ControlNets too."""
+    components = components_of(bundle, components)
+    return BundleEngines(
+        bundle,
+        engine,
+        precision,
+        options,
+        components,
+        build=build,
+        cache=cache,
+        guarded=guarded,
+        verify=verify,
+        max_engines=max_engines,
+        memory=memory,
+    )
+
+
+def components_of(bundle: Bundle, components: Mapping[str, str]) -> Mapping[str, str]:
+    """What is said of a bundle's own components, where ControlNets are named as well.
+
+    A U-Net under ControlNets has the backend and precision of the U-Net, unless it has its own.
+    """
+    if not isinstance(components, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return components
+    known = dict(components)
+    if "unet" in known:
+        known = {CONTROLLED: known["unet"], **known}
+    own = set(bundle.manifest.components)
+    others = set(known) - own if own & OF_CONTROLNETS else OF_CONTROLNETS
+    return {name: choice for name, choice in known.items() if name not in others}
 
 
 def choices(

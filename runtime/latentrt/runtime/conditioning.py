@@ -6,9 +6,9 @@ A row of a model call is a set of named arrays. The U-Net's graph says which.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -17,21 +17,22 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import BundleError, InputError
 from latentrt.runtime.denoiser import Condition
-from latentrt.runtime.embeddings import Vectors, notes_of, placed
+from latentrt.runtime.prompts.chunks import ChunkedText
+from latentrt.runtime.prompts.encoder import PromptEncoder
+from latentrt.runtime.prompts.reading import ReadPrompt, positive_prompts, read_prompt
+from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.request import Request
-from latentrt.runtime.rows import Evaluation, Model
+from latentrt.runtime.rows import Arrays, Evaluation, Model
 from latentrt.runtime.size import Size
-from latentrt.runtime.text import PromptTokenizer, TextEncoder, TextStates
 from latentrt.runtime.weights_fields import embeddings_of
-from latentrt.weights.embedding import Embedding
 
+_WITH_SCORE: Final = 5
+"""Numbers that a refiner takes beside its text."""
+_SCORE, _NEGATIVE_SCORE = 6.0, 2.5
+"""Aesthetic scores of the prompt and of the negative prompt, diffusers' defaults."""
 _KNOWN: Final = frozenset(
     {"sample", "timestep", "encoder_hidden_states", "text_embeds", "time_ids", "timestep_cond"}
 )
-_EXTENDED: Final = 8
-"""How many tokenizers with textual inversions are remembered."""
-_SHOWN: Final = 80
-"""Characters of a prompt's lost end that a note has room for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,12 +40,13 @@ class Conditioning:
     """The prompts of a request as the U-Net takes them, arrays float32 without batch axis.
 
     `prompts` are the prompt and every further one; `negative` is None where no such row is ever
-    evaluated; `notes` say what was cut from a prompt.
+    evaluated; `notes` say what was cut from a prompt. Each has `length` tokens.
     """
 
     prompts: tuple[Condition, ...]
     negative: Condition | None
     notes: tuple[str, ...]
+    length: int
 
 
 class Conditioner:
@@ -59,18 +61,22 @@ class Conditioner:
         unknown = sorted(set(self._inputs) - _KNOWN)
         if unknown:
             raise BundleError(bundle.path, f"has a U-Net with an input {unknown[0]!r}")
-        self._prompts = _PromptEncoder(bundle, model, pooled="text_embeds" in self._inputs)
+        self._prompts = PromptEncoder(bundle, model, pooled="text_embeds" in self._inputs)
         self._zeros = manifest.force_zeros_for_empty_prompt
 
     @property
     def length(self) -> int:
-        """Tokens of a prompt, and so the text encoders' `sequence`."""
+        """Tokens of a chunk, and so the text encoders' `sequence`."""
         return self._prompts.length
 
     @property
     def guided(self) -> bool:
         """Whether the U-Net is to be guided; if not, it takes the guidance scale as an input."""
         return "timestep_cond" not in self._inputs
+
+    def forget_prompts(self) -> None:
+        """Encode every prompt again from now on."""
+        self._prompts.forget()
 
     def check(self, request: Request) -> None:
         """Raise `InputError` naming a field that this bundle's model cannot use."""
@@ -96,40 +102,62 @@ class Conditioner:
             if request.composed:
                 expected = "none: this model is not guided"
                 raise InputError("composed", expected, f"{len(request.composed)} prompts")
+            if len(request.prompts) > 1:
+                raise InputError("prompt", "one without AND: this model is not guided", "several")
 
-    def __call__(self, request: Request) -> Evaluation[Conditioning]:
-        """Encode the prompts of a request whose size is resolved; `check` accepts it."""
-        notes = self._prompts.notes(embeddings_of(request.weights))
-        same = {**self._sizes(request), **self._scale(request)}
-        prompts = [("prompt", request.prompt, 1.0)]
-        prompts += [(f"composed[{i}]", *each) for i, each in enumerate(request.composed)]
+    def __call__(self, request: Request, steps: Steps | None = None) -> Evaluation[Conditioning]:
+        """Encode the prompts of a request whose size is resolved; `check` accepts it.
+
+        `steps` are those that the prompts change within, the request's own by default. Raises
+        `InputError` for a prompt that is too long.
+        """
+        embeddings = embeddings_of(request.weights)
+        chunk = partial(self._prompts.chunked, syntax=request.syntax, embeddings=embeddings)
+        within = Steps(request.sampling.steps) if steps is None else steps
+        read = partial(read_prompt, request=request, steps=within, chunk=chunk)
+        prompts = [read(f, text, weight=weight) for f, text, weight in positive_prompts(request)]
+        guided = self.guided and request.guidance.active
+        negative: ReadPrompt | None = None
+        if guided and not (request.negative_prompt is None and self._zeros):
+            negative = read("negative_prompt", request.negative_prompt or "")
+        all_ = prompts if negative is None else [*prompts, negative]
+        chunks = max(each.chunks for each in all_)
+        encode = partial(self._prompts, count=chunks, embeddings=embeddings)
+        scale = self._scale(request)
+        same = {**self._sizes(request, _SCORE), **scale}
+        opposite = {**self._sizes(request, _NEGATIVE_SCORE), **scale}
         conditions: list[Condition] = []
-        for field, text, weight in prompts:
-            own = yield from self._prompts(field, text, request, request.clip_skip, notes)
-            conditions.append(Condition({**own, **same}, weight))
-        negative: Condition | None = None
-        if self.guided and request.guidance.active:
-            if request.negative_prompt is None and self._zeros:
-                first = conditions[0].constant
-                own = {n: a if n in same else np.zeros_like(a) for n, a in first.items()}
-            else:
-                # As in diffusers, the negative prompt keeps the layers that the prompt leaves out.
-                text = request.negative_prompt or ""
-                own = yield from self._prompts("negative_prompt", text, request, 0, notes)
-            negative = Condition({**own, **same})
-        return Conditioning(tuple(conditions), negative, tuple(notes))
+        for each in prompts:
+            found = yield from _condition(each, partial(encode, clip_skip=request.clip_skip), same)
+            conditions.append(found)
+        other: Condition | None = None
+        if negative is not None:
+            # As in diffusers, the negative prompt keeps the layers that the prompt leaves out.
+            other = yield from _condition(negative, partial(encode, clip_skip=0), opposite)
+        elif guided:
+            first = conditions[0].constant
+            zeros = {n: np.zeros_like(a) for n, a in first.items() if n not in opposite}
+            other = Condition({**zeros, **opposite})
+        notes = self._prompts.notes(embeddings)
+        notes += [note for each in all_ for note in each.notes(self.length)]
+        return Conditioning(tuple(conditions), other, tuple(notes), chunks * self.length)
 
-    def _sizes(self, request: Request) -> dict[str, NDArray[np.float32]]:
+    def _sizes(self, request: Request, score: float) -> dict[str, NDArray[np.float32]]:
         """Original height and width, top and left of the crop, target height and width.
 
-        Source: arXiv:2307.01952, section 2.2; diffusers' `StableDiffusionXLPipeline`.
+        A refiner takes an aesthetic score in place of the target.
+
+        Source: arXiv:2307.01952, section 2.2; diffusers' `StableDiffusionXLPipeline` and
+        `StableDiffusionXLImg2ImgPipeline`.
         """
         if "time_ids" not in self._inputs:
             return {}
         assert request.size is not None
         original = request.original_size or request.size
         target = request.target_size or request.size
-        numbers = (*_height_first(original), *request.crop, *_height_first(target))
+        scored = self._inputs["time_ids"].dims[-1] == _WITH_SCORE
+        last = (score,) if scored else _height_first(target)
+        numbers = (*_height_first(original), *request.crop, *last)
         return {"time_ids": np.array(numbers, dtype=np.float32)}
 
     def _scale(self, request: Request) -> dict[str, NDArray[np.float32]]:
@@ -161,81 +189,20 @@ def embed_scale(guidance_scale: float, width: int) -> NDArray[np.float32]:
     return embedding
 
 
-class _PromptEncoder:
-    """One prompt through the tokenizer and encoder of a model, or through both of SDXL's.
-
-    SDXL takes the states before the last layer and leaves out the final LayerNorm; SD 1 and 2 take
-    what comes after both.
-    """
-
-    def __init__(self, bundle: Bundle, model: Callable[[str], Model], *, pooled: bool) -> None:
-        names = [n for n in ("text_encoder", "text_encoder_2") if n in bundle.manifest.components]
-        self._encoders = {name: TextEncoder(bundle, model(name)) for name in names}
-        self._tokenizers = {
-            name: PromptTokenizer.of(bundle, name.replace("text_encoder", "tokenizer"))
-            for name in names
-        }
-        self._pooled = pooled
-        lengths = {tokenizer.length for tokenizer in self._tokenizers.values()}
-        if len(lengths) != 1:
-            problem = f"has tokenizers of {sorted(lengths)} tokens, expected one length"
-            raise BundleError(bundle.path, problem)
-        self.length = lengths.pop()
-        self._widths = {name: encoder.width for name, encoder in self._encoders.items()}
-        # A copy of CLIP's vocabulary takes a quarter of a second.
-        self._extended = lru_cache(maxsize=_EXTENDED)(self._extend)
-
-    def check(self, embeddings: Sequence[Embedding]) -> None:
-        """Raise `InputError` for an embedding that does not fit the model."""
-        for name, vectors in placed(embeddings, self._widths).items():
-            self._tokenizer(name, vectors)
-
-    def notes(self, embeddings: Sequence[Embedding]) -> list[str]:
-        """What is to be said of embeddings, a sentence each."""
-        return notes_of(embeddings, self._widths)
-
-    def _tokenizer(self, name: str, vectors: Vectors) -> PromptTokenizer:
-        if not vectors:
-            return self._tokenizers[name]
-        return self._extended(name, tuple((token, len(v)) for token, v in vectors.items()))
-
-    def _extend(self, name: str, counts: tuple[tuple[str, int], ...]) -> PromptTokenizer:
-        return self._tokenizers[name].with_tokens(dict(counts))
-
-    @property
-    def most_skipped(self) -> int:
-        """The largest clip skip: one layer has to be left, beside the one SDXL leaves out."""
-        fewest = min(encoder.layers for encoder in self._encoders.values())
-        return fewest - (2 if self._pooled else 1)
-
-    def __call__(
-        self, field: str, prompt: str, request: Request, clip_skip: int, notes: list[str]
-    ) -> Evaluation[dict[str, NDArray[np.float32]]]:
-        """The prompt's own arrays; what was cut is added to `notes` under the field's name."""
-        vectors = placed(embeddings_of(request.weights), self._widths)
-        tokenizers = {name: self._tokenizer(name, vectors[name]) for name in self._encoders}
-        tokens = {name: tokenizer(prompt) for name, tokenizer in tokenizers.items()}
-        cut = tokens["text_encoder"].cut
-        if cut:
-            shown = cut if len(cut) <= _SHOWN else f"{cut[: _SHOWN - 3]}..."
-            notes.append(f"{field}: cut after {self.length - 2} tokens; left out: {shown!r}")
-        states: dict[str, TextStates] = {}
-        for name, encoder in self._encoders.items():
-            added = {
-                id_: vectors[name][token][index]
-                for id_, (token, index) in tokenizers[name].added.items()
-            }
-            states[name] = yield from encoder(tokens[name].ids, added)
-        if not self._pooled:
-            encoder = self._encoders["text_encoder"]
-            hidden = encoder.normalised(states["text_encoder"], clip_skip)
-            return {"encoder_hidden_states": hidden}
-        plain = [e.plain(states[name], clip_skip + 1) for name, e in self._encoders.items()]
-        last = list(self._encoders)[-1]
-        return {
-            "encoder_hidden_states": np.concatenate(plain, axis=-1),
-            "text_embeds": self._encoders[last].pooled(states[last]),
-        }
+def _condition(
+    prompt: ReadPrompt,
+    encode: Callable[[ChunkedText], Evaluation[Mapping[str, NDArray[np.float32]]]],
+    same: Arrays,
+) -> Evaluation[Condition]:
+    """The condition of a prompt, each of whose texts is encoded once; `same` are other inputs."""
+    known: dict[ChunkedText, Arrays] = {}
+    for _, text in prompt.texts:
+        if text not in known:
+            own = yield from encode(text)
+            known[text] = {**own, **same}
+    arrays = [known[text] for _, text in prompt.texts]
+    begins = [last for last, _ in prompt.texts[:-1]]
+    return Condition(arrays[0], prompt.weight, tuple(zip(begins, arrays[1:], strict=True)))
 
 
 def _height_first(size: Size) -> tuple[int, int]:

@@ -41,11 +41,21 @@ class Condition:
     """One prompt, or the negative one, as the U-Net takes it.
 
     `constant` are its inputs but `sample` and `timestep`, without a batch axis; `weight` is how
-    much it pulls among several prompts.
+    much it pulls among several prompts. `changes` are the inputs from later steps on, each with the
+    step that it begins at, which counts from 0 and rises.
     """
 
     constant: Arrays
     weight: float = 1.0
+    changes: tuple[tuple[int, Arrays], ...] = ()
+
+    def at(self, step: int) -> Arrays:
+        """The inputs at a step, which counts from 0; the same object for as long as it holds."""
+        found = self.constant
+        for first, arrays in self.changes:
+            if first <= step:
+                found = arrays
+        return found
 
 
 def model_inputs(asked: Denoise, channels: NDArray[np.float32] | None) -> Arrays:
@@ -80,11 +90,13 @@ class GuidedDenoiser:
         self, asked: Denoise, at: Position, channels: NDArray[np.float32] | None = None
     ) -> Evaluation[NDArray[np.float32]]:
         """Evaluate a latent for the negative prompt and the prompts, and guide between them."""
-        del at
         scale = self.scale_at(asked.sigma)
         changing = model_inputs(asked, channels)
         conditions = self._conditions(scale)
-        answers = yield [Row(self.unet, changing, each.constant) for each in conditions]
+        answers = yield [
+            Row(self.unet, changing, each.at(at.step), negative=each is self.negative)
+            for each in conditions
+        ]
         outputs = [answer["model_output"] for answer in answers]
         if len(outputs) == 1:
             return outputs[0]

@@ -14,6 +14,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.denoiser import GuidedDenoiser
 from latentrt.runtime.opening import Opening
+from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Calls, Model
 from latentrt.runtime.sampling import Sampling
@@ -47,7 +48,8 @@ class Kit:
     """The means of one bundle for one request, whose size and seed are resolved.
 
     `models` are the bundle's components; `schedules` gives the schedule of a part of a sampling;
-    `opening` opens engines. `spent` tells what was done.
+    `opening` opens engines. `spent` tells what was done. Below the timestep `above` another model
+    goes on.
     """
 
     request: Request
@@ -58,6 +60,7 @@ class Kit:
     schedules: Callable[[Sampling, Part], Schedule]
     opening: Opening
     spent: Spent
+    above: int | None = None
 
     @property
     def size(self) -> Size:
@@ -90,18 +93,22 @@ class Kit:
         sampling = self.request.sampling
         if steps is not None:
             sampling = replace(sampling, steps=steps)
-        return self.schedules(sampling, part)
+        return self.schedules(sampling, replace(part, above=self.above))
 
-    def denoiser(self) -> GuidedDenoiser:
-        """The U-Net under the request's prompts, which are encoded."""
+    def denoiser(self, schedule: Schedule, steps: Steps | None = None) -> GuidedDenoiser:
+        """The U-Net under the request's prompts over a schedule.
+
+        `steps` are those that the prompts change within; None are those of the schedule.
+        """
         sizes = {"batch": 1, "sequence": self.conditioner.length}
         for name, model in self.models.items():
             if name.startswith("text_encoder"):
                 self.opening(model, sizes)
         begun = time.perf_counter()
-        found = Calls(_ONE).answer(self.conditioner(self.request))
+        within = Steps(schedule.steps) if steps is None else steps
+        found = Calls(_ONE).answer(self.conditioner(self.request, within))
         self.spent.text += time.perf_counter() - begun
-        self.spent.notes += found.notes
+        self.spent.notes += tuple(n for n in found.notes if n not in self.spent.notes)
         return GuidedDenoiser(
             self.models["unet"], found.prompts, found.negative, self.request.guidance
         )

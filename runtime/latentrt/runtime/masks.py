@@ -1,4 +1,4 @@
-"""Masks: where a picture is drawn anew, and what part of it that is."""
+"""Masks: where a picture is redrawn, and what part of it that is."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
+from latentrt.bundle.manifest import CONTROLNET
 from latentrt.engines.cache.cache import Build, Cache
 from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
@@ -21,7 +23,10 @@ from latentrt.engines.process import Home
 from latentrt.engines.registry import Chosen, Progress
 from latentrt.engines.verification.verify import Verify, check_verify
 from latentrt.runtime.batcher import Batcher
-from latentrt.runtime.bundle_engines import BundleEngines
+from latentrt.runtime.bundle_engines import engines_for
+from latentrt.runtime.controlled_unet import ControlledUnet
+from latentrt.runtime.controlling import Controlling
+from latentrt.runtime.controlnets import ControlNets
 from latentrt.runtime.conversion.opened import is_checkpoint
 from latentrt.runtime.plan import Plan
 from latentrt.runtime.planning import Planning
@@ -70,14 +75,20 @@ class Pipeline:
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
+        if bundle.manifest.family == CONTROLNET:
+            got = f"{bundle.path}, a ControlNet, which a request's controls name"
+            raise InputError("bundle", "a model's", got)
         check_verify(verify)
         most_pixels = _limit("max_pixels", max_pixels)
         most_engines = _limit("max_engines", max_engines)
         self.bundle = bundle
         memory = available_memory()
-        engines = partial(
-            BundleEngines,
-            bundle,
+        engines_of = partial(
+            engines_for,
+            engine=engine,
+            precision=precision,
+            options=options,
+            components=components,
             build=build,
             cache=cache,
             guarded=guarded,
@@ -85,9 +96,11 @@ class Pipeline:
             max_engines=most_engines,
             memory=memory,
         )
-        self._engines = engines(engine, precision, options, components)
+        self._engines = engines_of(bundle)
         # Made where 16 bits overflow.
-        self._in_fp32 = lru_cache(maxsize=1)(lambda: engines(engine, "fp32", options, {}))
+        self._in_fp32 = lru_cache(maxsize=1)(
+            lambda: engines_of(bundle, precision="fp32", components={})
+        )
         limit = SizeLimit.of(
             bundle.manifest,
             set(self.engines.values()),
@@ -97,6 +110,12 @@ class Pipeline:
         )
         self._base = base
         self._changed = changed
+        self._controlnets = ControlNets(engines_of) if base is None else base._controlnets
+        self._controlled = (
+            ControlledUnet(bundle, engines_of)
+            if base is None or "unet" in changed
+            else base._controlled
+        )
         shared: dict[str, Model] = {}
         if base is not None:
             models = base._planning.models.items()
@@ -107,21 +126,25 @@ class Pipeline:
             for name in narrow
             if name.startswith("vae_")
         )
-        self._planning = Planning(bundle, self._opened, limit, shared, wide)
-        self._like = partial(
+        controlling = Controlling(bundle, self._controlnets, self._controlled.model)
+        self._planning = Planning(bundle, self._opened, limit, shared, controlling, wide)
+        like = partial(
             Pipeline,
             engine=engine,
             precision=precision,
             options=options,
-            components=components,
             build=build,
             cache=cache,
-            # The base's engines were compared, and a variant's are of the same graphs.
-            guarded=guarded and verify == "full",
             verify=verify,
             max_pixels=max_pixels,
             max_engines=max_engines,
         )
+        self._like_itself = partial(like, guarded=guarded)
+        self._refiners: dict[Path, Pipeline] = {}
+        self._refiner_lock = threading.Lock()
+        # The base's engines were compared, and a variant's are of the same graphs.
+        compared = guarded and verify == "full"
+        self._like = partial(like, components=components, guarded=compared)
         self._variant = lru_cache(maxsize=_VARIANTS)(self._make_variant)
 
     @classmethod
@@ -228,6 +251,18 @@ class Pipeline:
         self._engines.close()
         if self._in_fp32.cache_info().currsize:
             self._in_fp32().close()
+        if self._base is None or "unet" in self._changed:
+            self._controlled.close()
+        if self._base is None:
+            self._controlnets.close()
+        with self._refiner_lock:
+            refiners, self._refiners = list(self._refiners.values()), {}
+        for each in refiners:
+            each.close()
+
+    def forget_prompts(self) -> None:
+        """Encode every prompt again from now on, also those encoded before: for measurements."""
+        self._planning.forget_prompts()
 
     def __call__(self, request: Request) -> Result:
         """The pictures of a request."""
@@ -295,7 +330,15 @@ class Pipeline:
             )
         loras = loras_of(request.weights)
         pipeline = self.with_weights(*loras) if loras else self
-        return pipeline._planning(request, batches=batches, decodes=decodes, progress=progress)
+        named = request.refiner
+        refiner = None if named is None else self._refiner(_bundle_of(named.model, None, progress))
+        return pipeline._planning(
+            request,
+            batches=batches,
+            decodes=decodes,
+            progress=progress,
+            refiner=None if refiner is None else refiner._planning,
+        )
 
     def decode(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Latents [n, c, h, w] as the U-Net has them to pixels [n, 3, H, W] in [-1, 1]."""
@@ -324,6 +367,15 @@ class Pipeline:
     def _opened(self, *asked: Any) -> Engine:
         # Looked up at every call: a subclass may have an `engine` of its own.
         return self.engine(*asked)
+
+    def _refiner(self, folder: Path) -> Pipeline:
+        """The pipeline over a refiner's bundle; one is kept."""
+        if self._base is not None:
+            return self._base._refiner(folder)
+        with self._refiner_lock:
+            if folder not in self._refiners:
+                self._refiners = {folder: self._like_itself(Bundle.open(folder))}
+            return self._refiners[folder]
 
     def _widened(self, component: str, *asked: Any) -> Engine:
         """An engine of the VAE in fp32, where its 16 bits overflowed."""

@@ -97,6 +97,13 @@ def for_vae_encoder(pixels: Pixels, size: Size) -> NDArray[np.float32]:
 
     Source: diffusers' `VaeImageProcessor.preprocess`.
     """
+    return np.float32(2.0) * for_hint(pixels, size) - np.float32(1.0)
+
+
+def for_hint(pixels: Pixels, size: Size) -> NDArray[np.float32]:
+    """The same in [0, 1], as a ControlNet takes it.
+
+    Source: `control_image_processor` of diffusers' `StableDiffusionControlNetPipeline`.
+    """
     pixels = resized(pixels, size)
-    scaled = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255.0)
-    return np.float32(2.0) * scaled - np.float32(1.0)
+    return pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255.0)

@@ -6,25 +6,30 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Final
+from typing import Final, cast
+
+import numpy as np
 
 from latentrt.bundle.bundle import Bundle, NamedFile
 from latentrt.bundle.errors import InputError, ShapeNotBuilt
-from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION_XL
+from latentrt.bundle.manifest import LATENT_CONSISTENCY, XL
 from latentrt.engines.engine import Engine
 from latentrt.engines.registry import Progress
 from latentrt.runtime.conditioning import Conditioner
-from latentrt.runtime.kit import Kit, Spent
+from latentrt.runtime.controlling import Controlling
+from latentrt.runtime.kit import Kit, Spent, unet_channels
 from latentrt.runtime.opening import Opening
-from latentrt.runtime.plan import Latent, Leg, Plan, Prepared
+from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise, Plan, Prepared
+from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Model, Need, Row
 from latentrt.runtime.sampling import Sampling
-from latentrt.runtime.schedules import Part, Schedule, as_stable_diffusion, build_schedule
+from latentrt.runtime.schedules import WHOLE, Part, Schedule, as_stable_diffusion, build_schedule
+from latentrt.runtime.schedules.part import hand_over
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
-from latentrt.runtime.tasks import TASKS, Task, name_of
+from latentrt.runtime.tasks import TASKS, ImageToImage, Task, TextToImage, name_of
 from latentrt.runtime.vae import Vae
 
 _ROWS: Final = 8
@@ -37,8 +42,8 @@ class Planning:
     """Makes plans over one bundle. Thread-safe.
 
     `engine` gives a component's engine for sizes, and tells a progress; `limit` is how large
-    pictures may be. `shared` are models of another bundle with the same weights. `wide` are those
-    of the VAE in fp32 where it computes in 16 bits.
+    pictures may be. `shared` are models of another bundle with the same weights; `controlling` puts
+    requests under ControlNets. `wide` are those of the VAE in fp32 where it computes in 16 bits.
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class Planning:
         engine: Callable[..., Engine],
         limit: SizeLimit,
         shared: Mapping[str, Model],
+        controlling: Controlling,
         wide: tuple[Model, ...] = (),
     ) -> None:
         self._manifest = bundle.manifest
         self._vae_file = bundle.vae or NamedFile("", "")
         self._limit = limit
+        self._controlling = controlling
         own = bundle.manifest.components.items()
         self.models: Mapping[str, Model] = {
             name: shared.get(name) or Model(name, record.inputs, partial(engine, name))
@@ -62,6 +69,7 @@ class Planning:
         )
         self._conditioner = Conditioner(bundle, self.models.__getitem__)
         config = bundle.scheduler_config()
+        self._train_timesteps = cast("int", config.get("num_train_timesteps") or 1000)
         if bundle.manifest.forces_scheduler:
             config = as_stable_diffusion(config)
         # Requests are served with the same few over and over.
@@ -76,12 +84,19 @@ class Planning:
         batches: Sequence[int] | None,
         decodes: Sequence[int],
         progress: Progress | None,
+        refiner: Planning | None = None,
     ) -> Plan:
-        """The plan of a request; arguments are as in `Pipeline.plan`."""
+        """The plan of a request; arguments are as in `Pipeline.plan`.
+
+        `refiner` makes plans over the bundle of the request's refiner.
+        """
         request = self._resolved(request)
+        if refiner is not None:
+            self._check_refiner(request, refiner)
         together = self._together(request) if batches is None else 1
         vae = self._checked_vae(request, batches, decodes)
         self._conditioner.check(request)
+        controlnets = self._controlling.opened(request.controls)
         opening = Opening(progress, self._expected(batches, decodes))
         spent = Spent()
         kit = Kit(
@@ -93,10 +108,15 @@ class Planning:
             self._schedule,
             opening,
             spent,
+            self._hand_over(request),
         )
         _check_latents(request, kit.latent_shape)
         _check_task(request.task, kit)
-        legs = request.task.legs(kit)
+        legs = self._controlling.controlled(
+            request.task.legs(kit), self.models["unet"], request, controlnets, opening
+        )
+        if refiner is not None:
+            legs = (*legs, refiner.last_leg(kit, legs[-1].schedule))
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
         if batches is None:
@@ -114,7 +134,7 @@ class Planning:
         for need in dict.fromkeys(needs):
             for count in decodes:
                 opening(need.model, need.at(count))
-        request, notes = self._traced(request, legs[0].schedule)
+        request, notes = self._traced(request, legs[0].schedule, refiner)
         return Plan(
             request=request,
             legs=legs,
@@ -127,6 +147,10 @@ class Planning:
             engines=opening.release(),
             finish=request.task.finish,
         )
+
+    def forget_prompts(self) -> None:
+        """Encode every prompt again from now on."""
+        self._conditioner.forget_prompts()
 
     def decoder_row(self, latent: Latent) -> Row:
         """What the VAE decoder is asked about a latent [c, h, w]."""
@@ -148,7 +172,55 @@ class Planning:
             return self._open_together(opening, 1, needs)
         return together, sorted({together * need.rows for need in needs})
 
-    def _traced(self, request: Request, schedule: Schedule) -> tuple[Request, tuple[str, ...]]:
+    def last_leg(self, first: Kit, before: Schedule) -> Leg:
+        """The steps that follow those of another model's kit, whose last schedule was `before`."""
+        request = first.request.with_values(
+            weights=(), controls=(), refiner=None, clip_skip=0, latents=None
+        )
+        kit = replace(
+            first,
+            request=request,
+            manifest=self._manifest,
+            models=self.models,
+            conditioner=self._conditioner,
+            schedules=self._schedule,
+            above=None,
+        )
+        self._conditioner.check(request)
+        part = request.task.part if isinstance(request.task, ImageToImage) else WHOLE
+        schedule = kit.schedule(replace(part, below=first.above))
+        taken = before.positions[-1].steps
+        steps = Steps(taken + schedule.positions[-1].steps, taken)
+
+        def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
+            del noise
+            assert previous is not None
+            return Entry(previous / np.float32(before.data_scale))
+
+        return Leg(schedule, kit.denoiser(schedule, steps), enter, kit.latent_shape)
+
+    def _hand_over(self, request: Request) -> int | None:
+        """The timestep below which the request's refiner draws."""
+        if request.refiner is None:
+            return None
+        return hand_over(self._train_timesteps, request.refiner.at)
+
+    def _check_refiner(self, request: Request, refiner: Planning) -> None:
+        """Raise `InputError` for a refiner of other latents, and for a task that has none."""
+        if not isinstance(request.task, TextToImage | ImageToImage):
+            expected = "text_to_image or image_to_image with a refiner"
+            raise InputError("task", expected, name_of(request.task))
+        own, its = self._manifest, refiner._manifest
+        if (own.latent_channels, own.vae_scaling) != (its.latent_channels, its.vae_scaling):
+            expected = f"a model of latents scaled by {own.vae_scaling:g}, as {own.source}'s"
+            raise InputError("refiner", expected, f"{its.source}, scaled by {its.vae_scaling:g}")
+        if unet_channels(its) != its.latent_channels:
+            got = f"{its.source}, whose U-Net takes {unet_channels(its)}"
+            raise InputError("refiner", f"a U-Net of {its.latent_channels} channels", got)
+
+    def _traced(
+        self, request: Request, schedule: Schedule, refiner: Planning | None
+    ) -> tuple[Request, tuple[str, ...]]:
         """The request as it was drawn, with its provenance, and what is to be said of that."""
         if request.sampling.timesteps is not None or request.sampling.sigmas is not None:
             visited = sum(e.stage == 0 for e in schedule.evaluations)
@@ -160,6 +232,8 @@ class Planning:
             schedule=schedule.spacing or "",
             vae=self._vae_file.name,
             vae_sha256=self._vae_file.sha256,
+            refiner="" if refiner is None else refiner._manifest.source,
+            refiner_hash="" if refiner is None else refiner._manifest.model_hash,
         )
         before = request.provenance
         notes = () if before is None else before.notes(drawn, request.sampling)
@@ -221,8 +295,8 @@ def _check_task(task: Task, kit: Kit) -> None:
     latent, extra = kit.latent_shape[0], kit.extra_channels
     if extra not in task.channels(latent):
         fitting = [name for name, kind in TASKS.items() if extra in kind.channels(latent)]
-        names = " or ".join(fitting) or "none"
-        expected = f"{names}: this model's U-Net takes {latent + extra} channels"
+        names = " or ".join(filter(None, [", ".join(fitting[:-1]), *fitting[-1:]]))
+        expected = f"{names or 'none'}: this model's U-Net takes {latent + extra} channels"
         raise InputError("task", expected, name_of(task))
 
 
@@ -249,7 +323,7 @@ def _check_latents(request: Request, shape: tuple[int, int, int]) -> None:
 
 def _rows(request: Request) -> int:
     """The most rows that an evaluation of a picture has."""
-    return 2 + len(request.composed) if request.guidance.active else 1
+    return 1 + len(request.prompts) if request.guidance.active else 1
 
 
 def _schedule(
@@ -265,7 +339,7 @@ def _schedule(
         timesteps=sampling.timesteps,
         sigmas=sampling.sigmas,
         brownian=sampling.brownian,
-        xl=family == STABLE_DIFFUSION_XL,
+        xl=family in XL,
         part=part,
         distilled=family == LATENT_CONSISTENCY,
     )

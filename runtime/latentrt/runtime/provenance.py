@@ -16,7 +16,8 @@ class Provenance:
     `model` is the checkpoint's name and `model_hash` its bundle's `Manifest.model_hash`; `sampler`
     and `schedule` are those that were used, whether the request names them or leaves them to the
     model. `vae` and `vae_sha256` are the name and hash of the file that the VAE was taken from,
-    empty for the checkpoint's own. Raises `InputError` for a value that is no text.
+    empty for the checkpoint's own. `refiner` and `refiner_hash` are those of a second model. Raises
+    `InputError` for a value that is no text.
     """
 
     model: str = ""
@@ -25,6 +26,8 @@ class Provenance:
     schedule: str = ""
     vae: str = ""
     vae_sha256: str = ""
+    refiner: str = ""
+    refiner_hash: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -42,6 +45,12 @@ class Provenance:
                 f"the picture was drawn by model {self.model} ({self.model_hash[:10]}){vae}; "
                 f"{now.model} ({now.model_hash[:10]}) draws another"
             )
+        if self.refiner_hash != now.refiner_hash:
+            before, after = (
+                f"{each.refiner} ({each.refiner_hash[:10]})" if each.refiner else "none"
+                for each in (self, now)
+            )
+            found.append(f"the picture was drawn with refiner {before}; this is {after}")
         if self.sampler != now.sampler:
             if sampling.sampler is None:
                 found.append(

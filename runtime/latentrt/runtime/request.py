@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.checks import integer, shown
 from latentrt.bundle.errors import InputError
-from latentrt.runtime.checks import json_object
-from latentrt.runtime.guidance import Guidance
+from latentrt.runtime.checks import json_object, number
+from latentrt.runtime.control import Control
+from latentrt.runtime.guidance import MAX_SCALE, Guidance
+from latentrt.runtime.prompts.composition import split_prompts
+from latentrt.runtime.prompts.syntax import PLAIN, WEBUI, Syntax
 from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.refiner import Refiner
 from latentrt.runtime.request_fields import (
     DEFAULT_TASK,
     FIELDS,
@@ -31,8 +35,10 @@ from latentrt.runtime.weights_fields import Weights
 SCHEMA: Final = 4
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`, 3 `weights`, 4 further tasks.
+2 added `task`, 3 `weights`, 4 `syntax`, `controls` and further tasks.
 """
+_PLAIN_UNTIL: Final = 3
+"""The newest form whose prompts were read as plain text."""
 MAX_LENGTH: Final = 1 << 20
 """Characters of a request's texts and noise levels as JSON: what a picture's text can hold."""
 
@@ -42,7 +48,9 @@ class Request:
     """One order of pictures.
 
     `task` says what they begin with: `TextToImage`, or another of `latentrt.runtime.tasks`.
-    `negative_prompt` None is no negative prompt (for SD 1.x the same as ""). `size` None is the
+    `negative_prompt` None is no negative prompt (for SD 1.x the same as ""). `syntax` is how the
+    prompts are read. "webui" is AUTOMATIC1111's: weights, schedules and any length. "plain" is
+    diffusers': text that is cut where it is too long. `size` None is the
     task's, or the checkpoint's own. Image i of `num_images` uses `seed + i`; None draws a seed that
     the result reports. `generator` is whose numbers a seed gives: "torch" (PyTorch's on the CPU),
     "torch-cuda" or "numpy". `composed` are further prompts, each with the weight it pulls with
@@ -52,18 +60,20 @@ class Request:
     float32 [num_images, channels, height, width] of unit variance, replaces the noise of the seed.
     `original_size`, `crop` (top, left) and `target_size` are inputs of SDXL; the sizes are the
     picture's own where they are None. `weights` are textual inversions, whose tokens the prompts
-    may name, and LoRAs. `subseed_strength`, from 0 to 1, is how far the noise goes from that of the
-    seed to that of `subseed`, along an arc; above 0, image i has the same seed and `subseed + i`.
-    `tiling` decodes large pictures in tiles: "on", "off", or "auto" where the memory would not do.
-    `provenance` is what it was drawn
-    with: a result's request has it. A model that draws it again notes where it differs. Requests
-    are equal, whatever their provenance, where they ask for the same pictures.
+    may name, and LoRAs. `controls` are ControlNets with their pictures; a `refiner`
+    draws the last steps. `subseed_strength`, from 0
+    to 1, is how far the noise goes from that of the seed to that of `subseed`, along an arc; above
+    0, image i has the same seed and `subseed + i`. `tiling` decodes large pictures in tiles: "on",
+    "off", or "auto" where the memory would not do. `provenance` is what it was drawn with: a
+    result's request has it. A model that draws it again notes where it differs. Requests are equal,
+    whatever their provenance, where they ask for the same pictures.
 
     Raises `InputError` naming the field that cannot be used.
     """
 
     prompt: str
     negative_prompt: str | None
+    syntax: Syntax
     task: Task
     size: Size | None
     num_images: int
@@ -78,9 +88,11 @@ class Request:
     crop: tuple[int, int]
     target_size: Size | None
     weights: tuple[Weights, ...]
+    refiner: Refiner | None
     subseed: int | None
     subseed_strength: float
     tiling: Tiling
+    controls: tuple[Control, ...]
     provenance: Provenance | None
 
     def __init__(
@@ -88,6 +100,7 @@ class Request:
         prompt: str,
         *,
         negative_prompt: str | None = None,
+        syntax: Syntax = WEBUI,
         task: Task = DEFAULT_TASK,
         size: Size | None = None,
         num_images: int = 1,
@@ -102,17 +115,22 @@ class Request:
         crop: tuple[int, int] = (0, 0),
         target_size: Size | None = None,
         weights: Sequence[Weights] = (),
+        refiner: Refiner | None = None,
         subseed: int | None = None,
         subseed_strength: float = 0.0,
         tiling: Tiling = "auto",
+        controls: Sequence[Control] = (),
         provenance: Provenance | None = None,
     ) -> None:
         given = locals()
         count = number_of_images(num_images)
         for name, field in FIELDS.items():
             object.__setattr__(self, name, field.check(name, given[name], count))
-        if self.composed and not self.guidance.active:
-            raise InputError("guidance scale", "above 1 with composed prompts", self.guidance.scale)
+        for _, weight in self.prompts:
+            expected = f"weights of at most {MAX_SCALE:g} either way"
+            number("prompt", expected, weight, -MAX_SCALE, MAX_SCALE)
+        if len(self.prompts) > 1 and not self.guidance.active:
+            raise InputError("guidance scale", "above 1 with several prompts", self.guidance.scale)
         _check_length(self)
 
     def __eq__(self, other: object) -> bool:
@@ -143,6 +161,13 @@ class Request:
             return None
         return self.subseed + image, self.subseed_strength
 
+    @property
+    def prompts(self) -> tuple[tuple[str, float], ...]:
+        """The prompt, or those between its `AND`s, and the composed ones, with their weights."""
+        if self.syntax == PLAIN:
+            return ((self.prompt, 1.0), *self.composed)
+        return (*split_prompts(self.prompt), *self.composed)
+
     def with_values(self, **values: Any) -> Request:
         """The same request with other fields; raises `InputError` for one that it has not."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -161,7 +186,8 @@ class Request:
         """From `to_json`, of this version or an older one; keys that are absent have their default.
 
         `attachments` are what the JSON names by hashes: latents, or rows of them among others,
-        pictures and embeddings. Raises `InputError`, also for a newer schema and for unknown keys.
+        pictures, embeddings, LoRAs, ControlNets and a refiner. Raises `InputError`, also for a
+        newer schema and for unknown keys.
         """
         found = json_object("request", value)
         schema = found.pop("schema", 1)
@@ -169,11 +195,14 @@ class Request:
             expected = f"at most {SCHEMA}; a newer version of latentrt reads this request"
             raise InputError("schema", expected, shown(schema))
         found = json_object("request", found, FIELDS)
+        if schema <= _PLAIN_UNTIL:
+            found.setdefault("syntax", PLAIN)
         if "prompt" not in found:
             raise InputError("prompt", "a string", "none")
         arrays = [each for each in attachments if isinstance(each, np.ndarray)]
+        files = ("weights", "controls", "refiner")
         values = {
-            name: field.from_json(name, found[name], attachments if name == "weights" else arrays)
+            name: field.from_json(name, found[name], attachments if name in files else arrays)
             for name, field in FIELDS.items()
             if name in found
         }

@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import integer, items, shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite, number, one_of, pair, text
+from latentrt.runtime.control import Control, check_controls, controls_json, named_controls
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
 from latentrt.runtime.noise import GENERATORS
+from latentrt.runtime.prompts.syntax import check_syntax
 from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.refiner import Refiner, named_refiner
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import LARGEST, Size
 from latentrt.runtime.tasks import TASKS, Task, TextToImage, read_task, task_json
@@ -29,7 +32,7 @@ TILINGS: Final[tuple[Tiling, ...]] = ("auto", "on", "off")
 _WEIGHTED: Final = f"pairs of a prompt and a finite weight of at most {MAX_SCALE:g} either way"
 
 Arrays = Sequence[NDArray[Any]]
-Attachments = Sequence[NDArray[Any] | Weights]
+Attachments = Sequence[NDArray[Any] | Weights | Control | Refiner]
 """What a request's JSON names by hashes."""
 
 
@@ -127,6 +130,14 @@ def _provenance(value: object) -> Provenance | None:
     return value
 
 
+def _refiner(value: object) -> Refiner | None:
+    if not isinstance(value, Refiner | None):
+        raise InputError(
+            "refiner", "a Refiner, such as Refiner('refiner.safetensors')", shown(value)
+        )
+    return value
+
+
 def _composed(pairs: object) -> tuple[tuple[str, float], ...]:
     given = items(pairs)
     if given is None:
@@ -208,6 +219,7 @@ _SIZE: Final = RequestField(
 FIELDS: Final[Mapping[str, RequestField]] = {
     "prompt": RequestField(lambda name, value, _: text(name, value)),
     "negative_prompt": RequestField(_optional(text)),
+    "syntax": RequestField(_plain(check_syntax)),
     "task": RequestField(_plain(_task), task_json, lambda _, value, given: read_task(value, given)),
     "size": _SIZE,
     "num_images": RequestField(_plain(number_of_images)),
@@ -233,11 +245,21 @@ FIELDS: Final[Mapping[str, RequestField]] = {
     "weights": RequestField(
         _plain(check_weights), weights_json, lambda _name, value, given: named_weights(value, given)
     ),
+    "refiner": RequestField(
+        _plain(_refiner),
+        lambda value: None if value is None else value.to_json(),
+        lambda _name, value, given: named_refiner(value, given),
+    ),
     "subseed": RequestField(_seed),
     "subseed_strength": RequestField(
         lambda name, value, _: number(name, "a number from 0 to 1", value, 0.0, 1.0)
     ),
     "tiling": RequestField(lambda name, value, _: one_of(name, value, TILINGS)),
+    "controls": RequestField(
+        _plain(check_controls),
+        controls_json,
+        lambda _name, value, given: named_controls(value, given),
+    ),
     "provenance": RequestField(
         _plain(_provenance),
         lambda value: None if value is None else value.to_json(),

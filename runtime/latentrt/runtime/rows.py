@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -47,12 +48,13 @@ class Row:
     """What one model is asked about one picture: the graph's inputs, by name.
 
     The arrays of `changing` differ from step to step. `constant` is one object for as long as its
-    arrays stay the same, so that they are copied once.
+    arrays stay the same, so that they are copied once. `negative`: it is for the negative prompt.
     """
 
     model: Model
     changing: Arrays
     constant: Arrays = field(default_factory=dict[str, NDArray[Any]])
+    negative: bool = False
 
     @property
     def key(self) -> object:
@@ -177,15 +179,16 @@ class Calls:
         return self.batches(rows[0]).fitting(len(rows))(rows)
 
     def answer(self, evaluation: Evaluation[_Found]) -> _Found:
-        """Drive one evaluation to its end; its rows with one key share calls."""
+        """Drive one evaluation to its end, if it asks at all; its rows with one key share calls."""
         held: dict[object, Batches] = {}
-        rows = next(evaluation)
+        go_on = partial(next, evaluation)
         while True:
-            held |= {row.key: self.batches(row) for row in rows}
             try:
-                rows = evaluation.send(self._outputs(rows))
+                rows = go_on()
             except StopIteration as finished:
                 return finished.value
+            held |= {row.key: self.batches(row) for row in rows}
+            go_on = partial(evaluation.send, self._outputs(rows))
 
     def _outputs(self, rows: Sequence[Row]) -> list[Outputs]:
         found: dict[int, Outputs] = {}

@@ -34,10 +34,14 @@ _IDS: Final = 1 << 24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """`ids` [model_max_length] int64, from BOS to padding, and what of the prompt was cut off."""
+    """`ids` [model_max_length] int64, from BOS to padding, and what of the prompt was cut off.
+
+    At `places` are the tokens of the prompt.
+    """
 
     ids: NDArray[np.int64]
     cut: str
+    places: range
 
 
 class PromptTokenizer:
@@ -68,12 +72,20 @@ class PromptTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._vectors = vectors_of(added)
+        named = [tuple(map(self._id, names)) for names in self._vectors.values()]
+        self._own: Mapping[int, tuple[int, ...]] = {ids[0]: ids for ids in named}
         self.added: Mapping[int, tuple[str, int]] = {}
         self._following: Mapping[int, tuple[int, ...]] = {}
 
     @staticmethod
-    def of(bundle: Bundle, folder: str = "tokenizer") -> PromptTokenizer:
-        """The tokenizer in that folder of a bundle; raises `BundleError` if it is not listed."""
+    def of(bundle: Bundle, folder: str | None = None) -> PromptTokenizer:
+        """The tokenizer in that folder of a bundle, by default the first that it has.
+
+        Raises `BundleError` if it is not listed.
+        """
+        if folder is None:
+            refiner = "tokenizer/tokenizer.json" not in bundle.manifest.files
+            folder = "tokenizer_2" if refiner else "tokenizer"
         bundle.listed(f"{folder}/special_tokens.json")
         return PromptTokenizer(bundle.listed(f"{folder}/tokenizer.json").parent)
 
@@ -109,12 +121,7 @@ class PromptTokenizer:
         A textual inversion's first token stands for all of its vectors. Raises `InputError` if the
         prompt is not text.
         """
-        prompt = text("prompt", prompt)
-        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
-        converted = expand(prompt, encoding.tokens, self._vectors) if self._vectors else prompt
-        if converted != prompt:
-            prompt = converted
-            encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        encoding, prompt = self._encoded(text("prompt", prompt))
         found, room, cut = encoding.ids, self.length - 2, ""
         places: Sequence[int] = range(len(found))
         if self._following:
@@ -127,10 +134,59 @@ class PromptTokenizer:
         elif len(found) > room:
             cut = prompt[_place(encoding, places[room])[0] :]
             found = found[:room]
-        padding = [self._pad] * (room - len(found))
-        inner = [self._bos, *found, self._eos]
-        ids = [*padding, *inner] if self._pad_left else [*inner, *padding]
-        return Tokens(np.array(ids, dtype=np.int64), cut)
+        ids, places_of = self.framed(found)
+        return Tokens(ids, cut, places_of)
+
+    def words(self, prompt: str) -> list[tuple[int, ...]]:
+        """The tokens of a text; those of a textual inversion, which belong together, are one item.
+
+        Raises `InputError` if it is not text.
+        """
+        encoding, _ = self._encoded(text("prompt", prompt))
+        found: list[tuple[int, ...]] = []
+        ids = encoding.ids
+        place = 0
+        while place < len(ids):
+            word = self._vectors_at(ids, place)
+            found.append((*word, *self._following.get(word[-1], ())))
+            place += len(word)
+        return found
+
+    def framed(self, ids: Sequence[int]) -> tuple[NDArray[np.int64], range]:
+        """BOS, at most `length - 2` tokens, EOS, padding; and the places of the tokens."""
+        padding = [self._pad] * (self.length - 2 - len(ids))
+        inner = [self._bos, *ids, self._eos]
+        first = 1 + (len(padding) if self._pad_left else 0)
+        row = [*padding, *inner] if self._pad_left else [*inner, *padding]
+        return np.array(row, dtype=np.int64), range(first, first + len(ids))
+
+    @property
+    def comma(self) -> int | None:
+        """The token of a comma, if it has one."""
+        return self._tokenizer.token_to_id(",</w>")
+
+    def name(self, id_: int) -> str:
+        """A token as text, as it stands in the vocabulary."""
+        return self._tokenizer.id_to_token(id_) or f"#{id_}"
+
+    def _id(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        assert found is not None  # it is one of the tokenizer's own
+        return found
+
+    def _encoded(self, prompt: str) -> tuple[Encoding, str]:
+        """The tokens of a prompt, and the prompt with all of its inversions' vectors named."""
+        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        converted = expand(prompt, encoding.tokens, self._vectors) if self._vectors else prompt
+        if converted != prompt:
+            encoding = self._tokenizer.encode(converted, add_special_tokens=False)
+        return encoding, converted
+
+    def _vectors_at(self, ids: Sequence[int], place: int) -> tuple[int, ...]:
+        """The tokens from a place on that belong together by the tokenizer's own vocabulary."""
+        own = self._own.get(ids[place], ())
+        found = tuple(ids[place : place + len(own)])
+        return own if own and found == own else (ids[place],)
 
 
 def _place(encoding: Encoding, token: int) -> tuple[int, int]:

@@ -66,7 +66,14 @@ def write_bundle(
     """
     _write_texts(folder, checked)
     (folder / "weights").mkdir()
-    stored = store_weights(folder, checked, np.dtype(dtype), link=link, progress=progress)
+    stored = store_weights(
+        folder,
+        checked.source.name,
+        tuple(checked.parts.values()),
+        np.dtype(dtype),
+        link=link,
+        progress=progress,
+    )
     specs = component_specs(checked.parts)
     islands: dict[str, tuple[str, ...]] = {}
     progress("graphs", 0, len(specs))
@@ -81,7 +88,7 @@ def write_bundle(
             assert found.upcast is not None
             islands[spec.name] = found.upcast_nodes
             found = replace(found, own=found.upcast)
-        _write_graphs(folder, spec, part, dtype, found, stored[spec.folder].locations)
+        write_graphs(folder, spec, part, dtype, found, stored[spec.folder].locations)
         progress("graphs", done, len(specs))
     measured = Measured(islands=islands) if measure is None else measure()
     progress("manifest", 0, 1)
@@ -100,7 +107,7 @@ def write_bundle(
         prediction_type=checked.prediction_type,
         force_zeros_for_empty_prompt=checked.zeros,
         components={
-            s.name: _record(s, checked.parts[s.folder], border, stored[s.folder]) for s in specs
+            s.name: record_of(s, checked.parts[s.folder], border, stored[s.folder]) for s in specs
         },
         storage=measured.storage,
         islands=measured.islands,
@@ -108,9 +115,14 @@ def write_bundle(
         inferred=(*checked.notes, *(note for each in stored.values() for note in each.notes)),
         versions=versions,
     )
+    write_manifest(folder, manifest)
+    progress("manifest", 1, 1)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a bundle's manifest, the last of its files."""
     text = json.dumps(manifest.to_json(), indent=1, sort_keys=False)
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
-    progress("manifest", 1, 1)
 
 
 def _graph_file(spec: ComponentSpec) -> str:
@@ -126,7 +138,7 @@ def _write_texts(folder: Path, checked: Checked) -> None:
         tokenizer.save(folder / tokenizer_of(encoder))
 
 
-def _write_graphs(
+def write_graphs(
     folder: Path,
     spec: ComponentSpec,
     part: Part,
@@ -134,7 +146,7 @@ def _write_graphs(
     found: GraphSet,
     locations: Mapping[str, Location],
 ) -> None:
-    """A component's graph, and beside one in 16 bits the one that computes in float32."""
+    """Write a component's graph, and beside one in 16 bits the one that computes in float32."""
     graph = _graph_file(spec)
     inputs = spec.inputs(part.config, BORDER[dtype])
     for name, content in ((graph, found.own), (float32_graph(graph), found.in_float32)):
@@ -142,7 +154,8 @@ def _write_graphs(
             (folder / name).write_bytes(attach(content, locations, inputs))
 
 
-def _record(spec: ComponentSpec, part: Part, dtype: str, stored: StoredPart) -> ComponentRecord:
+def record_of(spec: ComponentSpec, part: Part, dtype: str, stored: StoredPart) -> ComponentRecord:
+    """What a manifest has of a component; `dtype` is that of its graph's inputs and outputs."""
     weights, *others = stored.files
     return ComponentRecord(
         graph=_graph_file(spec),

@@ -1,7 +1,7 @@
 """The canonical names of a part's tensors, from its config alone.
 
-They are those of `UNet2DConditionModel` and `AutoencoderKL` in diffusers, and of `CLIPTextModel` in
-transformers with the prefix `text_model.`.
+They are those of `UNet2DConditionModel`, `ControlNetModel` and `AutoencoderKL` in diffusers, and of
+`CLIPTextModel` in transformers with the prefix `text_model.`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ def canonical_names(folder: str, config: Config) -> tuple[str, ...]:
     """
     if folder == "unet":
         return tuple(_unet(config))
+    if folder == "controlnet":
+        return tuple(_controlnet(config))
     if folder == "vae":
         return tuple(_vae(config))
     names = tuple(f"text_model.{name}" for name in _text(config))
@@ -94,12 +96,27 @@ def _transformer(where: str, depth: int) -> Iterator[str]:
 
 
 def _unet(config: Config) -> Iterator[str]:
-    widths: Sequence[int] = config["block_out_channels"]
-    depths, last = Depths.of(config), len(widths) - 1
-    yield from _both("conv_in", "conv_norm_out", "conv_out")
-    yield from _both("time_embedding.linear_1", "time_embedding.linear_2")
+    depths, last = Depths.of(config), len(config["block_out_channels"]) - 1
+    yield from _both("conv_norm_out", "conv_out")
     if config.get("time_cond_proj_dim") is not None:
         yield "time_embedding.cond_proj.weight"
+    yield from _downwards(config, depths)
+    for i, level in enumerate(depths.up):
+        block = f"up_blocks.{i}"
+        for j, depth in enumerate(level):
+            # What skips the blocks below comes on top of the block's own channels.
+            yield from _residual(f"{block}.resnets.{j}", shortcut=True, timed=True)
+            if depth:
+                yield from _transformer(f"{block}.attentions.{j}", depth)
+        if i < last:
+            yield from _both(f"{block}.upsamplers.0.conv")
+
+
+def _downwards(config: Config, depths: Depths) -> Iterator[str]:
+    """The first half of a U-Net, which a ControlNet has a copy of."""
+    widths: Sequence[int] = config["block_out_channels"]
+    last = len(widths) - 1
+    yield from _both("conv_in", "time_embedding.linear_1", "time_embedding.linear_2")
     if config.get("addition_embed_type") is not None:
         yield from _both("add_embedding.linear_1", "add_embedding.linear_2")
     for i, level in enumerate(depths.down):
@@ -115,15 +132,20 @@ def _unet(config: Config) -> Iterator[str]:
     if depths.middle is not None:
         yield from _transformer("mid_block.attentions.0", depths.middle)
         yield from _residual("mid_block.resnets.1", shortcut=False, timed=True)
-    for i, level in enumerate(depths.up):
-        block = f"up_blocks.{i}"
-        for j, depth in enumerate(level):
-            # What skips the blocks below comes on top of the block's own channels.
-            yield from _residual(f"{block}.resnets.{j}", shortcut=True, timed=True)
-            if depth:
-                yield from _transformer(f"{block}.attentions.{j}", depth)
-        if i < last:
-            yield from _both(f"{block}.upsamplers.0.conv")
+
+
+def _controlnet(config: Config) -> Iterator[str]:
+    # Its config says nothing of upper blocks.
+    lower = {name: value for name, value in config.items() if not name.startswith("up_block")}
+    depths = Depths.of({**lower, "up_block_types": ["UpBlock2D"] * len(config["down_block_types"])})
+    yield from _downwards(config, depths)
+    encoder = "controlnet_cond_embedding"
+    yield from _both(f"{encoder}.conv_in", f"{encoder}.conv_out")
+    changes = 2 * (len(config["conditioning_embedding_out_channels"]) - 1)
+    yield from _both(*(f"{encoder}.blocks.{i}" for i in range(changes)))
+    skips = 1 + sum(map(len, depths.down)) + len(depths.down) - 1
+    yield from _both(*(f"controlnet_down_blocks.{i}" for i in range(skips)))
+    yield from _both("controlnet_mid_block")
 
 
 def _vae(config: Config) -> Iterator[str]:

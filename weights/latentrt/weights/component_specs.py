@@ -12,6 +12,8 @@ from latentrt.weights.source import Config
 
 SIZES: Final = 6
 """SDXL's `time_ids`: height and width of the original, top and left of the crop, of the target."""
+_SCORED: Final = 5
+"""Those of its refiner: an aesthetic score in place of the target's height and width."""
 
 BORDER: Final[Mapping[str, str]] = MappingProxyType(
     {"float32": "float32", "float16": "float16", "bfloat16": "float32"}
@@ -54,14 +56,24 @@ def folder_of(component: str) -> str:
 
 
 def pooled_width(config: Config) -> int | None:
-    """Width of the pooled text that a U-Net takes beside six sizes, None if it takes neither.
+    """Width of the pooled text that a U-Net takes beside sizes, None if it takes neither.
 
     It projects both at once, each size in as many numbers as a timestep: the width is what is left.
     """
     if config["addition_embed_type"] is None:
         return None
     width = config["projection_class_embeddings_input_dim"]
-    return int(width) - SIZES * int(config["addition_time_embed_dim"])
+    return int(width) - size_count(config) * int(config["addition_time_embed_dim"])
+
+
+def size_count(config: Config) -> int:
+    """How many numbers a U-Net takes beside pooled text.
+
+    A refiner, whose text has one encoder, takes five: then the pooled text is as wide as the text.
+    """
+    left = int(config["projection_class_embeddings_input_dim"])
+    left -= _SCORED * int(config["addition_time_embed_dim"])
+    return _SCORED if left == config["cross_attention_dim"] else SIZES
 
 
 def vae_factor(config: Config) -> int:
@@ -91,7 +103,7 @@ def _unet_inputs(config: Config, dtype: str) -> tuple[TensorSpec, ...]:
     if pooled is not None:
         specs.append(TensorSpec("text_embeds", ("batch", pooled), dtype))
         # Sizes beyond 2048 are no float16 numbers.
-        specs.append(TensorSpec("time_ids", ("batch", SIZES), "float32"))
+        specs.append(TensorSpec("time_ids", ("batch", size_count(config)), "float32"))
     if config["time_cond_proj_dim"] is not None:
         specs.append(TensorSpec("timestep_cond", ("batch", config["time_cond_proj_dim"]), dtype))
     return tuple(specs)

@@ -1,7 +1,7 @@
 """Configs of a checkpoint's parts with every default, and the fingerprints of what they decide.
 
-Defaults are those of diffusers' `UNet2DConditionModel` and `AutoencoderKL` and of transformers'
-`CLIPTextConfig`.
+Defaults are those of diffusers' `UNet2DConditionModel`, `AutoencoderKL` and `ControlNetModel` and
+of transformers' `CLIPTextConfig`.
 """
 
 from __future__ import annotations
@@ -104,12 +104,49 @@ VAE_DEFAULTS: Final[Config] = MappingProxyType(
         "mid_block_add_attention": True,
     }
 )
+CONTROLNET_DEFAULTS: Final[Config] = MappingProxyType(
+    {
+        "in_channels": 4,
+        "conditioning_channels": 3,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "only_cross_attention": False,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "layers_per_block": 2,
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "act_fn": "silu",
+        "norm_num_groups": 32,
+        "norm_eps": 1e-5,
+        "cross_attention_dim": 1280,
+        "transformer_layers_per_block": 1,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+        "attention_head_dim": 8,
+        "num_attention_heads": None,
+        "use_linear_projection": False,
+        "class_embed_type": None,
+        "addition_embed_type": None,
+        "addition_time_embed_dim": None,
+        "num_class_embeds": None,
+        "upcast_attention": False,
+        "resnet_time_scale_shift": "default",
+        "projection_class_embeddings_input_dim": None,
+        "controlnet_conditioning_channel_order": "rgb",
+        "conditioning_embedding_out_channels": [16, 32, 96, 256],
+        "global_pool_conditions": False,
+        "addition_embed_type_num_heads": 64,
+    }
+)
 DEFAULTS: Final[Mapping[str, Config]] = MappingProxyType(
     {
         "text_encoder": TEXT_DEFAULTS,
         "text_encoder_2": TEXT_DEFAULTS,
         "unet": UNET_DEFAULTS,
         "vae": VAE_DEFAULTS,
+        "controlnet": CONTROLNET_DEFAULTS,
     }
 )
 
@@ -127,6 +164,13 @@ _NOT_IN_GRAPHS: Final[Mapping[str, Collection[str]]] = {
         "latents_mean",
         "latents_std",
         "force_upcast",
+    },
+    # The runtime does what the last two say.
+    "controlnet": {
+        "in_channels",
+        "upcast_attention",
+        "controlnet_conditioning_channel_order",
+        "global_pool_conditions",
     },
 }
 """Fields that no graph depends on."""

@@ -9,8 +9,14 @@ from types import MappingProxyType
 from typing import Any, Final, cast
 
 from latentrt.bundle.errors import CheckpointError
-from latentrt.bundle.manifest import LATENT_CONSISTENCY, STABLE_DIFFUSION, STABLE_DIFFUSION_XL
-from latentrt.weights.component_specs import SIZES, pooled_width
+from latentrt.bundle.manifest import (
+    LATENT_CONSISTENCY,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    STABLE_DIFFUSION_XL_REFINER,
+    XL,
+)
+from latentrt.weights.component_specs import pooled_width, size_count
 from latentrt.weights.source import Config, Source
 
 
@@ -48,7 +54,7 @@ class Family:
         A VAE whose config says `force_upcast`; no pipeline but SDXL's reads that, and it is the
         default. Source: `StableDiffusionXLPipeline`, `needs_upcasting`.
         """
-        return self.name == STABLE_DIFFUSION_XL and folder == "vae" and bool(config["force_upcast"])
+        return self.name in XL and folder == "vae" and bool(config["force_upcast"])
 
 
 FAMILIES: Final = (
@@ -71,6 +77,14 @@ FAMILIES: Final = (
         addition="text_time",
     ),
     Family(
+        STABLE_DIFFUSION_XL_REFINER,
+        "StableDiffusionXLImg2ImgPipeline",
+        re.compile("(?!)"),  # its index says so in another way
+        forced=MappingProxyType({}),
+        text_encoders=("text_encoder_2",),
+        addition="text_time",
+    ),
+    Family(
         LATENT_CONSISTENCY,
         "LatentConsistencyModelPipeline",
         re.compile(r"LatentConsistencyModel\w*Pipeline"),
@@ -78,6 +92,8 @@ FAMILIES: Final = (
         distilled=True,
     ),
 )
+
+_REFINER: Final = next(f for f in FAMILIES if f.name == STABLE_DIFFUSION_XL_REFINER)
 
 _PLAIN_UNET: Final[Mapping[str, Any]] = {
     "class_embed_type": None,
@@ -102,14 +118,14 @@ def family_of(source: Source) -> Family:
 
     A pipeline of the same parts for another task is valid, such as image to image. For the
     checkpoint's own code (["file", "Class"]) the parts decide. Raises `CheckpointError` for any
-    other pipeline, for a refiner, and for a part that is null.
+    other pipeline, and for a part that is null.
     """
     where = f"{source.name}/model_index.json"
     stated: object = source.index.get("_class_name")
     words = cast("list[object]", stated) if isinstance(stated, list) else []
     custom = bool(words)
     found: object = str(words[-1]) if custom else source.index.get("_class_name")
-    family = next((f for f in FAMILIES if f.pipeline == found), None) or next(
+    family = next((f for f in FAMILIES if f is not _REFINER and f.pipeline == found), None) or next(
         (f for f in FAMILIES if isinstance(found, str) and f.siblings.fullmatch(found)), None
     )
     if family is None and custom:
@@ -117,9 +133,8 @@ def family_of(source: Source) -> Family:
     if family is None:
         known = ", ".join(f.pipeline for f in FAMILIES)
         raise CheckpointError(where, f"architecture {found!r} is not supported; {known} are")
-    if source.index.get("requires_aesthetics_score"):
-        problem = "requires_aesthetics_score is true: a refiner is not supported"
-        raise CheckpointError(where, problem)
+    if family.name == STABLE_DIFFUSION_XL and source.index.get("requires_aesthetics_score"):
+        family = _REFINER
     for folder in (*family.folders, *family.tokenizers):
         # diffusers writes [null, null] for a part that a checkpoint goes without.
         if source.index.get(folder, folder) in (None, [None, None]):
@@ -165,7 +180,7 @@ def forces_zeros(source: Source, family: Family) -> bool:
     null is false, as in diffusers. Raises `CheckpointError` if `model_index.json` has any value
     other than null, true or false.
     """
-    if family.name != STABLE_DIFFUSION_XL:
+    if family.name not in XL:
         return False
     stated = source.index.get("force_zeros_for_empty_prompt", True)
     if stated not in (None, True, False):
@@ -190,7 +205,7 @@ def check_text(where: str, family: Family, config: Config) -> None:
     SDXL's pipeline ignores that field.
     """
     stated: object = config.get("use_attention_mask")
-    if stated and family.name != STABLE_DIFFUSION_XL:
+    if stated and family.name not in XL:
         problem = f"use_attention_mask is {stated!r}: masks of text are not supported"
         raise CheckpointError(where, problem)
 
@@ -224,5 +239,6 @@ def check_fit(source: Source, family: Family, configs: Mapping[str, Config]) -> 
         if pooled_width(unet) != pooled:
             field = "projection_class_embeddings_input_dim"
             width = unet["addition_time_embed_dim"]
-            problem = f"{field} {unet[field]} but pooled text of width {pooled} and {SIZES} sizes"
+            count = size_count(unet)
+            problem = f"{field} {unet[field]} but pooled text of width {pooled} and {count} sizes"
             raise CheckpointError(where, f"{problem} of width {width}")

@@ -57,12 +57,13 @@ _EDM_V: Final[Config] = {
 }
 """CosXL's scheduler. Source: its pipeline in the documentation of diffusers."""
 
-_GENERATIONS: Final[Mapping[int, str]] = {
+GENERATIONS: Final[Mapping[int, str]] = {
     768: "Stable Diffusion 1.x",
     1024: "Stable Diffusion 2.x",
     2048: "SDXL",
     1280: "SDXL's refiner",
 }
+"""The generations of checkpoints by the width of the text that a U-Net reads."""
 _TASKS: Final[Mapping[int, str]] = {
     4: "text to image",
     5: "depth to image",
@@ -255,8 +256,8 @@ def _prediction(file: TensorFile, unet: UnetShape, overrides: Overrides) -> tupl
     if stated in ("v", "epsilon"):
         found = "epsilon" if stated == "epsilon" else "v_prediction"
         return found, "since the file's metadata say modelspec.prediction_type"
-    generation = _GENERATIONS.get(unet.text)
-    if generation != _GENERATIONS[1024]:
+    generation = GENERATIONS.get(unet.text)
+    if generation != GENERATIONS[1024]:
         return "epsilon", f"what {generation or 'most models'} predicts; the file does not say"
     if unet.in_channels != 4:
         task = _TASKS.get(unet.in_channels, "its task")
@@ -290,7 +291,7 @@ def _known(config: Config) -> str:
 def _reasons(unet: UnetShape, key: str, config: Config) -> list[str]:
     heads: Any = config["attention_head_dim"]
     counted = str(heads) if isinstance(heads, int) else ", ".join(map(str, heads))
-    generation, task = _GENERATIONS[unet.text], _TASKS[unet.in_channels]
+    generation, task = GENERATIONS[unet.text], _TASKS[unet.in_channels]
     found = [
         f"architecture: {key}, since its U-Net reads text of width {unet.text} as {generation}",
         f"in_channels: {unet.in_channels}, so it is for {task}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeGuard, cast
 
 from latentrt.bundle.errors import CheckpointError
-from latentrt.bundle.manifest import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
+from latentrt.bundle.manifest import STABLE_DIFFUSION, XL
 from latentrt.weights.component_specs import vae_factor
 from latentrt.weights.families import Family
 from latentrt.weights.source import Config, Source
@@ -40,7 +40,7 @@ class LatentSpace:
         stated = [config.get("latents_mean"), config.get("latents_std")]
         mean, std = None, None
         # Both or none, and in no other pipeline than SDXL's, as in diffusers.
-        if family.name == STABLE_DIFFUSION_XL and None not in stated:
+        if family.name in XL and None not in stated:
             mean, std = (
                 _by_channel(where, field, value, channels)
                 for field, value in zip(("latents_mean", "latents_std"), stated, strict=True)

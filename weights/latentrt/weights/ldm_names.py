@@ -108,6 +108,33 @@ def _in_block(found: re.Match[str], layers: int) -> tuple[str, ...]:
     return (f"{block}.0.{_UNET_RESIDUAL[layer]}.{end}",)
 
 
+_HINT: Final = "controlnet_cond_embedding."
+_SKIP: Final = re.compile(r"controlnet_down_blocks\.(\d+)\.(weight|bias)")
+
+
+def controlnet_spelling(layers: int, changes: int) -> Spelling:
+    """The spelling of a ControlNet whose blocks have this many layers.
+
+    `changes` is the number of convolutions between the first and the last of those that encode the
+    picture. Source: `cldm.py` of github.com/lllyasviel/ControlNet.
+    """
+    lower = unet_spelling(layers)
+
+    def spell(name: str) -> tuple[Spelled, ...]:
+        if name.startswith(_HINT):
+            *place, end = name.removeprefix(_HINT).split(".")
+            ends = {"conv_in": 0, "conv_out": changes + 1}
+            number = ends[place[0]] if len(place) == 1 else int(place[1]) + 1
+            return (Spelled(f"input_hint_block.{2 * number}.{end}"),)
+        if found := _SKIP.fullmatch(name):
+            return (Spelled(f"zero_convs.{found[1]}.0.{found[2]}"),)
+        if name.startswith("controlnet_mid_block."):
+            return (Spelled(f"middle_block_out.0.{name.rpartition('.')[2]}"),)
+        return lower(name)
+
+    return spell
+
+
 _VAE_ATTENTION: Final[Mapping[str, str]] = {
     "group_norm": "norm",
     "to_q": "q",

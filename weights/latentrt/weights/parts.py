@@ -81,7 +81,7 @@ def _open_part(source: Source, family: Family, folder: str, describe: Describe) 
         check_text(f"{where}/config.json", family, config)
     tensors = source.tensors(folder)
     notes = [note, *tensors.notes, tensors.renamed and f"{folder}: {tensors.renamed}"]
-    notes += _check_tensors(where, expected, tensors)
+    notes += check_tensors(where, expected, tensors)
     return Part(folder, config, tensors, tuple(sorted(expected)), tuple(n for n in notes if n))
 
 
@@ -92,8 +92,11 @@ def _class_of(source: Source, folder: str, config: Config) -> tuple[str | None, 
         raise CheckpointError(f"{source.name}/model_index.json", str(error)) from error
 
 
-def _check_tensors(where: str, expected: Shapes, tensors: TensorSource) -> list[str]:
-    """Check a part's tensors; returns notes on those that were left out or converted."""
+def check_tensors(where: str, expected: Shapes, tensors: TensorSource) -> list[str]:
+    """Check a part's tensors; returns notes on those that were left out or converted.
+
+    `where` is the part's name in errors. Raises `CheckpointError`.
+    """
     folder = where.rpartition("/")[2]
     stored = set(tensors)
     missing = sorted(set(expected) - stored)

@@ -6,6 +6,7 @@ from latentrt.graphs.attach import shapes
 from latentrt.graphs.store import ReadyGraphs, find
 from latentrt.weights.component_specs import CLASSES, ComponentSpec, component_specs
 from latentrt.weights.configs import graph_fingerprint, with_defaults
+from latentrt.weights.control_specs import CONTROLNET, control_specs
 from latentrt.weights.parts import Shapes
 from latentrt.weights.source import Config
 
@@ -27,12 +28,12 @@ def ready_shapes(folder: str, stated: Config) -> Shapes | None:
     """
     config = with_defaults(folder, stated)
     found: dict[str, tuple[int, ...]] = {}
-    for spec in component_specs((folder,)):
+    for spec in control_specs() if folder == CONTROLNET else component_specs((folder,)):
         ready = ready_graphs(spec, config)
         if ready is None:
             return None
         found |= shapes(ready.at("float32").own)
-    if folder == "unet":
+    if folder in ("unet", CONTROLNET):
         first, _, *kernel = found["conv_in.weight"]
         found["conv_in.weight"] = (first, config["in_channels"], *kernel)
     if folder.startswith("text_encoder"):

@@ -132,7 +132,7 @@ def _axes(folder: str, config: Config, name: str) -> int | None:
     """The axes of a layer that may be stored as a matrix or as a convolution, None for others."""
     if name.endswith(_ONE_BY_ONE):
         return 4
-    if folder == "unet" and name.endswith((".proj_in.weight", ".proj_out.weight")):
+    if folder in ("unet", "controlnet") and name.endswith((".proj_in.weight", ".proj_out.weight")):
         return 2 if config.get("use_linear_projection") else 4
     linear = folder == "vae" and re.search(r"\.attentions\.\d+\.to_\w+(\.0)?\.weight$", name)
     return 2 if linear else None

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from latentrt.bundle.errors import CheckpointError
 from latentrt.bundle.stored_tensors import Location, table_json
 from latentrt.bundle.tensors import FLOAT8, Entry, Layout, write_tensors
-from latentrt.weights.checked import Checked
 from latentrt.weights.finite import is_finite
 from latentrt.weights.parts import Part
 
@@ -44,14 +43,20 @@ class StoredPart:
 
 
 def store_weights(
-    folder: Path, checked: Checked, dtype: np.dtype[Any], *, link: bool, progress: Progress
+    folder: Path,
+    source: str,
+    parts: Sequence[Part],
+    dtype: np.dtype[Any],
+    *,
+    link: bool,
+    progress: Progress,
 ) -> dict[str, StoredPart]:
     """Write the weights of a checkpoint at a dtype into a bundle, by part.
 
-    With `link`, tensors that have the dtype already stay in the checkpoint's files. Raises
-    `CheckpointError` naming a tensor with a value that is not finite or does not fit.
+    `source` is the checkpoint's name in errors. With `link`, tensors that have the dtype already
+    stay in the checkpoint's files. Raises `CheckpointError` naming a tensor with a value that is
+    not finite or does not fit.
     """
-    parts = checked.parts.values()
     total = sum(dtype.itemsize * _size(part.tensors.entry(n)) for part in parts for n in part.names)
     done = 0
 
@@ -61,7 +66,7 @@ def store_weights(
         progress("weights", done, total)
 
     progress("weights", 0, total)
-    writer = _Writer(folder, checked.source.name, dtype, advance)
+    writer = _Writer(folder, source, dtype, advance)
     kept = {part.folder: _kept(part, dtype) if link else {} for part in parts}
     files = _file_names(kept)
     notes = {path: _linked(path, folder / name) for path, name in files.items()}

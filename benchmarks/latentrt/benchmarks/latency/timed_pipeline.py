@@ -81,8 +81,9 @@ class TimedPipeline(Pipeline):
         return dict(self._sizes)
 
     def image(self, request: Request) -> tuple[ImageTimes, Result]:
-        """Draw a request of one image, timed."""
+        """Draw a request of one image, timed, as if its prompt had not been drawn before."""
         self._calls = {}
+        self.forget_prompts()
         begun = time.perf_counter()
         run = self.run(request)
         steps: list[float] = []

@@ -35,6 +35,7 @@ class RepeatedRun:
         height, width = reference.size
         request = Request(
             reference.prompt,
+            syntax="plain",
             size=Size(width, height),
             guidance=Guidance(reference.guidance_scale),
             sampling=Sampling(

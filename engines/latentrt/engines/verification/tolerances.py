@@ -25,7 +25,7 @@ class Tolerance:
         """The tolerance of a component by name."""
         if component.startswith("text_encoder"):
             return self.text_encoder
-        return self.unet if component == "unet" else self.vae
+        return self.vae if component.startswith("vae") else self.unet
 
 
 TOLERANCES: Final[Mapping[str, Tolerance]] = {

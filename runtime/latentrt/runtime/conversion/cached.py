@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from latentrt.bundle.files import read_object
 from latentrt.bundle.publish import write_file
 from latentrt.runtime.conversion.locks import locked
 from latentrt.runtime.conversion.make import make_bundle
+from latentrt.runtime.conversion.make_controlnet import make_control_bundle
 from latentrt.runtime.conversion.options import CheckpointOptions
 from latentrt.runtime.conversion.places import (
     BUNDLE_RECORD,
@@ -30,6 +32,7 @@ from latentrt.runtime.conversion.places import (
     VARIANTS,
 )
 from latentrt.weights.checkpoint import Checkpoint
+from latentrt.weights.controlnet import ControlNetCheckpoint
 from latentrt.weights.source import Source
 from latentrt.weights.weight_store import Progress
 
@@ -60,11 +63,32 @@ def cached_bundle(checkpoint: str | Path, options: CheckpointOptions, progress: 
     """
     source = options.open(checkpoint)
     origin = _origin(checkpoint, source)
-    place = _place(origin, options)
+    place = _place(origin, options.identity())
     state = [_state(path) for path in (origin, *options.files().values())]
+
+    def make() -> None:
+        make_bundle(source, place, dtype=options.dtype, force=True, progress=progress)
+
+    return _cached(origin, place, state, make)
+
+
+def cached_controlnet(path: Path, progress: Progress) -> Path:
+    """The bundle of a ControlNet's folder or file, likewise."""
+    checkpoint = ControlNetCheckpoint.open(path)
+    origin = Path(os.path.abspath(path))
+    place = _place(origin, "controlnet")
+
+    def make() -> None:
+        make_control_bundle(checkpoint, place, force=True, progress=progress)
+
+    return _cached(origin, place, [_state(origin)], make)
+
+
+def _cached(origin: Path, place: Path, state: Any, make: Callable[[], None]) -> Path:
+    """The place of a bundle, which is made unless it is there and its origin has not changed."""
     with locked(place):
         if _state_of(place) != state:
-            make_bundle(source, place, dtype=options.dtype, force=True, progress=progress)
+            make()
             record = {"schema": _SCHEMA, "source": str(origin), "state": state}
             write_file(place / BUNDLE_RECORD, json.dumps(record).encode())
         else:
@@ -106,8 +130,8 @@ def _origin(checkpoint: str | Path, source: Source) -> Path:
     return Path(os.path.abspath(named))
 
 
-def _place(origin: Path, options: CheckpointOptions) -> Path:
-    text = f"{origin}\0{options.identity()}"
+def _place(origin: Path, identity: str) -> Path:
+    text = f"{origin}\0{identity}"
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", origin.stem)[:60].strip(".-") or "checkpoint"
     return cache_folder() / BUNDLES / f"{name}-{digest[:12]}"

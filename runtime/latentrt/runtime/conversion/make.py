@@ -25,7 +25,7 @@ from latentrt.weights.weight_store import Progress
 
 DTYPES: Final = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 TRACED: Final = "latentrt ships no graph of this architecture; PyTorch traces one"
-_REMEDY: Final = "pip install 'latentrt[export]', then `latentrt export`"
+REMEDY: Final = "pip install 'latentrt[export]', then `latentrt export`"
 _STORED: Final = {
     "float64": "float32",
     **dict.fromkeys(FLOAT8, "float16"),
@@ -68,7 +68,7 @@ def make_bundle(
         write_bundle(
             folder,
             checked,
-            own := _own_dtype(checked) if dtype is None else DTYPES[dtype],
+            own := own_dtype(checked.parts["unet"]) if dtype is None else DTYPES[dtype],
             lambda spec, part: _graphs(checked, spec, part, own),
             link=True,
             versions={"latentrt": importlib.metadata.version("latentrt")},
@@ -83,20 +83,19 @@ def make_bundle(
 def _shapes(folder: str, config: Config) -> Shapes:
     found = ready_shapes(folder, config)
     if found is None:
-        raise NoGraphError(folder, f"{CLASSES[folder]}: {TRACED}: {_REMEDY}")
+        raise NoGraphError(folder, f"{CLASSES[folder]}: {TRACED}: {REMEDY}")
     return found
 
 
 def _graphs(checked: Checked, spec: ComponentSpec, part: Part, dtype: str) -> GraphSet:
     ready = ready_graphs(spec, part.config)
     if ready is None:
-        raise NoGraphError(f"{checked.source.name}/{part.folder}", f"{TRACED}: {_REMEDY}")
+        raise NoGraphError(f"{checked.source.name}/{part.folder}", f"{TRACED}: {REMEDY}")
     return ready.at(dtype)
 
 
-def _own_dtype(checked: Checked) -> str:
-    """The dtype of most of the U-Net's values."""
-    part = checked.parts["unet"]
+def own_dtype(part: Part) -> str:
+    """The dtype in which a bundle stores a part: that of most of its values."""
     counted: Counter[str] = Counter()
     for name in part.names:
         entry = part.tensors.entry(name)

@@ -70,6 +70,9 @@ _WITH_LEVELS: Final = frozenset({*EDM_CLASSES, "EulerAncestralDiscreteScheduler"
 _DISTILLED: Final = frozenset({"LCMScheduler", "TCDScheduler"})
 """Classes whose timesteps are those of a distillation."""
 
+_WHOLE_ALONE: Final = frozenset({"pndm", "plms"})
+"""Samplers whose first steps differ from their later ones: two models cannot share them."""
+
 _SDE: Final = "_sde"
 """How the names of samplers end that solve the SDE, and so draw the noise from level to level."""
 
@@ -119,7 +122,7 @@ def build_schedule(
     _check(wanted, train_timesteps(read))
     if distilled and read.class_name in _DISTILLED:
         wanted = replace(wanted, share=part.strength)
-    elif part != WHOLE:
+    elif (part.strength, part.counting) != (1.0, "diffusers"):
         wanted = _begun(wanted, part)
     try:
         made = _BUILDERS[read.class_name](read, wanted)
@@ -129,7 +132,7 @@ def build_schedule(
         raise
     if wanted.begin and read.class_name != "PNDMScheduler":  # which has begun there itself
         made = made.begun(wanted.begin)
-    made = replace(made, spacing=_spacing(read, wanted))
+    made = replace(_within(made, part), spacing=_spacing(read, wanted))
     if brownian:
         _check_path(made)
     return made
@@ -175,6 +178,23 @@ def _number_of(
     if timesteps is not None and sigmas is not None:
         raise InputError("sigmas", "none where timesteps are given", "some")
     return len(timesteps) if timesteps is not None else max(len(sigmas or ()) - 1, 1)
+
+
+def _within(made: Schedule, part: Part) -> Schedule:
+    """The steps of a schedule on one side of a timestep.
+
+    Raises InputError where there are none, and for a sampler whose steps cannot be parted.
+    """
+    if part.above is None and part.below is None:
+        return made
+    if made.sampler in _WHOLE_ALONE:
+        raise InputError("sampler", "one that two models can share", made.sampler)
+    times = [e.timestep for e in made.evaluations if e.stage == 0]
+    first = sum(time >= (part.above or part.below or 0) for time in times)
+    if not 0 < first < len(times):
+        expected = f"a share of the noise with steps on both sides ({len(times)} steps)"
+        raise InputError("refiner at", expected, "all on one side")
+    return made.ended(first) if part.above is not None else made.begun(first)
 
 
 def _begun(wanted: Wanted, part: Part) -> Wanted:

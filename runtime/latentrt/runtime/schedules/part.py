@@ -8,7 +8,15 @@ from typing import Final, Literal
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import number, one_of
 
-__all__ = ["COUNTINGS", "WHOLE", "Counting", "Part", "checked_counting", "checked_strength"]
+__all__ = [
+    "COUNTINGS",
+    "WHOLE",
+    "Counting",
+    "Part",
+    "checked_counting",
+    "checked_strength",
+    "hand_over",
+]
 
 Counting = Literal["diffusers", "webui", "exact"]
 COUNTINGS: Final[tuple[Counting, ...]] = ("diffusers", "webui", "exact")
@@ -21,7 +29,8 @@ class Part:
     """The lower levels of a run: `strength`, above 0 and at most 1, is their share of the steps.
 
     `counting` says how many those are: "diffusers" takes `int(steps * strength)`. "webui" takes
-    one more. "exact" spaces so many steps that all those asked for are below the strength.
+    one more. "exact" spaces more, so that all those asked for are below the strength. Of these
+    steps those at timesteps from `above` on are taken, or those `below` a timestep.
 
     Source: diffusers' `StableDiffusionImg2ImgPipeline.get_timesteps`; `setup_img2img_steps` of the
     web UI.
@@ -29,6 +38,8 @@ class Part:
 
     strength: float = 1.0
     counting: Counting = "diffusers"
+    above: int | None = None
+    below: int | None = None
 
     def spaced(self, steps: int) -> int:
         """How many steps are spaced over all levels where `steps` are asked for."""
@@ -53,6 +64,16 @@ class Part:
 
 
 WHOLE: Final = Part()
+
+
+def hand_over(train_timesteps: int, share: float) -> int:
+    """The timestep from which the first of two models draws; the second draws below it.
+
+    `share` is how much of the noise the first takes away.
+
+    Source: `denoising_end` of diffusers' `StableDiffusionXLPipeline`.
+    """
+    return round(train_timesteps - share * train_timesteps)
 
 
 def checked_strength(value: object) -> float:

@@ -101,12 +101,31 @@ class Schedule:
             raise InputError("schedule", expected, f"{low:g} before {high:g}")
 
     @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        return sum(e.stage == 0 for e in self.evaluations)
+
+    @property
     def positions(self) -> tuple[Position, ...]:
         """Where each evaluation is."""
         starts = [e.stage == 0 for e in self.evaluations]
         steps = itertools.accumulate(starts)
         return tuple(
             Position(index, len(starts), step - 1, sum(starts)) for index, step in enumerate(steps)
+        )
+
+    def ended(self, steps: int) -> Schedule:
+        """The first `steps` steps alone: what comes out is at the level of the step after them.
+
+        It has no final scale: it is x0 + sigma * noise.
+        """
+        starts = [i for i, e in enumerate(self.evaluations) if e.stage == 0]
+        last = starts[steps] if steps < len(starts) else len(self.evaluations)
+        options = dict(self.options)
+        for name in _BY_EVALUATION & set(options):
+            options[name] = cast("tuple[float, ...]", options[name])[:last]
+        return replace(
+            self, evaluations=self.evaluations[:last], options=options, final_scale=self.data_scale
         )
 
     def begun(self, steps: int) -> Schedule:

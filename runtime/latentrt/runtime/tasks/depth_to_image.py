@@ -102,7 +102,7 @@ class DepthToImage(Task):
             latent += noise.begin(kit.latent_shape) * sigma
             return Entry(latent, channels)
 
-        return (Leg(schedule, kit.denoiser(), enter, kit.latent_shape),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)
 
 
 def _scaled(depth: Depth) -> Depth:

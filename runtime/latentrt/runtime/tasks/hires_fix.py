@@ -13,6 +13,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import number
 from latentrt.runtime.pixels import for_vae_encoder, resized, to_pixels
 from latentrt.runtime.plan import Carry, Entry, Latent, Leg, PictureNoise
+from latentrt.runtime.prompts.schedule import Steps
 from latentrt.runtime.resampling import Mode, resample
 from latentrt.runtime.rows import Evaluation, Need
 from latentrt.runtime.schedules.part import Counting, Part, checked_counting, checked_strength
@@ -40,13 +41,13 @@ STRENGTH: Final = 0.7
 class HiresFix(Task):
     """Text to image at the request's size, then larger, then image to image at that size.
 
-    - `scale`, from 1 to 8, times the request's size is the picture's, rounded to what the VAE's
-      factor divides.
+    - `scale`, from 1 to 8, is what the request's size is multiplied by. The product is rounded to
+      what the VAE's factor divides.
     - `strength` and `counting` are as in `ImageToImage`. `steps` are those of the second run, by
       default the request's.
-    - `upscaler` is "latent", "latent_bicubic" or "latent_nearest", which make the latent larger;
-      "lanczos", which makes the picture larger; or the path of an ONNX file that does, such as an
-      ESRGAN's: float32 [n, 3, h, w] in [0, 1].
+    - `upscaler` "latent", "latent_bicubic" or "latent_nearest" makes the latent larger. "lanczos"
+      makes the picture larger. So does the path of an ONNX file such as an ESRGAN's, whose arrays
+      are float32 [n, 3, h, w] in [0, 1].
 
     The second run has noise of the same seed. Raises `InputError` naming the field that cannot be
     used.
@@ -93,6 +94,9 @@ class HiresFix(Task):
         schedule = large.schedule(Part(self.strength, self.counting), steps=self.steps)
         scale, sigma = np.float32(schedule.data_scale), np.float32(schedule.evaluations[0].sigma)
         carry, needs = self._upscaling(kit, large)
+        first = TextToImage().legs(kit)
+        before = first[0].schedule.positions[-1].steps
+        steps = Steps(schedule.positions[-1].steps, earlier=before)
 
         def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
             assert previous is not None
@@ -102,14 +106,14 @@ class HiresFix(Task):
 
         second = Leg(
             schedule,
-            large.denoiser(),
+            large.denoiser(schedule, steps),
             enter,
             large.latent_shape,
             carry=carry,
             needed=needs,
             anew=True,
         )
-        return (*TextToImage().legs(kit), second)
+        return (*first, second)
 
     def _upscaling(self, kit: Kit, large: Kit) -> tuple[Carry, tuple[Need, ...]]:
         """What makes the first run's latent larger, and the engines for that."""

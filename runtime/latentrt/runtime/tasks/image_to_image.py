@@ -55,9 +55,14 @@ class ImageToImage(Task):
         """The picture's own size, rounded down to multiples of `factor`."""
         return Size.within(self.image, factor)
 
+    @property
+    def part(self) -> Part:
+        """The steps that are taken."""
+        return Part(self.strength, self.counting)
+
     def legs(self, kit: Kit) -> tuple[Leg, ...]:
         """One run over the lower levels, which the encoded picture enters with noise."""
-        schedule = kit.schedule(Part(self.strength, self.counting))
+        schedule = kit.schedule(self.part)
         sigma = np.float32(schedule.evaluations[0].sigma)
         encoded = kit.encode(for_vae_encoder(self.image, kit.size))
 
@@ -68,4 +73,4 @@ class ImageToImage(Task):
             latent += noise.begin(kit.latent_shape) * sigma
             return Entry(latent)
 
-        return (Leg(schedule, kit.denoiser(), enter, kit.latent_shape),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)

@@ -1,4 +1,4 @@
-"""Inpainting: a picture drawn anew where a mask is white."""
+"""Inpainting: a picture redrawn where a mask is white."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRENGTH: Final = 1.0
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Inpainting(Task):
-    """Draws a picture anew where a mask is white, and keeps it where the mask is black.
+    """Redraws a picture where a mask is white, and keeps it where the mask is black.
 
     `image` is RGB, uint8 [h, w, 3], `mask` grey levels, uint8 [h, w], of the same size; Pillow
     images become these. Without a size in the request the picture has its own, in multiples of the
@@ -40,13 +40,14 @@ class Inpainting(Task):
     known region is put back at every step.
 
     - `strength` and `counting` are as in `ImageToImage`; at strength 1 a picture begins with noise.
-    - `mask_invert` exchanges white and black. `mask_blur` is the radius in pixels of a blur.
-    - `mask_soft` lets a latent be partly known where the mask is grey; otherwise grey counts as
+    - `mask_invert` exchanges white and black.
+    - `mask_blur` is the radius in pixels of a blur.
+    - `mask_soft` lets a latent be partly known where the mask is grey. Otherwise grey counts as
       black or white. A U-Net made for inpainting takes no greys.
-    - `mask_fill` is what the white part begins with: the "original", its surroundings in a "blur",
-      "noise", or "nothing" (zeros).
-    - `only_masked` draws only the white part and so many pixels around it, at the full size, and
-      puts it back into the picture.
+    - `mask_fill` is what the white part begins with. That is the "original", its surroundings in a
+      "blur", "noise", or "nothing" (zeros).
+    - `only_masked` draws the white part alone, at the full size, and puts it back into the picture.
+      Its number is that of the pixels around the part that are drawn too.
     - `overlay` lays the original over what was drawn: black pixels keep their value.
 
     Raises `InputError` naming the field that cannot be used.
@@ -99,7 +100,7 @@ class Inpainting(Task):
             raise InputError("mask", f"{sizes[0]}, the size of the image", sizes[1])
         if not self._drawn.any():
             wanted, got = ("black", "white") if mask_invert else ("white", "black")
-            raise InputError("mask", f"{wanted} where the picture is drawn anew", f"{got} alone")
+            raise InputError("mask", f"{wanted} where the picture is redrawn", f"{got} alone")
 
     @staticmethod
     def channels(latent: int) -> frozenset[int]:
@@ -144,7 +145,7 @@ class Inpainting(Task):
             keep = None if with_channels or known is None else Keep(known, start, drawn)
             return Entry(latent, channels, keep)
 
-        return (Leg(schedule, kit.denoiser(), enter, kit.latent_shape),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)
 
     def finish(self, pixels: Pixels) -> Pixels:
         """The picture with what was drawn in its place, and the original over it."""
@@ -159,6 +160,16 @@ class Inpainting(Task):
         part, drawn = region.of(picture), resized(pixels, region.size)
         part[:] = laid_over(drawn, part, region.of(mask)) if self.overlay else drawn
         return picture
+
+    def of_control(self, pixels: Pixels, size: Size) -> Pixels:
+        """The masked part alone, where that alone is drawn.
+
+        Source: diffusers' `StableDiffusionControlNetInpaintPipeline`, `padding_mask_crop`.
+        """
+        if self.only_masked is None:
+            return pixels
+        whole = resized(pixels, Size.within(self.image, 1))
+        return Region.around(self._blurred, self.only_masked, size).of(whole)
 
     @property
     def _drawn(self) -> Mask:

@@ -66,6 +66,8 @@ class InstructPix2Pix(Task):
         if kit.request.composed:
             count = f"{len(kit.request.composed)} prompts"
             raise InputError("composed", "none with instruct_pix2pix", count)
+        if len(kit.request.prompts) > 1:
+            raise InputError("prompt", "one without AND with instruct_pix2pix", "several")
         schedule = kit.schedule()
         # The mean, which diffusers does not scale.
         channels = kit.encode(for_vae_encoder(self.image, kit.size)).mean
@@ -75,7 +77,7 @@ class InstructPix2Pix(Task):
             latent = noise.begin(kit.latent_shape) * np.float32(schedule.init_scale)
             return Entry(latent, channels)
 
-        denoiser = PictureGuidedDenoiser(kit.denoiser(), self.image_guidance)
+        denoiser = PictureGuidedDenoiser(kit.denoiser(schedule), self.image_guidance)
         return (Leg(schedule, denoiser, enter, kit.latent_shape),)
 
 
@@ -106,9 +108,9 @@ class PictureGuidedDenoiser:
         shown = model_inputs(asked, channels)
         hidden = model_inputs(asked, np.zeros_like(channels))
         answers = yield [
-            Row(unet, shown, prompt.constant),
-            Row(unet, shown, negative.constant),
-            Row(unet, hidden, negative.constant),
+            Row(unet, shown, prompt.at(at.step)),
+            Row(unet, shown, negative.at(at.step), negative=True),
+            Row(unet, hidden, negative.at(at.step), negative=True),
         ]
         text, image, nothing = (answer["model_output"] for answer in answers)
         guided: NDArray[np.float32] = (text - image) * scale

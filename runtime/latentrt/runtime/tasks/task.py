@@ -55,6 +55,11 @@ class Task(ABC):
         """What was decoded, uint8 [h, w, 3], to the picture."""
         return pixels
 
+    def of_control(self, pixels: Pixels, size: Size) -> Pixels:
+        """What is drawn at a size, of a control's picture."""
+        del size
+        return pixels
+
     def to_json(self) -> dict[str, Any]:
         """Its fields as a JSON object, without its name; of pictures their SHA-256."""
         values = self._values

@@ -26,4 +26,4 @@ class TextToImage(Task):
             del previous
             return Entry(noise.begin(kit.latent_shape) * np.float32(schedule.init_scale))
 
-        return (Leg(schedule, kit.denoiser(), enter, kit.latent_shape),)
+        return (Leg(schedule, kit.denoiser(schedule), enter, kit.latent_shape),)

@@ -1,0 +1,1 @@
+"""Prompts as people write them: weights, schedules, several prompts, and chunks of tokens."""
