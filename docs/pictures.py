@@ -1,17 +1,24 @@
-"""Draw the grid of pictures at the top of the README: `python docs/pictures.py`.
+"""Draw the pictures of the README: `python docs/pictures.py`.
 
-Every picture is the first one that its seed gives; none was chosen among several.
+Every picture of the grid is the first one that its seed gives; none was chosen among several.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from latentrt.runtime import Guidance, Pipeline, Request, Sampling
+from latentrt.runtime import Embedding, Guidance, Lora, Pipeline, Request, Sampling
+
+SHAPES = Path(__file__).parents[1] / "models" / "shapes"
+sys.path.append(str(SHAPES))
+from extras import EMBEDDING, LORA, TOKEN, write_vae  # noqa: E402
 
 PROMPTS = (
     "a large red circle on a blue background",
@@ -27,33 +34,65 @@ PROMPTS = (
     "a large red square at the bottom and a small black star at the top on a white background",
     "a large green ring on a black background",
 )
+CHANGED, SEED = "a large white star on the right on a purple background", 2
 COLUMNS, SIDE, MARGIN, CAPTION = 4, 192, 12, 66
+
+Captioned = tuple[Image.Image, str]
 
 
 def main() -> None:
-    """Generate the pictures and write the grid."""
+    """Generate the pictures and write the grids."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--bundle", type=Path, default=Path("build/shapes"))
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "pictures.png")
+    parser.add_argument("--model", type=Path, default=SHAPES)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args()
+    with Pipeline.open(options.model) as pipe:
+        pictures = [(drawn(pipe, prompt, i), prompt) for i, prompt in enumerate(PROMPTS)]
+        changed = list(changes(pipe))
+    with tempfile.TemporaryDirectory() as folder:
+        vae = write_vae(Path(folder) / "vae.safetensors")
+        with Pipeline.open(options.model, vae=vae) as pipe:
+            changed.append((drawn(pipe, CHANGED, SEED), "VAE: ink"))
+    save(grid(pictures, COLUMNS, CAPTION), options.output / "pictures.png")
+    save(grid(changed, len(changed), 40), options.output / "weights.png")
 
-    rows = -(-len(PROMPTS) // COLUMNS)
-    cell = SIDE + MARGIN, SIDE + MARGIN + CAPTION
-    grid = Image.new("RGB", (COLUMNS * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white")
-    pen = ImageDraw.Draw(grid)
+
+def drawn(pipe: Pipeline, prompt: str, seed: int, *weights: Lora | Embedding) -> Image.Image:
+    """One picture in 20 steps."""
+    sampling, guidance = Sampling(steps=20), Guidance(5.0)
+    request = Request(prompt, seed=seed, sampling=sampling, guidance=guidance, weights=weights)
+    print(prompt)
+    return pipe(request).images[0]
+
+
+def changes(pipe: Pipeline) -> Iterator[Captioned]:
+    """One prompt with and without what models/shapes/extras has."""
+    yield drawn(pipe, CHANGED, SEED), CHANGED
+    yield drawn(pipe, CHANGED, SEED, Lora(LORA)), "LoRA: night"
+    yield drawn(pipe, CHANGED, SEED), "without it again"
+    sun = CHANGED.replace("large white star on the right", TOKEN)
+    yield drawn(pipe, sun, SEED, Embedding(EMBEDDING, TOKEN)), sun
+
+
+def grid(pictures: Sequence[Captioned], columns: int, caption: int) -> Image.Image:
+    """The pictures in rows with their captions below, which take `caption` pixels."""
+    rows = -(-len(pictures) // columns)
+    cell = SIDE + MARGIN, SIDE + MARGIN + caption
+    found = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white")
+    pen = ImageDraw.Draw(found)
     font = ImageFont.load_default(size=12)
-    with Pipeline.open(options.bundle) as pipe:
-        for i, prompt in enumerate(PROMPTS):
-            request = Request(prompt, seed=i, sampling=Sampling(steps=20), guidance=Guidance(5.0))
-            picture = pipe(request).images[0].resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-            corner = MARGIN + i % COLUMNS * cell[0], MARGIN + i // COLUMNS * cell[1]
-            grid.paste(picture, corner)
-            pen.rectangle((*corner, corner[0] + SIDE - 1, corner[1] + SIDE - 1), outline="#cccccc")
-            text = "\n".join(textwrap.wrap(prompt, 30))
-            pen.multiline_text((corner[0], corner[1] + SIDE + 4), text, "#222222", font)
-            print(f"{i + 1} of {len(PROMPTS)}  {prompt}")
-    grid.save(options.output, optimize=True)
-    print(options.output)
+    for i, (picture, text) in enumerate(pictures):
+        corner = MARGIN + i % columns * cell[0], MARGIN + i // columns * cell[1]
+        found.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), corner)
+        pen.rectangle((*corner, corner[0] + SIDE - 1, corner[1] + SIDE - 1), outline="#cccccc")
+        lines = "\n".join(textwrap.wrap(text, 30))
+        pen.multiline_text((corner[0], corner[1] + SIDE + 4), lines, "#222222", font)
+    return found
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    picture.save(path, optimize=True)
+    print(path)
 
 
 if __name__ == "__main__":

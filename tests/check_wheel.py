@@ -34,11 +34,11 @@ FAMILIES = {
 }
 """By family, the tiny checkpoint that stands for it, and what its U-Net predicts."""
 SKIPPED = {
-    "sd15-inpainting": "there is no inpainting",
-    "sd15-pix2pix": "there is no such task",
-    "sdxl-refiner": "there is no refiner",
+    "sd15-inpainting": "it takes a picture and a mask, and this program gives a prompt",
+    "sd15-pix2pix": "it takes a picture",
+    "sdxl-refiner": "it takes the latents of another model",
 }
-"""Families that nothing draws from, and why."""
+"""Families that no prompt alone draws from."""
 
 INSTALLED = """
 import importlib.util, sys

@@ -29,6 +29,8 @@ LAYOUTS: dict[str, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]] = {
     "SDXL's, of one encoder": ({"clip_g": ROWS}, {"clip_g": ROWS}),
     "fp16": ({"emb_params": ROWS.half()}, {ANY: ROWS}),
     "bf16": ({"emb_params": ROWS.bfloat16()}, {ANY: ROWS}),
+    "fp64": ({"emb_params": ROWS.double()}, {ANY: ROWS}),
+    "fp8": ({"emb_params": ROWS.to(torch.float8_e4m3fn)}, {ANY: ROWS}),
 }
 
 
@@ -56,6 +58,9 @@ def test_the_token_is_the_files_name_unless_it_is_given(tmp_path: Path) -> None:
     assert named.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert named != Embedding(path)
     assert named == Embedding(path, "<x>")
+    other = tmp_path / "other.safetensors"
+    save_file({"emb_params": ROWS * 2}, other)
+    assert named != Embedding(other, "<x>")
 
 
 @pytest.mark.parametrize("token", ["", " ", "a\0b", "\ud83d", 3])
@@ -71,12 +76,23 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
         {"a.weight": ROWS, "b.weight": ROWS * 2},
         r"is not an embedding: it has 2 tensors \('a.weight', 'b.weight'\), expected one, or clip",
     ),
+    "one encoder's and another tensor": (
+        {"clip_l": ROWS, "other": ROWS * 2},
+        r"is not an embedding: it has 2 tensors \('clip_l', 'other'\)",
+    ),
+    "two embeddings": (
+        {"emb_params": ROWS, "string_to_param.*": ROWS * 2},
+        r"is not an embedding: it has 2 tensors \('emb_params', 'string_to_param.\*'\)",
+    ),
     "nothing": ({}, r"is not an embedding: it has 0 tensors \(none\)"),
     "a matrix of matrices": ({"x": ROWS[None]}, r"tensor 'x' is \(1, 3, 4\), expected \[n, width"),
     "no vectors": ({"x": ROWS[:0]}, r"tensor 'x' is \(0, 4\), expected"),
     "a number": ({"x": torch.tensor(1.0)}, r"tensor 'x' is \(\), expected"),
     "too many vectors": ({"x": torch.zeros(76, 4)}, "with at most 75 vectors"),
+    "vectors of no width": ({"x": ROWS[:, :0]}, r"tensor 'x' is \(3, 0\), expected"),
+    "vectors too wide": ({"x": torch.zeros(1, (1 << 14) + 1)}, r"tensor 'x' is \(1, 16385\), exp"),
     "whole numbers": ({"x": ROWS.long()}, "tensor 'x' is int64, expected a float"),
+    "infinity": ({"x": ROWS + torch.inf}, "tensor 'x' has values that are not finite"),
     "NaN": ({"x": ROWS / 0}, "tensor 'x' has values that are not finite"),
     "two numbers of vectors": (
         {"clip_l": ROWS, "clip_g": ROWS[:2].clone()},
