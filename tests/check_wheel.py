@@ -31,14 +31,13 @@ FAMILIES = {
     "lcm": ("lcm", "epsilon"),
     "sdxl": ("xl", "epsilon"),
     "ssd-1b": ("ssd", "epsilon"),
+    "sd15-inpainting": ("heads9", "epsilon"),
+    "sd15-pix2pix": ("heads8", "epsilon"),
+    "sd2-depth": ("lists5", "epsilon"),
+    "sdxl-inpainting": ("xl9", "epsilon"),
+    "sdxl-refiner": ("refiner", "epsilon"),
 }
 """By family, the tiny checkpoint that stands for it, and what its U-Net predicts."""
-SKIPPED = {
-    "sd15-inpainting": "it takes a picture and a mask, and this program gives a prompt",
-    "sd15-pix2pix": "it takes a picture",
-    "sdxl-refiner": "it takes the latents of another model",
-}
-"""Families that no prompt alone draws from."""
 
 INSTALLED = """
 import importlib.util, sys
@@ -49,13 +48,24 @@ print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name)])
 DRAWN = """
 import sys
 from pathlib import Path
-from latentrt.runtime import Pipeline, Request, Sampling, Size
+from PIL import Image
+from latentrt.runtime import DepthToImage, ImageToImage, Inpainting, InstructPix2Pix
+from latentrt.runtime import Pipeline, Request, Sampling, Size, TextToImage
 from latentrt.runtime.conversion.options import CheckpointOptions
+image, grey = Image.new("RGB", (64, 64), "teal"), Image.radial_gradient("L").resize((64, 64))
+tasks = {
+    "inpainting": Inpainting(image, grey),
+    "pix2pix": InstructPix2Pix(image),
+    "depth": DepthToImage(image, grey),
+    "refiner": ImageToImage(image),
+}
 for file in map(Path, sys.argv[1:]):
     options = CheckpointOptions(configs=file.with_suffix(""))
     with Pipeline.open(file, engine="onnxruntime", checkpoint=options) as pipeline:
         sampling = Sampling(steps=2)
-        result = pipeline(Request("a red circle", seed=1, size=Size(64, 64), sampling=sampling))
+        task = tasks.get(file.stem.rpartition("-")[2], TextToImage())
+        asked = Request("a red circle", seed=1, size=Size(64, 64), sampling=sampling, task=task)
+        result = pipeline(asked)
     result.save(file.with_suffix(".png"))
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
@@ -230,8 +240,6 @@ def main() -> None:
         sizes = {"base_mb": base, "onnxruntime_mb": size_of(folder / "env")}
         if len(sys.argv) > 1:
             Path(sys.argv[1]).write_text(json.dumps(sizes, indent=1) + "\n")
-        for family, reason in SKIPPED.items():
-            print(f"skipped single files of {family}: {reason}")
         print(
             f"{wheel.name}: doctor runs on the base installation ({base} MB), generate with "
             f"[onnxruntime] ({sizes['onnxruntime_mb']} MB); none of {', '.join(NOT_IN_BASE)} needed"
