@@ -218,7 +218,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     },
 }
 
-CONFIGURATIONS["refiner"] = {
+TASK_CONFIGURATIONS: dict[str, dict[str, Any]] = {}
+"""Checkpoints that do not draw from a prompt alone."""
+TASK_CONFIGURATIONS["refiner"] = {
     # SDXL's refiner: the second text encoder alone, a score in place of a size.
     "pipeline": StableDiffusionXLImg2ImgPipeline,
     "unet": {
@@ -233,7 +235,7 @@ CONFIGURATIONS["refiner"] = {
 }
 
 # For tasks whose U-Nets take more than the latent: a mask and a masked picture, depth, a picture.
-CONFIGURATIONS |= {
+TASK_CONFIGURATIONS |= {
     f"{name}{channels}": {
         **CONFIGURATIONS[name],
         "unet": {**CONFIGURATIONS[name]["unet"], "in_channels": channels},
@@ -245,7 +247,7 @@ CONFIGURATIONS |= {
 def make_checkpoint(folder: Path, configuration: str, seed: int = 0) -> Path:
     """Write a tiny random diffusers folder whose VAE has factor 8."""
     torch.manual_seed(seed)
-    chosen = CONFIGURATIONS[configuration]
+    chosen = {**CONFIGURATIONS, **TASK_CONFIGURATIONS}[configuration]
     parts: dict[str, Any] = {
         "text_encoder": CLIPTextModel(_text_config(chosen.get("text", {}))),
         "tokenizer": _tokenizer(chosen.get("pad_token", "<|endoftext|>")),

@@ -306,7 +306,7 @@ def test_a_pooled_controlnet_acts_as_in_diffusers(
 def test_mode_prompt_multiplies_residuals_as_the_web_ui_does() -> None:
     outputs = {f"down_block_res_samples.{i}": np.ones((1, 1, 1), np.float32) for i in range(12)}
     outputs["mid_block_res_sample"] = np.ones((1, 1, 1), np.float32)
-    model = Model("controlnet", (), lambda sizes: None)
+    model = Model("controlnet", (), lambda sizes: pytest.fail(f"called at {sizes}"))
     control = Control("any", hint_picture(), 2.0, mode="prompt")
     encoded = EncodedControl(control, model, np.zeros((1, 1, 1), np.float32))
     found = [float(array.item()) for array in encoded.residuals(outputs)]
@@ -482,7 +482,7 @@ def test_a_control_that_cannot_be_used_names_its_field(
 
 def test_a_request_takes_controls_alone() -> None:
     with pytest.raises(InputError, match="controls: expected at most 16 Controls"):
-        Request("x", controls=["net"])
+        Request("x", controls=["net"])  # type: ignore[list-item]
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.floats(0, 1), st.integers(0, 59))

@@ -103,7 +103,7 @@ def test_batches_and_numbers_of_pictures_count(more: dict[str, int]) -> None:
         bound, size = limit(SD15, 64, 2 * GB, whole=False), Size(768, 512)
         bound.check(size, rows=2)
     with pytest.raises(InputError, match="768"):
-        bound.check(size, **more)
+        bound.check(size, **more)  # type: ignore[arg-type]
 
 
 def test_the_largest_square_that_is_named_is_allowed_and_the_next_is_not() -> None:
