@@ -242,7 +242,7 @@ def test_a_controlnet_composes_with_image_to_image_as_in_diffusers(
     control = Control(controlnet("heads"), hint_picture(), 0.8, 0.0, 0.6)
     begun = Image.fromarray(hint_picture(4))
     parts = reference(checkpoint("heads"), [control.model]).components
-    made = diffusers.StableDiffusionControlNetImg2ImgPipeline(
+    made: Any = diffusers.StableDiffusionControlNetImg2ImgPipeline(
         **parts, requires_safety_checker=False
     )
     made.set_progress_bar_config(disable=True)
