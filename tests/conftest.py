@@ -171,6 +171,23 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "vae": {"scaling_factor": 0.13025, "force_upcast": True},
         "scheduler": EulerDiscreteScheduler(**_SD, timestep_spacing="leading", steps_offset=1),
     },
+    # LCM: "heads", distilled so that it takes the guidance scale itself.
+    "lcm": {
+        "pipeline": LatentConsistencyModelPipeline,
+        "unet": {
+            **_BLOCKS,
+            "block_out_channels": (16, 32),
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "attention_head_dim": 4,
+            "time_cond_proj_dim": 32,
+        },
+        "text": {"hidden_act": "quick_gelu"},
+        "scheduler": LCMScheduler(**_SD),
+    },
+}
+
+OTHER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     # SSD-1B: blocks whose attentions have several depths, and none in the middle.
     "ssd": {
         "pipeline": StableDiffusionXLPipeline,
@@ -202,52 +219,35 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "vae": {"scaling_factor": 0.13025, "force_upcast": True},
         "scheduler": EulerDiscreteScheduler(**_SD, timestep_spacing="leading", steps_offset=1),
     },
-    # LCM: "heads", distilled so that it takes the guidance scale itself.
-    "lcm": {
-        "pipeline": LatentConsistencyModelPipeline,
+    "refiner": {
+        # SDXL's refiner: the second text encoder alone, a score in place of a size.
+        "pipeline": StableDiffusionXLImg2ImgPipeline,
         "unet": {
-            **_BLOCKS,
-            "block_out_channels": (16, 32),
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-            "attention_head_dim": 4,
-            "time_cond_proj_dim": 32,
+            **CONFIGURATIONS["xl"]["unet"],
+            "cross_attention_dim": 40,
+            "projection_class_embeddings_input_dim": 40 + 5 * 8,
         },
-        "text": {"hidden_act": "quick_gelu"},
-        "scheduler": LCMScheduler(**_SD),
+        "text_2": {**CONFIGURATIONS["xl"]["text_2"], "projection_dim": 40},
+        "pad_token_2": "!",
+        "vae": CONFIGURATIONS["xl"]["vae"],
+        "scheduler": CONFIGURATIONS["xl"]["scheduler"],
+    },
+    # U-Nets that take more than a latent: a mask and a masked picture, depth, a picture.
+    **{
+        f"{name}{channels}": {
+            **CONFIGURATIONS[name],
+            "unet": {**CONFIGURATIONS[name]["unet"], "in_channels": channels},
+        }
+        for name, channels in (("heads", 9), ("lists", 9), ("xl", 9), ("lists", 5), ("heads", 8))
     },
 }
-
-TASK_CONFIGURATIONS: dict[str, dict[str, Any]] = {}
-"""Checkpoints that do not draw from a prompt alone."""
-TASK_CONFIGURATIONS["refiner"] = {
-    # SDXL's refiner: the second text encoder alone, a score in place of a size.
-    "pipeline": StableDiffusionXLImg2ImgPipeline,
-    "unet": {
-        **CONFIGURATIONS["xl"]["unet"],
-        "cross_attention_dim": 40,
-        "projection_class_embeddings_input_dim": 40 + 5 * 8,
-    },
-    "text_2": {**CONFIGURATIONS["xl"]["text_2"], "projection_dim": 40},
-    "pad_token_2": "!",
-    "vae": CONFIGURATIONS["xl"]["vae"],
-    "scheduler": CONFIGURATIONS["xl"]["scheduler"],
-}
-
-# For tasks whose U-Nets take more than the latent: a mask and a masked picture, depth, a picture.
-TASK_CONFIGURATIONS |= {
-    f"{name}{channels}": {
-        **CONFIGURATIONS[name],
-        "unet": {**CONFIGURATIONS[name]["unet"], "in_channels": channels},
-    }
-    for name, channels in (("heads", 9), ("lists", 9), ("xl", 9), ("lists", 5), ("heads", 8))
-}
+"""Checkpoints that single tests draw from."""
 
 
 def make_checkpoint(folder: Path, configuration: str, seed: int = 0) -> Path:
     """Write a tiny random diffusers folder whose VAE has factor 8."""
     torch.manual_seed(seed)
-    chosen = {**CONFIGURATIONS, **TASK_CONFIGURATIONS}[configuration]
+    chosen = {**CONFIGURATIONS, **OTHER_CONFIGURATIONS}[configuration]
     parts: dict[str, Any] = {
         "text_encoder": CLIPTextModel(_text_config(chosen.get("text", {}))),
         "tokenizer": _tokenizer(chosen.get("pad_token", "<|endoftext|>")),

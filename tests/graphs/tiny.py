@@ -11,7 +11,7 @@ from tests.conftest import CONFIGURATIONS, ROOT, TRACED, make_checkpoint
 
 
 def main() -> None:
-    wanted = [*CONFIGURATIONS, "refiner"]  # other tasks have the graphs of these
+    wanted = [*CONFIGURATIONS, "ssd", "refiner"]  # other tasks have the graphs of these
     with tempfile.TemporaryDirectory() as name:
         folders = [make_checkpoint(Path(name) / each, each) for each in wanted]
         script = ROOT / "export" / "scripts" / "make_graphs.py"
