@@ -139,6 +139,21 @@ def test_a_refiner_that_does_not_fit_is_named(pipelines: Pipelines, bundle: Fold
         )
 
 
+def test_a_prompt_changes_within_the_steps_of_both_models(
+    pipelines: Pipelines, bundle: Folders
+) -> None:
+    def drawn(prompt: str) -> bytes:
+        sampling = Sampling("euler", steps=10)
+        refiner = Refiner(bundle("refiner"), 0.8)
+        request = Request(prompt, seed=1, size=Size(64, 64), sampling=sampling, refiner=refiner)
+        return pipelines("xl")(request).images[0].tobytes()
+
+    half = drawn("a [star:square:0.5]")
+    assert half == drawn("a [star:square:5]")
+    assert half != drawn("a [star:square:4]")
+    assert drawn("a [star:square:0.9]") == drawn("a [star:square:9]") != drawn("a star")
+
+
 def test_a_refiner_is_built_ahead_and_inspected(run: Run, bundle: Folders) -> None:
     done = run("build", bundle("refiner"), "--engine", "onnxruntime", "--batch", 2)
     assert done.status == 0, done.err

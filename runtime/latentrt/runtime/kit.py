@@ -105,13 +105,19 @@ class Kit:
             if name.startswith("text_encoder"):
                 self.opening(model, sizes)
         begun = time.perf_counter()
-        within = Steps(schedule.steps) if steps is None else steps
+        within = self._steps(schedule) if steps is None else steps
         found = Calls(_ONE).answer(self.conditioner(self.request, within))
         self.spent.text += time.perf_counter() - begun
         self.spent.notes += tuple(n for n in found.notes if n not in self.spent.notes)
         return GuidedDenoiser(
             self.models["unet"], found.prompts, found.negative, self.request.guidance
         )
+
+    def _steps(self, schedule: Schedule) -> Steps:
+        """Those of a schedule, and those that another model takes after them."""
+        if self.above is not None:
+            schedule = self.schedules(self.request.sampling, self.request.task.part)
+        return Steps(schedule.steps)
 
     def encode(self, images: NDArray[np.float32]) -> Posterior:
         """A picture, float32 [3, h, w] in [-1, 1], as the VAE's encoder has it."""

@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Final, cast
 
-import numpy as np
-
 from latentrt.bundle.bundle import Bundle, NamedFile
 from latentrt.bundle.errors import InputError, ShapeNotBuilt
 from latentrt.bundle.manifest import LATENT_CONSISTENCY, XL
@@ -17,19 +15,19 @@ from latentrt.engines.engine import Engine
 from latentrt.engines.registry import Progress
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.controlling import Controlling
-from latentrt.runtime.kit import Kit, Spent, unet_channels
+from latentrt.runtime.kit import Kit, Spent
 from latentrt.runtime.opening import Opening
-from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise, Plan, Prepared
-from latentrt.runtime.prompts.schedule import Steps
+from latentrt.runtime.plan import Latent, Leg, Plan, Prepared
 from latentrt.runtime.provenance import Provenance
+from latentrt.runtime.refining import check_refiner, last_leg
 from latentrt.runtime.request import Request
 from latentrt.runtime.rows import Model, Need, Row
 from latentrt.runtime.sampling import Sampling
-from latentrt.runtime.schedules import WHOLE, Part, Schedule, as_stable_diffusion, build_schedule
+from latentrt.runtime.schedules import Part, Schedule, as_stable_diffusion, build_schedule
 from latentrt.runtime.schedules.part import hand_over
 from latentrt.runtime.size import Size
 from latentrt.runtime.size_limit import SizeLimit
-from latentrt.runtime.tasks import TASKS, ImageToImage, Task, TextToImage, name_of
+from latentrt.runtime.tasks import TASKS, Task, name_of
 from latentrt.runtime.vae import Vae
 
 _ROWS: Final = 8
@@ -92,7 +90,7 @@ class Planning:
         """
         request = self._resolved(request)
         if refiner is not None:
-            self._check_refiner(request, refiner)
+            check_refiner(request, self._manifest, refiner._manifest)
         together = self._together(request) if batches is None else 1
         vae = self._checked_vae(request, batches, decodes)
         self._conditioner.check(request)
@@ -116,7 +114,7 @@ class Planning:
             request.task.legs(kit), self.models["unet"], request, controlnets, opening
         )
         if refiner is not None:
-            legs = (*legs, refiner.last_leg(kit, legs[-1].schedule))
+            legs = refiner.refined(legs, kit)
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
         if batches is None:
@@ -172,51 +170,22 @@ class Planning:
             return self._open_together(opening, 1, needs)
         return together, sorted({together * need.rows for need in needs})
 
-    def last_leg(self, first: Kit, before: Schedule) -> Leg:
-        """The steps that follow those of another model's kit, whose last schedule was `before`."""
-        request = first.request.with_values(
-            weights=(), controls=(), refiner=None, clip_skip=0, latents=None
-        )
-        kit = replace(
-            first,
-            request=request,
+    def refined(self, legs: tuple[Leg, ...], kit: Kit) -> tuple[Leg, ...]:
+        """The legs of another model's kit, and a last one of this model."""
+        own = replace(
+            kit,
             manifest=self._manifest,
             models=self.models,
             conditioner=self._conditioner,
             schedules=self._schedule,
-            above=None,
         )
-        self._conditioner.check(request)
-        part = request.task.part if isinstance(request.task, ImageToImage) else WHOLE
-        schedule = kit.schedule(replace(part, below=first.above))
-        taken = before.positions[-1].steps
-        steps = Steps(taken + schedule.positions[-1].steps, taken)
-
-        def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
-            del noise
-            assert previous is not None
-            return Entry(previous / np.float32(before.data_scale))
-
-        return Leg(schedule, kit.denoiser(schedule, steps), enter, kit.latent_shape)
+        return (*legs, last_leg(own, legs[-1].schedule, kit.above))
 
     def _hand_over(self, request: Request) -> int | None:
         """The timestep below which the request's refiner draws."""
         if request.refiner is None:
             return None
         return hand_over(self._train_timesteps, request.refiner.at)
-
-    def _check_refiner(self, request: Request, refiner: Planning) -> None:
-        """Raise `InputError` for a refiner of other latents, and for a task that has none."""
-        if not isinstance(request.task, TextToImage | ImageToImage):
-            expected = "text_to_image or image_to_image with a refiner"
-            raise InputError("task", expected, name_of(request.task))
-        own, its = self._manifest, refiner._manifest
-        if (own.latent_channels, own.vae_scaling) != (its.latent_channels, its.vae_scaling):
-            expected = f"a model of latents scaled by {own.vae_scaling:g}, as {own.source}'s"
-            raise InputError("refiner", expected, f"{its.source}, scaled by {its.vae_scaling:g}")
-        if unet_channels(its) != its.latent_channels:
-            got = f"{its.source}, whose U-Net takes {unet_channels(its)}"
-            raise InputError("refiner", f"a U-Net of {its.latent_channels} channels", got)
 
     def _traced(
         self, request: Request, schedule: Schedule, refiner: Planning | None

@@ -88,9 +88,14 @@ class DepthToImage(Task):
         """The picture's own size, rounded down to multiples of `factor`."""
         return Size.within(self.image, factor)
 
+    @property
+    def part(self) -> Part:
+        """The steps that are taken."""
+        return Part(self.strength, self.counting)
+
     def legs(self, kit: Kit) -> tuple[Leg, ...]:
         """One run over the lower levels, with the depth as a channel."""
-        schedule = kit.schedule(Part(self.strength, self.counting))
+        schedule = kit.schedule(self.part)
         sigma = np.float32(schedule.evaluations[0].sigma)
         encoded = kit.encode(for_vae_encoder(self.image, kit.size))
         _, height, width = kit.latent_shape

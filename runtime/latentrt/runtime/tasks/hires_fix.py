@@ -95,8 +95,8 @@ class HiresFix(Task):
         scale, sigma = np.float32(schedule.data_scale), np.float32(schedule.evaluations[0].sigma)
         carry, needs = self._upscaling(kit, large)
         first = TextToImage().legs(kit)
-        before = first[0].schedule.positions[-1].steps
-        steps = Steps(schedule.positions[-1].steps, earlier=before)
+        before = first[0].schedule.steps
+        steps = Steps(schedule.steps, earlier=before)
 
         def enter(previous: Latent | None, noise: PictureNoise) -> Entry:
             assert previous is not None

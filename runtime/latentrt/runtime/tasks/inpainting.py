@@ -111,9 +111,14 @@ class Inpainting(Task):
         """The picture's own size, rounded down to multiples of `factor`; any where it is cut."""
         return None if self.only_masked is not None else Size.within(self.image, factor)
 
+    @property
+    def part(self) -> Part:
+        """The steps that are taken."""
+        return Part(self.strength, self.counting)
+
     def legs(self, kit: Kit) -> tuple[Leg, ...]:
         """One run over the lower levels; what is known enters as channels, or is put back."""
-        schedule = kit.schedule(Part(self.strength, self.counting))
+        schedule = kit.schedule(self.part)
         scale, sigma = np.float32(schedule.data_scale), np.float32(schedule.evaluations[0].sigma)
         image, mask = self._at(kit.size)
         hard = np.where(mask < HALF, np.uint8(0), np.uint8(255))

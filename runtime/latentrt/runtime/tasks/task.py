@@ -16,6 +16,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import json_object
 from latentrt.runtime.pixels import Pixels, pixels_sha256
 from latentrt.runtime.plan import Leg
+from latentrt.runtime.schedules.part import WHOLE, Part
 from latentrt.runtime.size import Size
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Task(ABC):
         """How many channels beside those of the `latent` it can give a U-Net."""
         del latent
         return frozenset({0})
+
+    @property
+    def part(self) -> Part:
+        """The steps that are taken."""
+        return WHOLE
 
     def size(self, factor: int) -> Size | None:
         """The size of pictures that the task asks for, in multiples of `factor`; None: any."""
