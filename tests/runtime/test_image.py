@@ -357,6 +357,7 @@ EgDNQQEP6EHibwAAAABJRU5ErkJggg=="""
 FIRST: Final = Request(
     'naïve 部屋, "quoted"',
     negative_prompt="a star",
+    syntax="plain",
     size=Size(8, 8),
     seed=5,
     sampling=Sampling("dpmpp_2m_sde", "karras", steps=7, eta=0.5, rho=5.0, brownian=True),

@@ -15,7 +15,7 @@ from latentrt.bundle.bundle import file_sha256
 from latentrt.bundle.checks import as_path, items, shown
 from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.manifest import FILE_NAME, read_manifest
-from latentrt.runtime.checks import json_object, number
+from latentrt.runtime.checks import json_object, number, one_of
 from latentrt.runtime.pixels import Pixels, as_pixels, pixels_sha256
 from latentrt.weights.weight_files import find_weights
 
@@ -68,8 +68,6 @@ class Control:
         end: float = 1.0,
         mode: str = BALANCED,
     ) -> None:
-        if mode not in MODES:
-            raise InputError("control mode", f"one of {', '.join(MODES)}", shown(mode))
         share = "a number from 0 to 1"
         values: dict[str, object] = {
             "model": as_path("control", model),
@@ -77,7 +75,7 @@ class Control:
             "scale": number("control scale", f"0 to {MAX_SCALE:g}", scale, 0.0, MAX_SCALE),
             "start": (first := number("control start", share, start, 0.0, 1.0)),
             "end": (last := number("control end", share, end, 0.0, 1.0)),
-            "mode": mode,
+            "mode": one_of("control mode", mode, MODES),
         }
         if first >= last:
             raise InputError("control start", f"below its end, {last:g}", first)
