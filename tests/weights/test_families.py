@@ -9,7 +9,6 @@ from diffusers.pipelines import auto_pipeline
 
 from latentrt.weights.families import FAMILIES
 
-
 # The refiner's pipeline is SDXL's for image to image: its index says that it is a refiner.
 NAMED = [family for family in FAMILIES if not family.name.endswith("-refiner")]
 
