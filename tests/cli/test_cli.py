@@ -91,7 +91,8 @@ def test_json_is_one_object_and_nothing_else(
 ) -> None:
     out = tmp_path / "out.png"
     done = run(
-        "generate", bundle("heads"), "red " * 100, "-o", out, "--steps", 1, "--seed", 3, "--json"
+        *("generate", bundle("heads"), "red " * 100, "-o", out, "--steps", 1, "--seed", 3),
+        *("--syntax", "plain", "--json"),
     )
     value = json.loads(done.out)
     assert value["files"] == [str(out)]
