@@ -111,6 +111,7 @@ def test_a_flat_depth_map_draws_finite_pictures(pipelines: Pipelines) -> None:
         (np.zeros((8, 8)), "depth: expected a Pillow image, or a float32 array"),
         (np.full((8, 8), np.nan, np.float32), "depth: expected finite values"),
         ("depth.png", "depth: expected a Pillow image"),
+        (np.zeros((1, 20000), np.float32), "depth: expected at most 16384 pixels a side"),
     ],
 )
 def test_what_is_no_depth_map_is_refused(value: Any, message: str) -> None:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from tests.cli.outcome import Run
+from tests.runtime.task_reference import ETA, PROMPT, SEED, check_against, picture
 
 from latentrt.bundle.errors import InputError
-from latentrt.bundle.golden import psnr
 from latentrt.runtime import ImageToImage, Pipeline, Request, Sampling
 from latentrt.runtime.image import read_request
 from latentrt.runtime.schedules import CATALOGUE
@@ -26,22 +26,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
 ]
 
-PROMPT, SEED = "a large red circle on a blue background", 3
 SAMPLERS = ("ddim", "euler", "euler_ancestral", "dpmpp_2m", "unipc", "plms", "heun", "lcm")
 STRENGTHS = (0.2, 0.5, 0.8, 1.0)
-ETA = {"ddim": 0.4, "tcd": 0.3}
-"""Given on both sides: diffusers' pipelines put 0 in place of a scheduler's own default."""
-LATENTS = 1e-3
-"""Relative error of latents after a run: rounding grows over its steps."""
-LEAST_PSNR = 55.0
-"""dB at fp32, both pictures rounded to 8 bits."""
-
-
-def picture(width: int = 64, height: int = 64) -> Image.Image:
-    """Smooth colours with an edge, so that resizing has something to do."""
-    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    rgb = np.stack([x, y, (x > y) * 0.8], axis=-1)
-    return Image.fromarray(np.round(rgb * 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +83,7 @@ def check(
         output_type="latent",
         **eta,
     ).images
-    with torch.no_grad():
-        scaled = latents / reference.vae.config.scaling_factor
-        pixels = reference.vae.decode(scaled, return_dict=False)[0]
-    expected = (pixels[0] / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).double().numpy() * 255.0
-    own = latents[0].numpy()
-    assert np.linalg.norm(found.latents[0] - own) <= LATENTS * np.linalg.norm(own)
-    drawn = np.asarray(found.images[0], np.float64)
-    assert psnr(drawn, np.round(expected), peak=255.0) >= LEAST_PSNR
+    check_against(reference, found, latents)
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)

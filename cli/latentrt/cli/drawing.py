@@ -58,13 +58,14 @@ def generate(
         ),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="Inpainting: draw --image anew where this is white.")
+        Path | None, typer.Option(help="Inpainting: redraw --image where this is white.")
     ] = None,
     mask_invert: Annotated[
         bool | None, typer.Option("--mask-invert", help="Draw where the mask is black.")
     ] = None,
     mask_blur: Annotated[
-        float | None, typer.Option(help="Blur the mask's edge by so many pixels. [default: 0]")
+        float | None,
+        typer.Option(help="Blur the mask's edge, a radius in pixels. [default: 0]"),
     ] = None,
     mask_soft: Annotated[
         bool | None, typer.Option("--mask-soft", help="Keep a share where the mask is grey.")
@@ -78,7 +79,7 @@ def generate(
     only_masked: Annotated[
         int | None,
         typer.Option(
-            metavar="PADDING", help="Draw the white part alone, with so many pixels around it."
+            metavar="PADDING", help="Draw the white part alone, and PADDING pixels around it."
         ),
     ] = None,
     overlay: Annotated[

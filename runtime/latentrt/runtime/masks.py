@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.checks import shown
-from latentrt.bundle.errors import InputError
-from latentrt.runtime.pixels import Pixels, read_image
+from latentrt.runtime.pixels import Pixels, as_picture, read_image
 from latentrt.runtime.size import Size
 
 if TYPE_CHECKING:
@@ -30,18 +28,7 @@ def as_mask(field: str, value: object) -> Mask:
 
     Of a picture in colours the brightness counts.
     """
-    expected = "a Pillow image, or a uint8 array [height, width]"
-    if not isinstance(value, np.ndarray):
-        convert = getattr(value, "convert", None)
-        if convert is None:
-            raise InputError(field, expected, shown(value))
-        value = np.asarray(convert("L"))
-    array = cast("NDArray[Any]", value)
-    if array.dtype != np.uint8 or array.ndim != 2 or not array.size:
-        raise InputError(field, expected, f"{array.dtype} of shape {array.shape}")
-    mask: Mask = np.array(array, np.uint8, order="C")
-    mask.flags.writeable = False
-    return mask
+    return as_picture(field, value, mode="L", dtype="uint8")
 
 
 def read_mask(path: Path) -> Mask:

@@ -31,20 +31,32 @@ def as_pixels(field: str, value: object) -> Pixels:
 
     Of a Pillow image with transparency only the colours count.
     """
-    expected = "a Pillow image, or a uint8 array [height, width, 3]"
+    return as_picture(field, value, mode="RGB", dtype="uint8", channels=(3,))
+
+
+def as_picture(
+    field: str, value: object, *, mode: str, dtype: str, channels: tuple[int, ...] = ()
+) -> NDArray[Any]:
+    """A Pillow image in a `mode`, or an array [h, w, *channels] of a dtype, as a read-only copy.
+
+    Raises `InputError` for anything else.
+    """
+    axes = ", ".join(("height", "width", *map(str, channels)))
+    expected = f"a Pillow image, or a {dtype} array [{axes}]"
     if not isinstance(value, np.ndarray):
         convert = getattr(value, "convert", None)
         if convert is None:
             raise InputError(field, expected, shown(value))
-        value = np.asarray(convert("RGB"))
+        value = np.asarray(convert(mode))
     array = cast("NDArray[Any]", value)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+    wanted = array.ndim == 2 + len(channels) and array.shape[2:] == channels and array.size > 0
+    if array.dtype != np.dtype(dtype) or not wanted:
         raise InputError(field, expected, f"{array.dtype} of shape {array.shape}")
     if max(array.shape) > LARGEST:
         raise InputError(field, f"at most {LARGEST} pixels a side", f"shape {array.shape}")
-    pixels: Pixels = np.array(array, np.uint8, order="C")
-    pixels.flags.writeable = False
-    return pixels
+    own: NDArray[Any] = np.array(array, order="C")
+    own.flags.writeable = False
+    return own
 
 
 def read_pixels(path: Path) -> Pixels:

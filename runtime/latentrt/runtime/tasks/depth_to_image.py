@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite
-from latentrt.runtime.pixels import Pixels, as_pixels, for_vae_encoder
+from latentrt.runtime.pixels import Pixels, as_picture, as_pixels, for_vae_encoder
 from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise
 from latentrt.runtime.resampling import resample
 from latentrt.runtime.schedules.part import Counting, Part, checked_counting, checked_strength
@@ -32,20 +31,10 @@ Depth = NDArray[np.float32]
 
 def as_depth(field: str, value: object) -> Depth:
     """A depth map as a read-only array of its own; raises `InputError` for what is none."""
-    expected = "a Pillow image, or a float32 array [height, width]"
-    if not isinstance(value, np.ndarray):
-        convert = getattr(value, "convert", None)
-        if convert is None:
-            raise InputError(field, expected, shown(value))
-        # 16-bit pictures keep their levels.
-        value = np.asarray(convert("F"))
-    array = cast("NDArray[Any]", value)
-    if array.dtype != np.float32 or array.ndim != 2 or not array.size:
-        raise InputError(field, expected, f"{array.dtype} of shape {array.shape}")
-    if not all_finite(array):
+    # In this mode 16-bit pictures keep their levels.
+    depth: Depth = as_picture(field, value, mode="F", dtype="float32")
+    if not all_finite(depth):
         raise InputError(field, "finite values", "NaN or infinity")
-    depth: Depth = np.array(array, order="C")
-    depth.flags.writeable = False
     return depth
 
 
