@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from latentrt.bundle.errors import FileError, InputError
+from latentrt.bundle.errors import InputError
 from latentrt.runtime import Embedding, Lora
+from latentrt.runtime.weight_folders import named_embeddings, tagged_loras
 from latentrt.runtime.weights_fields import Weights, lora_of
-from latentrt.weights.contents import PICKLES, list_folder
-from latentrt.weights.lora.tags import lora_tags
-
-_ENDINGS = (".safetensors", *PICKLES)
 
 
 def embeddings_of(
@@ -25,13 +21,9 @@ def embeddings_of(
     matter. Raises `FileError` and `InputError` as `Embedding` does.
     """
     found = [_named(text) for text in named]
-    tokens = {embedding.token for embedding in found}
-    prompts = tuple(prompts)
-    for path in () if folder is None else _files(folder):
-        if path.stem not in tokens and any(_names(prompt, path.stem) for prompt in prompts):
-            tokens.add(path.stem)
-            found.append(Embedding(path))
-    return found
+    if folder is None:
+        return found
+    return found + named_embeddings(folder, prompts, [each.token for each in found])
 
 
 def loras_of(
@@ -44,12 +36,10 @@ def loras_of(
     `InputError` for a scale that is no number, and for a file that is not there.
     """
     found = [_lora(text) for text in named]
-    without: list[str] = []
-    for prompt in prompts:
-        text, tags = (prompt, ()) if folder is None else lora_tags(prompt)
-        without.append(text)
-        found += [tag.open(folder) for tag in tags if folder is not None]
-    return found, without
+    if folder is None:
+        return found, list(prompts)
+    tagged, without = tagged_loras(folder, prompts)
+    return found + tagged, without
 
 
 def _lora(text: str) -> Lora:
@@ -130,19 +120,3 @@ def _named(text: str) -> Embedding:
     if not equals or Path(text).is_file():
         return Embedding(text)
     return Embedding(path, token)
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise FileError(folder, "is not a folder of embeddings")
-    paths = [folder / name for name in list_folder(folder)]
-    # Before a pickle of the same name comes the file that can be read.
-    return sorted(
-        (path for path in paths if path.suffix in _ENDINGS),
-        key=lambda path: (_ENDINGS.index(path.suffix), path.name),
-    )
-
-
-def _names(prompt: str, token: str) -> bool:
-    pattern = rf"(?<!\w){re.escape(token)}(?!\w)"
-    return re.search(pattern, prompt, re.IGNORECASE) is not None

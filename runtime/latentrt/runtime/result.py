@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError
 from latentrt.bundle.publish import write_file
-from latentrt.runtime.image import FORMATS, QUALITY, Format, encode, format_of
+from latentrt.runtime.image import FORMATS, QUALITY, Format, encode, format_of, parameters
 from latentrt.runtime.request import Request
 from latentrt.runtime.schedules import Schedule
 
@@ -95,6 +95,10 @@ class Result:
         quality = integer("quality", "an integer from 1 to 100", quality, 1, 100)
         request = self.request_of(index)
         return encode(self.images[index], kind, request, self.model, self.schedule, quality=quality)
+
+    def parameters(self, index: int) -> str:
+        """The generation parameters of picture `index`, as web UIs write them."""
+        return parameters(self.request_of(index), self.model, self.schedule)
 
     def request_of(self, index: int) -> Request:
         """The request that makes picture `index` alone."""

@@ -1,0 +1,46 @@
+"""Problems as each API answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse
+
+from latentrt.serving.problem import Problem
+
+
+def problem_response(problem: Problem, path: str) -> JSONResponse:
+    """A problem in OpenAI's form, or in FastAPI's and the web UI's below `/sdapi` and alike."""
+    headers = problem.headers
+    if problem.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if path.startswith(("/sdapi", "/controlnet", "/internal")):
+        content: dict[str, Any] = {
+            "error": problem.code or problem.kind,
+            "detail": problem.message,
+            "body": "",
+            "errors": problem.message,
+        }
+    else:
+        content = {
+            "error": {
+                "message": problem.message,
+                "type": problem.kind,
+                "param": problem.field,
+                "code": problem.code,
+            }
+        }
+    return JSONResponse(content, problem.status, headers)
+
+
+def validation_problem(error: RequestValidationError, path: str) -> Problem:
+    """What pydantic found wrong first, with its field."""
+    errors: Sequence[Any] = error.errors()
+    first = errors[0] if errors else {"loc": ("body",), "msg": "it cannot be read"}
+    places = [str(each) for each in first["loc"] if each not in ("body", "query", "path")]
+    field = ".".join(places) or "body"
+    got = f", got {str(first['input'])[:80]!r}" if "input" in first and places else ""
+    status = 400 if path.startswith("/v1/images") else 422
+    return Problem(status, f"{field}: {first['msg']}{got}", field, str(first.get("type", "")))

@@ -1,0 +1,45 @@
+"""What a service takes on, at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from latentrt.bundle.checks import integer
+from latentrt.bundle.errors import InputError
+from latentrt.runtime.checks import number
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of a service; a request beyond one is refused.
+
+    Of one request: `pixels` of a picture (None: what the model and the memory allow), `steps`,
+    `images`, bytes of its `body`, and `deadline` seconds from its arrival. Of all: `queued`
+    requests that wait, `drawing` pictures in progress at once, bytes of the finished pictures that
+    are `kept`, and the seconds that they are, `kept_for`. `stalled` seconds without a step, while
+    rows wait, make a service unhealthy. `drain` seconds are given to what runs when it ends.
+    Raises `InputError`.
+    """
+
+    pixels: int | None = None
+    steps: int = 150
+    images: int = 16
+    body: int = 64 << 20
+    deadline: float = 3600.0
+    queued: int = 64
+    drawing: int = 8
+    kept: int = 256 << 20
+    kept_for: float = 600.0
+    stalled: float = 300.0
+    drain: float = 60.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in ("deadline", "kept_for", "stalled", "drain"):
+                number(each.name, "a number of seconds above 0", value, 1e-3)
+            elif value is not None:
+                integer(each.name, "an integer of at least 1", value, 1)
+        if self.images > self.drawing:
+            expected = f"at most {self.drawing}, the pictures drawn at once"
+            raise InputError("images", expected, self.images)

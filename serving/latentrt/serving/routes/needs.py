@@ -1,0 +1,36 @@
+"""What routes ask FastAPI for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from latentrt.serving.problem import Problem, Refused
+from latentrt.serving.service import Service
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _ready(request: Request) -> Service:
+    service = _service(request)
+    if service.phase == "starting":
+        text = service.failure or "the service is starting"
+        raise Refused(Problem(503, text, code="starting", retry_after=5))
+    return service
+
+
+def _client(request: Request) -> str:
+    client: str = request.state.client
+    return client
+
+
+AnyService = Annotated[Service, Depends(_service)]
+"""The service, in whatever phase."""
+ReadyService = Annotated[Service, Depends(_ready)]
+"""The service once it is ready; before, the request is answered with 503."""
+Client = Annotated[str, Depends(_client)]
+"""Whose request it is: a key's, or an address's."""
