@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from latentrt.bundle.checks import integer
-from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import number
 
 
@@ -23,7 +22,7 @@ class Limits:
 
     pixels: int | None = None
     steps: int = 150
-    images: int = 16
+    images: int = 8
     body: int = 64 << 20
     deadline: float = 3600.0
     queued: int = 64
@@ -40,6 +39,3 @@ class Limits:
                 number(each.name, "a number of seconds above 0", value, 1e-3)
             elif value is not None:
                 integer(each.name, "an integer of at least 1", value, 1)
-        if self.images > self.drawing:
-            expected = f"at most {self.drawing}, the pictures drawn at once"
-            raise InputError("images", expected, self.images)
