@@ -12,14 +12,18 @@ from latentrt.runtime.checks import number
 class Limits:
     """Bounds of a service; a request beyond one is refused.
 
-    Of one request: `pixels` of a picture (None: what the model and the memory allow), `steps`,
-    `images`, bytes of its `body`, and `deadline` seconds from its arrival. Of all: `queued`
-    requests that wait, `drawing` pictures in progress at once, bytes of the finished pictures that
-    are `kept`, and the seconds that they are, `kept_for`. `stalled` seconds without a step, while
-    rows wait, make a service unhealthy. `drain` seconds are given to what runs when it ends.
-    Raises `InputError`.
+    Of one request: characters of its prompts and their number, pixels of a picture (None: what
+    the model and the memory allow), steps, images, bytes of its body, and seconds from its arrival
+    to its deadline.
+
+    Of all: `queued` requests that wait, `drawing` pictures in progress at once, bytes of finished
+    pictures that are `kept`, and the seconds that they are, `kept_for`. `stalled` seconds without
+    a step, while rows wait, make a service unhealthy. `drain` seconds are given to what runs when
+    it ends. Raises `InputError`.
     """
 
+    prompt: int = 10_000
+    prompts: int = 16
     pixels: int | None = None
     steps: int = 150
     images: int = 8
