@@ -16,7 +16,7 @@ from latentrt.runtime.conversion.latent_rgb import Call, fit_latent_rgb
 
 
 def fitted_latent_rgb(folder: Path, manifest: Manifest) -> LatentRgb | None:
-    """The matrix of a bundle's VAE, with the weights that the bundle stores; None if it gives NaN."""
+    """The matrix of a bundle's VAE with its stored weights; None for one that gives NaN."""
     vae = {name: _call(folder, manifest, name) for name in ("vae_encoder", "vae_decoder")}
     return fit_latent_rgb(vae, manifest)
 
