@@ -31,7 +31,6 @@ from latentrt.runtime import (
     QueueFull,
     Request,
     Sampling,
-    Size,
 )
 from latentrt.serving import backlog, ray
 from latentrt.serving.backlog import Backlog, Painters
@@ -174,9 +173,7 @@ def test_an_order_that_was_cancelled_is_not_drawn_again() -> None:
         stop.stop()
 
     with pytest.raises(Cancelled):
-        RemotePainter(handle, "heads").draw(
-            Order("heads", Request("a")), lambda: None, tell, stop
-        )
+        RemotePainter(handle, "heads").draw(Order("heads", Request("a")), lambda: None, tell, stop)
     assert handle.cancelled == 1
 
 
@@ -222,7 +219,7 @@ def test_the_backlog_is_the_rows_left_by_the_seconds_of_a_row(
 def test_there_are_as_many_painters_as_draw_what_waits_in_time(
     queued: dict[str, float], waiting: int, expected: int
 ) -> None:
-    context = SimpleNamespace(
+    context: Any = SimpleNamespace(
         aggregated_metrics={
             "seconds_queued": queued,
             "seconds_an_order": {"a": 15.0, "b": 0.0},

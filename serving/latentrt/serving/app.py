@@ -19,6 +19,7 @@ from latentrt.serving.gates import Gate, Gates
 from latentrt.serving.problem import Problem, problem_of
 from latentrt.serving.routes import health, jobs, openai
 from latentrt.serving.service import Service
+from latentrt.serving.traces import Traced
 
 
 def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
@@ -58,6 +59,8 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
             allow_headers=["*"],
         )
     app.add_middleware(Gates, gate=gate, metrics=service.metrics, log=log)
+    if service.traces.tracer is not None:
+        app.add_middleware(Traced, tracer=service.traces.tracer)
     return app
 
 

@@ -27,14 +27,12 @@ from latentrt.runtime.batcher import Load
 from latentrt.serving.app import app_of
 from latentrt.serving.backlog import Backlog, Painters
 from latentrt.serving.gates import Gate, read_keys
-from latentrt.serving.jobs import Jobs
 from latentrt.serving.limits import Limits
 from latentrt.serving.metrics import Metrics
-from latentrt.serving.opening import OtherSizes, service_over
+from latentrt.serving.opening import OtherSizes, service_of, service_over
 from latentrt.serving.order import Order
 from latentrt.serving.painter import Drawn, Stop, Told
 from latentrt.serving.remote import BEGUN, RemotePainter
-from latentrt.serving.service import Service
 from latentrt.serving.shelf import Shelf
 
 serve: Final[Any] = ray_serve  # its functions are not typed
@@ -184,8 +182,7 @@ class Ingress:
         limits = replace(settings.limits, drawing=settings.orders * settings.max_painters)
         metrics = Metrics()
         metrics.watch(None, shelf.model_names)
-        jobs = Jobs(remote, limits, metrics.ended)
-        self.service = Service(shelf, limits, jobs, remote, metrics, remote.warm)
+        self.service = service_of(remote, shelf, limits, metrics, remote.warm)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return app_of(self.service, self._gate, self._log)
@@ -198,6 +195,7 @@ def build(settings: Settings) -> Application:
         serve.ingress()(Ingress),
         name="ingress",
         num_replicas=1,
+        ray_actor_options={"num_cpus": 0},  # it waits for painters
         max_ongoing_requests=_CONNECTIONS,
         graceful_shutdown_timeout_s=_longest(settings),
     )
