@@ -24,7 +24,7 @@ PLOT := docs/bench.png
 
 
 .DEFAULT_GOAL := help
-.PHONY: help run graphs test test-slow fuzz check bench peers gpu docs format clean
+.PHONY: help run graphs test test-slow scorecard fuzz check bench peers gpu docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test: $(STAMP) ## Run the tests, in two processes
 
 test-slow: $(STAMP) ## Run the tests on models of real size
 	$(BIN)/python -m pytest -m slow --timeout 0
+
+scorecard: $(STAMP) ## Try the service in storms, faults and floods; writes docs/reliability.md
+	$(BIN)/python -m tests.serving.scorecard
 
 fuzz: $(STAMP) ## Run the tests of odd inputs with ten times as many
 	LATENTRT_FUZZ=10 $(BIN)/python -m pytest -m fuzz --timeout 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +21,8 @@ from latentrt.serving.gates import Gate, Gates
 from latentrt.serving.problem import Problem, problem_of
 from latentrt.serving.routes import health, jobs, openai
 from latentrt.serving.service import Service
+
+_LOGGER: Final = logging.getLogger("latentrt.serving")
 
 
 def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
@@ -62,7 +66,10 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    return problem_response(problem_of(error), request.url.path)
+    problem = problem_of(error)
+    if problem.status == 500:
+        _LOGGER.error("%s failed", request.url.path, exc_info=error)
+    return problem_response(problem, request.url.path)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
