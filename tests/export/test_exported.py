@@ -178,7 +178,7 @@ def test_every_stage_reports_from_nothing_to_all(folder: Path, out: Path) -> Non
         told.setdefault(stage, []).append((done, total))
 
     export(folder, out / "bundle", progress=progress)
-    assert list(told) == ["check", "weights", "graphs", "goldens", "manifest"]
+    assert list(told) == ["check", "weights", "graphs", "goldens", "manifest", "previews"]
     for reports in told.values():
         done = [d for d, _ in reports]
         assert done == sorted(done)

@@ -49,8 +49,8 @@ def test_a_url_gives_the_same_picture(client: openai.OpenAI) -> None:
     import httpx
 
     asked = {"model": "heads", "prompt": "a fox", "extra_body": QUICK}
-    (coded,) = client.images.generate(**asked).data or ()
-    (named,) = client.images.generate(**asked, response_format="url").data or ()
+    (coded,) = client.images.generate(**asked).data or []
+    (named,) = client.images.generate(**asked, response_format="url").data or []
     assert named.url is not None
     shown = np.asarray(Image.open(io.BytesIO(httpx.get(named.url).content)))
     assert np.array_equal(shown, pixels(coded.b64_json))
@@ -67,7 +67,7 @@ def test_an_edit_keeps_what_its_mask_does_not_let_through(client: openai.OpenAI)
         mask=("mask.png", png(mask), "image/png"),
         extra_body=QUICK,
     )
-    (edited,) = answer.data or ()
+    (edited,) = answer.data or []
     found, before = pixels(edited.b64_json), np.asarray(image)
     assert np.array_equal(found[:, 32:], before[:, 32:])
     assert not np.array_equal(found[:, :32], before[:, :32])

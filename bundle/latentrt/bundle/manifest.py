@@ -37,6 +37,9 @@ XL: Final = (STABLE_DIFFUSION_XL, STABLE_DIFFUSION_XL_REFINER)
 """Families whose prompts come with sizes."""
 _FAMILIES: Final = (STABLE_DIFFUSION, *XL, LATENT_CONSISTENCY, CONTROLNET)
 
+LatentRgb = tuple[tuple[float, float, float], ...]
+"""From latents as the U-Net has them to colours in [-1, 1]: a row for each channel, then a bias."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -52,7 +55,7 @@ class Manifest:
     relative change of its outputs on the golden inputs. It is empty in float32 or without goldens.
     `islands` names, by component, the nodes of a float16 graph that compute in float32. A component
     without such nodes is left out. `inferred` lists what the checkpoint did not state, and the
-    reason for each choice.
+    reason for each choice. `latent_rgb` is for fast previews; older versions wrote none.
 
     A ControlNet's manifest has neutral numbers for what it lacks, a VAE and a schedule.
     """
@@ -75,6 +78,7 @@ class Manifest:
     inferred: tuple[str, ...] = ()
     versions: Mapping[str, str] | None = None
     source: str = ""
+    latent_rgb: LatentRgb | None = None
 
     @property
     def has_goldens(self) -> bool:
@@ -90,10 +94,10 @@ class Manifest:
     def model_hash(self) -> str:
         """SHA-256 of all that decides a picture: graphs, weights, tokenizers, scheduler, numbers.
 
-        Names, goldens and versions are left out.
+        Names, goldens, versions and what previews are made with are left out.
         """
         value = self.to_json()
-        for key in ("schema", "source", "inferred", "versions", "storage"):
+        for key in ("schema", "source", "inferred", "versions", "storage", "latent_rgb"):
             del value[key]
         value["components"] = {name: c.fingerprint for name, c in self.components.items()}
         value["files"] = {k: f.sha256 for k, f in self.files.items() if k != GOLDEN}
@@ -115,6 +119,7 @@ class Manifest:
             "force_zeros_for_empty_prompt": self.force_zeros_for_empty_prompt,
             "latents_mean": _listed(self.latents_mean),
             "latents_std": _listed(self.latents_std),
+            "latent_rgb": None if self.latent_rgb is None else [list(r) for r in self.latent_rgb],
             "inferred": list(self.inferred),
             "versions": dict(self.versions or {}),
             "components": {name: c.to_json() for name, c in self.components.items()},
@@ -149,6 +154,7 @@ class Manifest:
             force_zeros_for_empty_prompt=root.at("force_zeros_for_empty_prompt").flag(),
             latents_mean=_by_channel(root.at("latents_mean"), channels, Field.number),
             latents_std=_by_channel(root.at("latents_std"), channels, Field.divisor),
+            latent_rgb=read_latent_rgb(root, channels),
             inferred=_texts(root.at("inferred")),
             versions={n: f.text() for n, f in root.at("versions").members().items()},
             components=components,
@@ -227,6 +233,20 @@ def _by_channel(
     if len(items) != channels:
         raise field.wrong(f"{channels} numbers, one a latent channel")
     return tuple(read(item) for item in items)
+
+
+def read_latent_rgb(root: Field, channels: int) -> LatentRgb | None:
+    """The matrix of fast previews; None where it is absent, as in bundles of older versions.
+
+    Raises `ValueError` for anything else.
+    """
+    field = root.members().get("latent_rgb")
+    if field is None or field.value is None:
+        return None
+    rows = [row.items() for row in field.items()]
+    if len(rows) != channels + 1 or any(len(row) != 3 for row in rows):
+        raise field.wrong(f"{channels + 1} rows of 3 numbers")
+    return tuple((r.number(), g.number(), b.number()) for r, g, b in rows)
 
 
 def _known(field: Field, components: Mapping[str, ComponentRecord]) -> dict[str, Field]:

@@ -72,6 +72,13 @@ def run(
         place = f"[{host}]" if ":" in host else host
         print(f"latentrt: http://{place}:{at}{root_path}/", file=sys.stderr, flush=True)
 
+    warm = service.warm
+
+    def warmed() -> None:
+        warm()
+        print("latentrt: ready", file=sys.stderr, flush=True)
+
+    service.warm = warmed
     log_to_stderr()
     logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
     server = Server(app_of(service, gate, log), service, host, port, listening, root_path)

@@ -84,7 +84,7 @@ def serve(
         body=max_body << 20,
         deadline=deadline,
         queued=queue,
-        drawing=max(max_batch, max_images),
+        drawing=max_batch,
         drain=drain,
     )
     run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +17,13 @@ from latentrt.bundle.publish import publishing
 from latentrt.bundle.tensors import TensorFile, save_tensors
 from latentrt.export.check import check
 from latentrt.export.islands import check_measurable, measured_islands, set_apart
+from latentrt.export.latent_rgb import fitted_latent_rgb
 from latentrt.export.libraries import quiet_libraries
 from latentrt.export.reference import GoldenInputs, Goldens, storage_cost
 from latentrt.export.tracing import traced
 from latentrt.graphs.store import GraphSet
 from latentrt.runtime.conversion.make import DTYPES
-from latentrt.weights.bundle_writer import Measured, check_replaceable, write_bundle
+from latentrt.weights.bundle_writer import Measured, check_replaceable, write_bundle, write_manifest
 from latentrt.weights.checked import Checked
 from latentrt.weights.component_specs import ComponentSpec, component_specs
 from latentrt.weights.parts import Part
@@ -72,7 +73,7 @@ def export(
         job = _Job(
             checked=checked, folder=folder, dtype=DTYPES[dtype], trace=trace, progress=progress
         )
-        write_bundle(
+        manifest = write_bundle(
             folder,
             checked,
             job.dtype,
@@ -81,6 +82,11 @@ def export(
             versions={name: importlib.metadata.version(name) for name in _VERSIONED},
             progress=progress,
         )
+        if manifest.latent_rgb is None:
+            progress("previews", 0, 1)
+            fitted = fitted_latent_rgb(folder, manifest)
+            write_manifest(folder, replace(manifest, latent_rgb=fitted))
+            progress("previews", 1, 1)
 
 
 @dataclass(frozen=True, slots=True)

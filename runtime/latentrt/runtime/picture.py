@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.bundle.errors import NonFinite
+from latentrt.bundle.errors import InputError, NonFinite
 from latentrt.runtime.checks import all_finite
+from latentrt.runtime.latent_to_rgb import LatentToRgb
 from latentrt.runtime.noise import noise_stream
 from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
 from latentrt.runtime.prediction import denoised
@@ -38,10 +39,22 @@ class Step:
     timestep: float
     denoised: Latent
     _decode: Callable[[Latent], Image.Image] = field(repr=False)
+    _colours: LatentToRgb | None = field(repr=False)
 
-    def preview(self) -> Image.Image:
-        """The estimate as a picture, at the cost of one VAE decode."""
-        return self._decode(self.denoised)
+    def preview(self, *, fast: bool = False) -> Image.Image:
+        """The estimate as a picture, at the cost of one VAE decode.
+
+        With `fast` no model is asked: one matrix gives the colours. The preview then has the
+        latent's size, 64 x 64 for a picture of 512 x 512, and no pixels that inpainting puts back.
+        Both are thread-safe. `fast` raises `InputError` for a bundle of an older version that has
+        no such matrix.
+        """
+        if not fast:
+            return self._decode(self.denoised)
+        if self._colours is None:
+            expected = "False: the bundle has no matrix of colours; make it again"
+            raise InputError("fast", expected, fast)
+        return self._colours(self.denoised)
 
 
 class Driven(Protocol):
@@ -168,7 +181,7 @@ def _denoise(
     """One run of a sampler: it asks the denoiser, which asks the models."""
     schedule = leg.schedule
     entry = leg.enter(latent, noise)
-    keep = entry.keep
+    keep, colours = entry.keep, run.plan.colours
     sampler = sample(entry.latent, schedule, noise=noise.stream)
     asked = next(sampler)
     for at in schedule.positions:
@@ -181,7 +194,9 @@ def _denoise(
         estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)
         estimate.flags.writeable = False  # the sampler goes on with what the caller is shown
         total = run.plan.evaluations
-        run.tell(Step(index, total, image, asked.sigma, asked.timestep, estimate, run.preview))
+        clean = _at_scale(estimate, schedule.data_scale)
+        step = Step(index, total, image, asked.sigma, asked.timestep, clean, run.preview, colours)
+        run.tell(step)
         try:
             asked = sampler.send((asked.latent, estimate))
         except StopIteration as finished:
@@ -193,3 +208,12 @@ def _denoise(
                 return last * np.float32(schedule.data_scale)
             return last * np.float32(schedule.final_scale)
     raise AssertionError  # a sampler ends with its schedule
+
+
+def _at_scale(estimate: Latent, scale: float) -> Latent:
+    """A clean latent of data scale 1 as the VAE is to have it, read-only."""
+    if scale == 1:
+        return estimate
+    scaled: Latent = estimate * np.float32(scale)
+    scaled.flags.writeable = False
+    return scaled

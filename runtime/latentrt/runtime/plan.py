@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from latentrt.engines.engine import Engine
 from latentrt.runtime.denoiser import Denoiser
+from latentrt.runtime.latent_to_rgb import LatentToRgb
 from latentrt.runtime.noise import Noise, slerp
 from latentrt.runtime.pixels import Pixels, unchanged
 from latentrt.runtime.rows import Evaluation, Need
@@ -138,7 +139,7 @@ class Plan:
     [H, W, 3], to the picture, of any size. `batches` are the compiled batch sizes by
     kind of model, ascending; `together` is how many pictures a direct run draws at a time. `notes`
     say what a caller should know. `engines` are those that it will call: they are not freed while
-    it holds them.
+    it holds them. `colours` are those of fast previews, None where the bundle has none.
     """
 
     request: Request
@@ -151,6 +152,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     engines: tuple[Engine, ...] = ()
     finish: Callable[[Pixels], Pixels] = unchanged
+    colours: LatentToRgb | None = None
 
     @property
     def schedule(self) -> Schedule:

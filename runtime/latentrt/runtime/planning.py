@@ -16,6 +16,7 @@ from latentrt.engines.registry import Progress
 from latentrt.runtime.conditioning import Conditioner
 from latentrt.runtime.controlling import Controlling
 from latentrt.runtime.kit import Kit, Spent
+from latentrt.runtime.latent_to_rgb import LatentToRgb
 from latentrt.runtime.opening import Opening
 from latentrt.runtime.plan import Latent, Leg, Plan, Prepared
 from latentrt.runtime.provenance import Provenance
@@ -65,6 +66,7 @@ class Planning:
         self._vae = Vae(
             bundle.manifest, self.models["vae_decoder"], self.models.get("vae_encoder"), wide
         )
+        self._colours = LatentToRgb.of(bundle.manifest)
         self._conditioner = Conditioner(bundle, self.models.__getitem__)
         config = bundle.scheduler_config()
         self._train_timesteps = cast("int", config.get("num_train_timesteps") or 1000)
@@ -144,6 +146,7 @@ class Planning:
             notes=tuple(dict.fromkeys([*notes, *spent.notes])),
             engines=opening.release(),
             finish=request.task.finish,
+            colours=self._colours,
         )
 
     def forget_prompts(self) -> None:

@@ -20,11 +20,12 @@ from latentrt.bundle.cache_folder import cache_folder
 from latentrt.bundle.component import ComponentRecord, FileRecord
 from latentrt.bundle.errors import FileError
 from latentrt.bundle.files import Field, read_object
-from latentrt.bundle.manifest import GOLDEN
-from latentrt.bundle.publish import publishing
+from latentrt.bundle.manifest import GOLDEN, LatentRgb, read_latent_rgb
+from latentrt.bundle.publish import publishing, write_file
 from latentrt.bundle.stored_tensors import table_json
 from latentrt.bundle.tensors import TensorFile
 from latentrt.graphs.attach import attach, shapes
+from latentrt.runtime.conversion.latent_rgb import latent_rgb
 from latentrt.runtime.conversion.locks import locked
 from latentrt.runtime.conversion.places import VARIANT_RECORD, VARIANTS
 from latentrt.weights.component_specs import folder_of
@@ -43,6 +44,19 @@ class Variant:
     bundle: Bundle
     components: frozenset[str]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What the cache has of a variant beside its files: `colours` are those of another VAE."""
+
+    source: str
+    notes: tuple[str, ...]
+    colours: LatentRgb | None = None
+
+    def to_json(self) -> bytes:
+        value = {"schema": _SCHEMA, "source": self.source, "notes": self.notes}
+        return json.dumps({**value, "latent_rgb": self.colours}).encode()
 
 
 def variant_of(base: Bundle, loras: Sequence[Lora]) -> Variant:
@@ -69,7 +83,8 @@ def with_vae(base: Bundle, vae: Path | None, made_with: Path | None = None) -> B
         return base if made_with is None else replace(base, vae=NamedFile.of(made_with))
     tensors = VaeTensors(vae, _vae_of(base))
     named = NamedFile.of(vae)
-    found = _variant(base, f"vae {named.sha256}", lambda: {"vae": tensors}).bundle
+    key = f"vae {named.sha256}"
+    found = _variant(base, key, lambda: {"vae": tensors}, coloured=True).bundle
     return replace(found, vae=named)
 
 
@@ -78,38 +93,57 @@ def _vae_of(base: Bundle) -> TensorSource:
     return base.tensors(name)
 
 
-def _variant(base: Bundle, key: str, changed: Callable[[], Mapping[str, TensorSource]]) -> Variant:
+def _variant(
+    base: Bundle,
+    key: str,
+    changed: Callable[[], Mapping[str, TensorSource]],
+    *,
+    coloured: bool = False,
+) -> Variant:
+    """The variant of a key, made if it is not in the cache.
+
+    `coloured`: its previews have colours of their own.
+    """
     digest = hashlib.sha256(f"{base.manifest.model_hash} {key}".encode()).hexdigest()
     place = cache_folder() / VARIANTS / digest[:40]
     with locked(place):
-        notes = _notes(place)
-        if notes is None:
-            notes = _write(place, base, changed())
+        record = _record(place, base)
+        if record is None:
+            record = _write(place, base, changed())
         else:
             with contextlib.suppress(OSError):
                 os.utime(place / VARIANT_RECORD)  # the time of its last use
-    return _opened(base, place, notes)
+        found = _opened(base, place, record.notes)
+        if not coloured:
+            return found
+        if record.colours is None:
+            record = replace(record, colours=latent_rgb(found.bundle))
+            write_file(place / VARIANT_RECORD, record.to_json())
+    manifest = replace(found.bundle.manifest, latent_rgb=record.colours)
+    return replace(found, bundle=replace(found.bundle, manifest=manifest))
 
 
-def _notes(place: Path) -> tuple[str, ...] | None:
-    """The notes of a variant, None where there is none."""
+def _record(place: Path, base: Bundle) -> _Record | None:
+    """What the cache has of a variant, None where there is none."""
     with contextlib.suppress(FileError, ValueError):
-        record = Field("", read_object(place / VARIANT_RECORD))
-        if record.at("schema").value == _SCHEMA:
-            return tuple(item.text() for item in record.at("notes").items())
+        root = Field("", read_object(place / VARIANT_RECORD))
+        if root.at("schema").value == _SCHEMA:
+            notes = tuple(item.text() for item in root.at("notes").items())
+            colours = read_latent_rgb(root, base.manifest.latent_channels)
+            return _Record(base.manifest.source, notes, colours)
     return None
 
 
-def _write(place: Path, base: Bundle, changed: Mapping[str, TensorSource]) -> tuple[str, ...]:
+def _write(place: Path, base: Bundle, changed: Mapping[str, TensorSource]) -> _Record:
     components = base.manifest.components
     notes = tuple(dict.fromkeys(note for each in changed.values() for note in each.notes))
     with publishing(place, force=True) as folder:
         for name in components:
             if folder_of(name) in changed:
                 _write_component(folder, base, name, changed[folder_of(name)])
-        record = {"schema": _SCHEMA, "source": base.manifest.source, "notes": notes}
-        (folder / VARIANT_RECORD).write_text(json.dumps(record), "utf-8")
-    return notes
+        record = _Record(base.manifest.source, notes)
+        (folder / VARIANT_RECORD).write_bytes(record.to_json())
+    return record
 
 
 def _write_component(folder: Path, base: Bundle, component: str, changed: TensorSource) -> None:

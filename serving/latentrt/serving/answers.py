@@ -14,21 +14,25 @@ from latentrt.serving.problem import Problem
 def problem_response(problem: Problem, path: str) -> JSONResponse:
     """A problem in OpenAI's form, or in FastAPI's and the web UI's below `/sdapi` and alike."""
     headers = problem.headers
+    message, field = (
+        _plain(problem.message),
+        None if problem.field is None else _plain(problem.field),
+    )
     if problem.status == 401:
         headers["www-authenticate"] = "Bearer"
     if path.startswith(("/sdapi", "/controlnet", "/internal")):
         content: dict[str, Any] = {
             "error": problem.code or problem.kind,
-            "detail": problem.message,
+            "detail": message,
             "body": "",
-            "errors": problem.message,
+            "errors": message,
         }
     else:
         content = {
             "error": {
-                "message": problem.message,
+                "message": message,
                 "type": problem.kind,
-                "param": problem.field,
+                "param": field,
                 "code": problem.code,
             }
         }
@@ -44,3 +48,8 @@ def validation_problem(error: RequestValidationError, path: str) -> Problem:
     got = f", got {str(first['input'])[:80]!r}" if "input" in first and places else ""
     status = 400 if path.startswith("/v1/images") else 422
     return Problem(status, f"{field}: {first['msg']}{got}", field, str(first.get("type", "")))
+
+
+def _plain(text: str) -> str:
+    """A text that UTF-8 can encode: JSON may hold half of a character."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -26,11 +26,12 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        warming = asyncio.ensure_future(service.start())
+        tasks = [asyncio.ensure_future(each) for each in (service.start(), service.watch())]
         try:
             yield
         finally:
-            warming.cancel()
+            for task in tasks:
+                task.cancel()
             service.jobs.cancel_all()
             await asyncio.to_thread(service.close)
 

@@ -96,8 +96,8 @@ class SamplingBody(Body):
     steps: int = Field(default=20, ge=1)
     eta: float | None = Field(default=None, ge=0, le=1)
     rho: float | None = Field(default=None, gt=0)
-    timesteps: list[float] | None = None
-    sigmas: list[float] | None = None
+    timesteps: list[float] | None = Field(default=None, max_length=1000)
+    sigmas: list[float] | None = Field(default=None, max_length=1000)
     brownian: bool = False
 
 
@@ -157,7 +157,7 @@ class JobBody(Body):
     sampling: SamplingBody = SamplingBody()
     guidance: GuidanceBody = GuidanceBody()
     clip_skip: int = Field(default=0, ge=0)
-    composed: list[tuple[str, float]] = []
+    composed: list[tuple[str, float]] = Field(default=[], max_length=64)
     generator: Literal["torch", "numpy", "torch-cuda"] = "torch"
     original_size: str | None = None
     crop: tuple[int, int] = (0, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 import json
 import logging
@@ -24,7 +25,7 @@ from latentrt.serving.problem import CLIENT_GONE, Problem, Refused
 
 BODY_SECONDS: Final = 60.0
 """Seconds in which a body must have come."""
-OPEN: Final = ("/health/", "/docs")
+OPEN: Final = ("/health/",)
 """Paths that need no key, beside the page at `/`."""
 _LOGGER: Final = logging.getLogger("latentrt.serving")
 _LONGEST_NAME: Final = 128
@@ -44,7 +45,8 @@ class Gate:
         self._check_origin(headers)
         host = str((scope.get("client") or ("unknown", 0))[0])
         path: str = scope["path"]
-        if not self.keys or path == "/" or path.startswith(OPEN):
+        asks_leave = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+        if not self.keys or path == "/" or path.startswith(OPEN) or asks_leave:
             return host
         given = _key_of(headers)
         for number, key in enumerate(self.keys):
@@ -91,13 +93,20 @@ class Gates:
                 MutableHeaders(scope=message)["x-request-id"] = name
             await send(message)
 
+        async def unless_refused(message: Message) -> None:
+            # A framework takes what its body raises for a body that cannot be parsed.
+            if body.problem is None or answered:
+                await named(message)
+
         try:
             scope.setdefault("state", {})["client"] = self._gate.check(scope)
-            bounded = _Body(receive, Headers(scope=scope), self._gate.body)
-            await self._app(scope, bounded, named)
+            body = _Body(receive, Headers(scope=scope), self._gate.body)
+            with contextlib.suppress(Refused):
+                await self._app(scope, body, unless_refused)
+            if body.problem is not None and not answered:
+                raise Refused(body.problem)
         except Refused as error:
-            if not answered:
-                await problem_response(error.problem, scope["path"])(scope, receive, named)
+            await problem_response(error.problem, scope["path"])(scope, receive, named)
         finally:
             seconds = time.perf_counter() - begun
             self._tell(scope, name, answered or CLIENT_GONE, seconds)
@@ -109,7 +118,7 @@ class Gates:
         fields: dict[str, Any] = {
             "id": name,
             "method": scope["method"],
-            "path": scope["path"][:200],
+            "path": scope.get("raw_path", b"").decode("latin-1")[:200],
             "status": status,
             "seconds": round(seconds, 4),
             "client": scope.get("state", {}).get("client", "unknown"),
@@ -118,7 +127,7 @@ class Gates:
 
 
 class _Body:
-    """A request's body, which ends at a limit of bytes and of seconds."""
+    """A request's body, which ends at a limit of bytes and of seconds; `problem` is why."""
 
     def __init__(self, receive: Receive, headers: Headers, most: int) -> None:
         self._receive = receive
@@ -126,6 +135,7 @@ class _Body:
         self._left = most
         self._until = time.monotonic() + BODY_SECONDS
         self._ended = False
+        self.problem: Problem | None = None
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > most:
             raise Refused(self._too_large(length))
@@ -138,11 +148,13 @@ class _Body:
             message = await asyncio.wait_for(self._receive(), left)
         except TimeoutError:
             text = f"body: expected all of it within {BODY_SECONDS:g} seconds"
-            raise Refused(Problem(408, text, retry=False)) from None
+            self.problem = Problem(408, text, retry=False)
+            raise Refused(self.problem) from None
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
-                raise Refused(self._too_large(f"more than {self._most}"))
+                self.problem = self._too_large(f"more than {self._most}")
+                raise Refused(self.problem)
             self._ended = not message.get("more_body", False)
         return message
 

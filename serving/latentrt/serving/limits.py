@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from latentrt.bundle.checks import integer
-from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import number
 
 
@@ -13,17 +12,21 @@ from latentrt.runtime.checks import number
 class Limits:
     """Bounds of a service; a request beyond one is refused.
 
-    Of one request: `pixels` of a picture (None: what the model and the memory allow), `steps`,
-    `images`, bytes of its `body`, and `deadline` seconds from its arrival. Of all: `queued`
-    requests that wait, `drawing` pictures in progress at once, bytes of the finished pictures that
-    are `kept`, and the seconds that they are, `kept_for`. `stalled` seconds without a step, while
-    rows wait, make a service unhealthy. `drain` seconds are given to what runs when it ends.
-    Raises `InputError`.
+    Of one request: characters of its prompts and their number, pixels of a picture (None: what
+    the model and the memory allow), steps, images, bytes of its body, and seconds from its arrival
+    to its deadline.
+
+    Of all: `queued` requests that wait, `drawing` pictures in progress at once, bytes of finished
+    pictures that are `kept`, and the seconds that they are, `kept_for`. `stalled` seconds without
+    a step, while rows wait, make a service unhealthy. `drain` seconds are given to what runs when
+    it ends. Raises `InputError`.
     """
 
+    prompt: int = 10_000
+    prompts: int = 16
     pixels: int | None = None
     steps: int = 150
-    images: int = 16
+    images: int = 8
     body: int = 64 << 20
     deadline: float = 3600.0
     queued: int = 64
@@ -40,6 +43,3 @@ class Limits:
                 number(each.name, "a number of seconds above 0", value, 1e-3)
             elif value is not None:
                 integer(each.name, "an integer of at least 1", value, 1)
-        if self.images > self.drawing:
-            expected = f"at most {self.drawing}, the pictures drawn at once"
-            raise InputError("images", expected, self.images)

@@ -56,6 +56,12 @@ class Metrics:
         self._models = Info("latentrt_model", "Models by name", registry=registry)
         self._running = Gauge("latentrt_requests_running", "Jobs that are drawn", registry=registry)
         self._depth = Gauge("latentrt_queue_depth", "Jobs that wait", registry=registry)
+        self._lag = Gauge(
+            "latentrt_event_loop_lag_seconds",
+            "The longest time that the event loop was blocked since the last scrape",
+            registry=registry,
+        )
+        self._longest = 0.0
 
     def watch(self, painter: LocalPainter, names: Iterable[str]) -> None:
         """Report a painter's rows, and the names of models."""
@@ -66,6 +72,10 @@ class Metrics:
         """Count an answer."""
         self._requests.labels(route, str(status)).inc()
         self._duration.labels(route).observe(seconds)
+
+    def lagged(self, seconds: float) -> None:
+        """The event loop was blocked for so long."""
+        self._longest = max(self._longest, seconds)
 
     def ended(self, job: Job) -> None:
         """Count a job that is over."""
@@ -86,6 +96,8 @@ class Metrics:
         """Everything in Prometheus' text format."""
         self._running.set(running)
         self._depth.set(queued)
+        self._lag.set(self._longest)
+        self._longest = 0.0
         return generate_latest(self.registry)
 
 

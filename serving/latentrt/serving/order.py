@@ -57,6 +57,9 @@ def order_of(body: JobBody, shelf: Shelf, limits: Limits, partial: int = 0) -> O
     ):
         if value > most:
             raise InputError(name, f"at most {most}", value)
+    texts = [body.prompt, body.negative_prompt or "", *(text for text, _ in body.composed)]
+    if (length := sum(map(len, texts))) > limits.prompt:
+        raise InputError("prompt", f"at most {limits.prompt} characters", length)
     weights, prompts = _weights(body, shelf)
     request = Request(
         prompts[0],
@@ -85,6 +88,8 @@ def order_of(body: JobBody, shelf: Shelf, limits: Limits, partial: int = 0) -> O
         tiling=body.tiling,
         controls=[_control(each, shelf) for each in body.controls],
     )
+    if len(request.prompts) > limits.prompts:
+        raise InputError("prompt", f"at most {limits.prompts} prompts", len(request.prompts))
     _check_pixels(request, limits)
     return Order(
         model,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from latentrt.bundle.errors import (
+    BundleError,
     Busy,
     Cancelled,
+    CheckpointError,
     Closed,
     DeadlineExceeded,
     EngineError,
@@ -73,6 +75,8 @@ def problem_of(error: BaseException) -> Problem:
             return Problem(400, text, error.field)
         case ShapeNotBuilt():
             return Problem(400, text, "size")
+        case BundleError() | CheckpointError():
+            return Problem(503, f"{error.path.name}: {error.problem}", code="model", retry=False)
         case FileError():  # without the folder, which is the server's own business
             return Problem(422, f"{error.path.name}: {error.problem}")
         case Busy():

@@ -61,6 +61,10 @@ class Server(uvicorn.Server):
         if self.started:
             self._listening(self.servers[0].sockets[0].getsockname()[1])
 
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end: also where the service could not start."""
+        return bool(self._service.failure) or await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal; end at once at a second."""
         if self._loop is None or self._ending is not None or sig == signal.SIGINT:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from latentrt.serving.jobs import Jobs
 from latentrt.serving.limits import Limits
@@ -14,6 +14,9 @@ from latentrt.serving.metrics import Metrics
 from latentrt.serving.painter import LocalPainter
 from latentrt.serving.shelf import Shelf
 from latentrt.serving.webui.options import ClientOptions
+
+_TICK: Final = 0.01
+"""Seconds between looks at the event loop's clock."""
 
 Phase = Literal["starting", "ready", "draining"]
 
@@ -44,10 +47,16 @@ class Service:
         try:
             await asyncio.to_thread(self.warm)
         except Exception as error:
-            self.failure = str(error)
-            raise
-        if self.phase == "starting":
+            self.failure = str(error) or type(error).__name__
+        if self.phase == "starting" and not self.failure:
             self.phase = "ready"
+
+    async def watch(self) -> None:
+        """Measure for how long the event loop is blocked, until it is cancelled."""
+        while True:
+            begun = time.perf_counter()
+            await asyncio.sleep(_TICK)
+            self.metrics.lagged(time.perf_counter() - begun - _TICK)
 
     def close(self) -> None:
         """Cancel what is left, and close the models; it blocks."""

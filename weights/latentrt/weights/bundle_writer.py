@@ -18,6 +18,7 @@ from latentrt.graphs.store import GraphSet
 from latentrt.weights.checked import Checked
 from latentrt.weights.component_specs import BORDER, ComponentSpec, component_specs
 from latentrt.weights.families import tokenizer_of
+from latentrt.weights.known_vaes import known_latent_rgb
 from latentrt.weights.parts import Part
 from latentrt.weights.weight_store import Progress, StoredPart, store_weights
 
@@ -54,15 +55,15 @@ def write_bundle(
     link: bool = False,
     versions: Mapping[str, str],
     progress: Progress,
-) -> None:
+) -> Manifest:
     """Write a bundle into an empty folder, such as one of `latentrt.bundle.publish`.
 
     `dtype` ("float32", "float16", "bfloat16") is that of the stored weights and of the graphs.
     `measure` runs when graphs and weights are written; it may add goldens and change graphs.
     Without it a part computes in float32 where diffusers upcasts it. With `link`, weights that have
     the dtype already stay in the checkpoint's own files, which are linked, or copied where they
-    cannot be. Raises `CheckpointError` naming a tensor with a value that is not finite or does not
-    fit.
+    cannot be. The manifest that is written has the colours of a VAE that is known. Raises
+    `CheckpointError` naming a tensor with a value that is not finite or does not fit.
     """
     _write_texts(folder, checked)
     (folder / "weights").mkdir()
@@ -93,16 +94,17 @@ def write_bundle(
     measured = Measured(islands=islands) if measure is None else measure()
     progress("manifest", 0, 1)
     border = BORDER[dtype]
+    space = checked.latent_space
     manifest = Manifest(
         family=checked.family.name,
         source=checked.source.name,
         dtype=dtype,
-        latent_channels=checked.latent_space.channels,
-        vae_factor=checked.latent_space.factor,
-        vae_scaling=checked.latent_space.scaling,
+        latent_channels=space.channels,
+        vae_factor=space.factor,
+        vae_scaling=space.scaling,
         vae_shift=0.0,
-        latents_mean=checked.latent_space.mean,
-        latents_std=checked.latent_space.std,
+        latents_mean=space.mean,
+        latents_std=space.std,
         sample_size=checked.sample_size,
         prediction_type=checked.prediction_type,
         force_zeros_for_empty_prompt=checked.zeros,
@@ -114,9 +116,11 @@ def write_bundle(
         files=record_files(folder),
         inferred=(*checked.notes, *(note for each in stored.values() for note in each.notes)),
         versions=versions,
+        latent_rgb=known_latent_rgb(checked.parts["vae"].config, space.scaling, space.mean),
     )
     write_manifest(folder, manifest)
     progress("manifest", 1, 1)
+    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

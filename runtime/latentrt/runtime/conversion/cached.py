@@ -36,7 +36,7 @@ from latentrt.weights.controlnet import ControlNetCheckpoint
 from latentrt.weights.source import Source
 from latentrt.weights.weight_store import Progress
 
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 """The version of how bundles are made. Bundles of another version are made again."""
 
 

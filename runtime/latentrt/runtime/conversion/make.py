@@ -12,6 +12,7 @@ from latentrt.bundle.publish import publishing
 from latentrt.bundle.tensors import FLOAT8
 from latentrt.graphs.store import GraphSet
 from latentrt.runtime.conversion.check import check_source
+from latentrt.runtime.conversion.latent_rgb import state_latent_rgb
 from latentrt.runtime.conversion.prediction import state_prediction
 from latentrt.weights.bundle_writer import check_replaceable, write_bundle
 from latentrt.weights.checked import Checked
@@ -65,7 +66,7 @@ def make_bundle(
         progress("check", 0, 1)
         checked = check(source)
         progress("check", 1, 1)
-        write_bundle(
+        manifest = write_bundle(
             folder,
             checked,
             own := own_dtype(checked.parts["unet"]) if dtype is None else DTYPES[dtype],
@@ -74,6 +75,10 @@ def make_bundle(
             versions={"latentrt": importlib.metadata.version("latentrt")},
             progress=progress,
         )
+        if manifest.latent_rgb is None:
+            progress("previews", 0, 1)
+            state_latent_rgb(folder)
+            progress("previews", 1, 1)
         if isinstance(source, SingleFile) and source.prediction_type is None:
             progress("prediction", 0, 1)
             state_prediction(folder)
