@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import sd_parsers
-import webuiapi
 from PIL import Image
-from tests.serving.live import Live, listening, opened, service
+from tests.serving.live import Live, listening, service
+from tests.serving.webui_client import QUICK, Alone, Drawing, client_of, drawing_alone
 
 from latentrt.runtime import Request, Sampling
 from latentrt.serving.gates import Gate
 from latentrt.serving.limits import Limits
 
-QUICK: dict[str, Any] = {"prompt": "a fox", "seed": 5, "steps": 3, "width": 64, "height": 64}
-LONG: dict[str, Any] = QUICK | {"steps": 40}
 
-
-def client_of(live: Live, password: str | None = None) -> Any:
-    user = None if password is None else "someone"
-    return webuiapi.WebUIApi(
-        baseurl=f"{live.url}/sdapi/v1", sampler="Euler a", username=user, password=password
-    )
+@pytest.fixture(scope="module")
+def alone(live: Live) -> Iterator[Alone]:
+    with drawing_alone(live) as found:
+        yield found
 
 
 @pytest.fixture
@@ -43,39 +37,12 @@ def keyed(live: Live) -> Iterator[Live]:
         yield it
 
 
-def alone(live: Live, request: Request) -> np.ndarray[Any, Any]:
-    """The first picture of a request that shares its calls with no other."""
-    path = live.service.shelf.model("heads")
-    with opened(path) as pipeline, pipeline.batcher(batch_sizes=(4,)) as batcher:
-        return np.asarray(batcher.submit(request).result().images[0])
-
-
-class Drawing:
-    """A long request in another thread."""
-
-    def __init__(self, client: Any, live: Live, **fields: Any) -> None:
-        self.result: Any = None
-        self._thread = threading.Thread(target=self._draw, args=(client, LONG | fields))
-        self._thread.start()
-        until = time.monotonic() + 60
-        while not any(j.api == "webui" and j.preview and not j.over for j in live.service.jobs):
-            assert time.monotonic() < until
-            time.sleep(0.002)
-
-    def _draw(self, client: Any, fields: dict[str, Any]) -> None:
-        self.result = client.txt2img(**fields)
-
-    def end(self) -> Any:
-        self._thread.join()
-        return self.result
-
-
-def test_a_picture_is_the_one_that_is_drawn_alone(client: Any, live: Live) -> None:
+def test_a_picture_is_the_one_that_is_drawn_alone(client: Any, alone: Alone) -> None:
     answer = client.txt2img(**QUICK, negative_prompt="a dog", cfg_scale=4)
     sampling = Sampling("euler_ancestral", "linspace", steps=3, eta=1.0)
     request = Request("a fox", negative_prompt="a dog", seed=5, sampling=sampling, guidance=4.0)
     # One batch size: the same sums in the same order.
-    assert np.array_equal(np.asarray(answer.image), alone(live, request))
+    assert np.array_equal(np.asarray(answer.image), alone(request))
     assert answer.info["seed"] == 5
     assert (answer.info["width"], answer.info["height"]) == (64, 64)
     assert answer.parameters["prompt"] == "a fox"
