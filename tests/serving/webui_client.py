@@ -22,8 +22,9 @@ class FreshClient(webuiapi.WebUIApi):
     """The real client, whose default for `alwayson_scripts` is one object for all requests."""
 
     def post_and_get_api_result(self, url: str, json: Any, use_async: bool) -> Any:
-        sent = {**json, "alwayson_scripts": dict(json["alwayson_scripts"])}
-        json["alwayson_scripts"].clear()
+        scripts = json.get("alwayson_scripts", {})
+        sent = {**json, "alwayson_scripts": dict(scripts)}
+        scripts.clear()
         return super().post_and_get_api_result(url, sent, use_async)
 
 
