@@ -56,11 +56,16 @@ class Theirs:
 
     def draw(self, prompt: Chunks, negative: Chunks, **options: Any) -> NDArray[np.float32]:
         """The final latent [c, h, w]."""
-        others = {f"negative_{name}": array for name, array in self.states(negative).items()}
+        return self.draw_states(self.states(prompt), self.states(negative), **options)
+
+    def draw_states(
+        self, prompt: dict[str, torch.Tensor], negative: dict[str, torch.Tensor], **options: Any
+    ) -> NDArray[np.float32]:
+        """The final latent [c, h, w] of what `states` gives."""
         return (
             self.pipeline(
-                **self.states(prompt),
-                **others,
+                **prompt,
+                **{f"negative_{name}": array for name, array in negative.items()},
                 width=SIZE.width,
                 height=SIZE.height,
                 num_inference_steps=STEPS,

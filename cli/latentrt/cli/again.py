@@ -107,6 +107,8 @@ def again(
             for part in parts:
                 place, new = place[part], new[part]
             place[key] = new[key]
+    if given & {"to_prompt", "to_seed"}:
+        value |= {name: wanted[name] for name in ("interpolation", "num_images")}
     task = _begun_with(value, source, asked, given)
     weights = _weights(value, source, asked, given, {**_FOLDERS, **folders})
     found = recorded_controls(value, source, controls)

@@ -184,6 +184,12 @@ def generate(
     subseed_strength: Annotated[
         float, typer.Option(help="How far to go to the subseed's noise, 0 to 1.")
     ] = 0.0,
+    to_prompt: Annotated[
+        str | None, typer.Option(help="Go from the prompt to this one, over --num-images pictures.")
+    ] = None,
+    to_seed: Annotated[
+        int | None, typer.Option(help="Go from the seed's noise to this seed's, likewise.")
+    ] = None,
     tile: Annotated[
         str,
         typer.Option(help="Decode large pictures in tiles: auto (where memory needs it), on, off."),
@@ -192,7 +198,10 @@ def generate(
         str | None,
         typer.Option(help="WIDTHxHEIGHT in pixels. [default: the image's or the checkpoint's]"),
     ] = None,
-    num_images: Annotated[int, typer.Option(help="Image i uses seed + i.")] = 1,
+    num_images: Annotated[
+        int | None,
+        typer.Option(help="Image i uses seed + i. [default: 1; --to-prompt, --to-seed: 8]"),
+    ] = None,
     clip_skip: Annotated[int, typer.Option(help="Last text layers to leave out.")] = 0,
     original_size: Annotated[str | None, typer.Option(help="SDXL: WIDTHxHEIGHT.")] = None,
     crop: Annotated[str, typer.Option(help="SDXL: TOP,LEFT of the crop.")] = "0,0",
@@ -248,9 +257,11 @@ def generate(
     from latentrt.cli.generate import load_latents, make
     from latentrt.cli.tasks import TaskOptions
     from latentrt.cli.values import (
+        FRAMES,
         assignments,
         corner,
         engine_options,
+        interpolation_of,
         interval,
         numbers,
         refiner_of,
@@ -270,8 +281,12 @@ def generate(
         raise InputError("bundle", "the bundle before the prompt", bundle)
     noise = None if latents is None else load_latents(latents)
     composed = [weighted("compose", text) for text in compose or ()]
-    loras, prompts = loras_of(lora or (), lora_dir, [prompt or "", *(text for text, _ in composed)])
-    composed = [(text, weight) for text, (_, weight) in zip(prompts[1:], composed, strict=True)]
+    texts = [prompt or "", to_prompt or "", *(text for text, _ in composed)]
+    loras, prompts = loras_of(lora or (), lora_dir, texts)
+    composed = [(text, weight) for text, (_, weight) in zip(prompts[2:], composed, strict=True)]
+    between = interpolation_of(None if to_prompt is None else prompts[1], to_seed)
+    if num_images is None:
+        num_images = 1 if between is None else FRAMES
     inversions = embeddings_of(embedding or (), embedding_dir, [*prompts, negative_prompt or ""])
     task_options = TaskOptions(
         image=image,
@@ -329,6 +344,7 @@ def generate(
         refiner=refiner_of(refiner, refiner_at),
         subseed=subseed,
         subseed_strength=subseed_strength,
+        interpolation=between,
         tiling=tiling_of(tile),
         controls=[each.control for each in controls],
     )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from latentrt.bundle.errors import InputError
 from latentrt.engines.options import value_of
 from latentrt.engines.verification.verify import Verify, check_verify
-from latentrt.runtime import Refiner, Size
+from latentrt.runtime import Interpolation, Refiner, Size
 from latentrt.runtime.checks import one_of
 from latentrt.runtime.request_fields import TILINGS, Tiling
+
+FRAMES: Final = 8
+"""Pictures from one prompt or seed to another, unless another number is given."""
 
 
 def numbers(option: str, text: str) -> tuple[float, ...]:
@@ -82,6 +85,11 @@ def refiner_of(path: Path | None, at: float | None) -> Refiner | None:
             raise InputError("refiner-at", "none without --refiner", at)
         return None
     return Refiner(path) if at is None else Refiner(path, at)
+
+
+def interpolation_of(prompt: str | None, seed: int | None) -> Interpolation | None:
+    """What two options go to; None where neither is given."""
+    return None if prompt is None and seed is None else Interpolation(prompt, seed)
 
 
 def tiling_of(text: str) -> Tiling:

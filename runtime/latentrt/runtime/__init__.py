@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.control import Control
     from latentrt.runtime.edges import canny
     from latentrt.runtime.guidance import Guidance
+    from latentrt.runtime.interpolation import Interpolation
     from latentrt.runtime.picture import Step
     from latentrt.runtime.pipeline import Pipeline
     from latentrt.runtime.refiner import Refiner
@@ -86,6 +87,7 @@ __all__ = [
     "InputError",
     "InstructPix2Pix",
     "InternalError",
+    "Interpolation",
     "LatentrtError",
     "Lora",
     "NonFinite",
@@ -120,6 +122,7 @@ _MODULES: Final = {
     "ImageToImage": "runtime.tasks",
     "Inpainting": "runtime.tasks",
     "InstructPix2Pix": "runtime.tasks",
+    "Interpolation": "runtime.interpolation",
     "Pipeline": "runtime.pipeline",
     "Refiner": "runtime.refiner",
     "Request": "runtime.request",

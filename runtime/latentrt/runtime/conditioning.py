@@ -40,13 +40,15 @@ class Conditioning:
     """The prompts of a request as the U-Net takes them, arrays float32 without batch axis.
 
     `prompts` are the prompt and every further one; `negative` is None where no such row is ever
-    evaluated; `notes` say what was cut from a prompt. Each has `length` tokens.
+    evaluated; `notes` say what was cut from a prompt. `towards` is the prompt that an interpolation
+    goes to. Each has `length` tokens.
     """
 
     prompts: tuple[Condition, ...]
     negative: Condition | None
     notes: tuple[str, ...]
     length: int
+    towards: Condition | None = None
 
 
 class Conditioner:
@@ -120,16 +122,21 @@ class Conditioner:
         negative: ReadPrompt | None = None
         if guided and not (request.negative_prompt is None and self._zeros):
             negative = read("negative_prompt", request.negative_prompt or "")
-        all_ = prompts if negative is None else [*prompts, negative]
+        between = request.interpolation
+        end: ReadPrompt | None = None
+        if between is not None and between.prompt is not None:
+            end = read("interpolation", between.prompt)
+        all_ = [*prompts, *(each for each in (negative, end) if each is not None)]
         chunks = max(each.chunks for each in all_)
         encode = partial(self._prompts, count=chunks, embeddings=embeddings)
         scale = self._scale(request)
         same = {**self._sizes(request, _SCORE), **scale}
         opposite = {**self._sizes(request, _NEGATIVE_SCORE), **scale}
+        positive = partial(encode, clip_skip=request.clip_skip)
         conditions: list[Condition] = []
         for each in prompts:
-            found = yield from _condition(each, partial(encode, clip_skip=request.clip_skip), same)
-            conditions.append(found)
+            conditions.append((yield from _condition(each, positive, same)))
+        towards = None if end is None else (yield from _condition(end, positive, same))
         other: Condition | None = None
         if negative is not None:
             # As in diffusers, the negative prompt keeps the layers that the prompt leaves out.
@@ -140,7 +147,7 @@ class Conditioner:
             other = Condition({**zeros, **opposite})
         notes = self._prompts.notes(embeddings)
         notes += [note for each in all_ for note in each.notes(self.length)]
-        return Conditioning(tuple(conditions), other, tuple(notes), chunks * self.length)
+        return Conditioning(tuple(conditions), other, tuple(notes), chunks * self.length, towards)
 
     def _sizes(self, request: Request, score: float) -> dict[str, NDArray[np.float32]]:
         """Original height and width, top and left of the crop, target height and width.

@@ -98,6 +98,13 @@ class ControlledDenoiser:
             except StopIteration as finished:
                 return finished.value
 
+    def of(self, image: int) -> ControlledDenoiser:
+        """The same for one of the request's pictures."""
+        inner = self._inner.of(image)
+        if inner is self._inner:
+            return self
+        return ControlledDenoiser(inner, self._unet, self._controlled, self._controls)
+
     def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
         """What the inner denoiser needs, with the ControlNets and the controlled U-Net."""
         found: set[Need] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,10 @@ class Denoiser(Protocol):
         `at` is where in the run that is. `channels`, float32 [n, h, w], are the picture's own and
         follow the scaled latent in the U-Net's `sample`.
         """
+        ...
+
+    def of(self, image: int) -> Denoiser:
+        """The same for one of the request's pictures."""
         ...
 
     def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
@@ -57,6 +61,18 @@ class Condition:
                 found = arrays
         return found
 
+    def towards(self, other: Condition, share: float) -> Condition:
+        """A share of the way to another one, along a straight line, at every step."""
+        begins = sorted({first for each in (self, other) for first, _ in each.changes})
+        changes = [(first, _mixed(self.at(first), other.at(first), share)) for first in begins]
+        return Condition(_mixed(self.at(0), other.at(0), share), self.weight, tuple(changes))
+
+
+def _mixed(low: Arrays, high: Arrays, share: float) -> Arrays:
+    """A share of the way between arrays; one that both have stays the same object."""
+    kept, taken = np.float32(1.0 - share), np.float32(share)
+    return {n: a if a is high[n] else a * kept + high[n] * taken for n, a in low.items()}
+
 
 def model_inputs(asked: Denoise, channels: NDArray[np.float32] | None) -> Arrays:
     """What a U-Net takes of a latent: the scaled latent, further channels behind it, the time."""
@@ -78,13 +94,16 @@ def example_row(unet: Model, shape: tuple[int, int], constant: Arrays) -> Row:
 class GuidedDenoiser:
     """A U-Net under classifier-free guidance.
 
-    Without a `negative` condition the prompt alone decides.
+    Without a `negative` condition the prompt alone decides. `towards` is the condition that
+    pictures go to, each by its share of `shares`.
     """
 
     unet: Model
     prompts: tuple[Condition, ...]
     negative: Condition | None
     guidance: Guidance
+    towards: Condition | None = None
+    shares: tuple[float, ...] = ()
 
     def __call__(
         self, asked: Denoise, at: Position, channels: NDArray[np.float32] | None = None
@@ -104,6 +123,14 @@ class GuidedDenoiser:
         rescale = self.guidance.rescale if scale > 1.0 else 0.0
         weights = [each.weight for each in self.prompts]
         return guide(outputs[0], outputs[1:], weights, scale=scale, rescale=rescale)
+
+    def of(self, image: int) -> GuidedDenoiser:
+        """The same for one of the request's pictures, whose prompt may be its own."""
+        if self.towards is None:
+            return self
+        (prompt,) = self.prompts
+        mixed = prompt.towards(self.towards, self.shares[image])
+        return replace(self, prompts=(mixed,), towards=None)
 
     def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
         """The U-Net at the rows its evaluations have; a scale function that fails does so here."""

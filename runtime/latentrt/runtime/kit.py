@@ -109,8 +109,15 @@ class Kit:
         found = Calls(_ONE).answer(self.conditioner(self.request, within))
         self.spent.text += time.perf_counter() - begun
         self.spent.notes += tuple(n for n in found.notes if n not in self.spent.notes)
+        between, count = self.request.interpolation, self.request.num_images
+        shares = () if between is None else (between.share_of(i, count) for i in range(count))
         return GuidedDenoiser(
-            self.models["unet"], found.prompts, found.negative, self.request.guidance
+            self.models["unet"],
+            found.prompts,
+            found.negative,
+            self.request.guidance,
+            found.towards,
+            tuple(shares),
         )
 
     def _steps(self, schedule: Schedule) -> Steps:

@@ -182,13 +182,14 @@ def _denoise(
     schedule = leg.schedule
     entry = leg.enter(latent, noise)
     keep, colours = entry.keep, run.plan.colours
+    denoiser = leg.denoiser.of(image)
     sampler = sample(entry.latent, schedule, noise=noise.stream)
     asked = next(sampler)
     for at in schedule.positions:
         index = next(counted)
         if keep is not None and at.evaluation > 0:
             asked = replace(asked, latent=keep.put_back(asked.latent, asked.sigma))
-        output = yield from leg.denoiser(asked, at, entry.channels)
+        output = yield from denoiser(asked, at, entry.channels)
         if not all_finite(output):
             raise NonFinite("unet", index)
         estimate = denoised(asked.latent, output, asked.sigma, schedule.prediction_type)

@@ -15,6 +15,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import json_object, number
 from latentrt.runtime.control import Control
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
+from latentrt.runtime.interpolation import Interpolation
 from latentrt.runtime.prompts.composition import split_prompts
 from latentrt.runtime.prompts.syntax import PLAIN, WEBUI, Syntax
 from latentrt.runtime.provenance import Provenance
@@ -63,7 +64,8 @@ class Request:
     may name, and LoRAs. `controls` are ControlNets with their pictures; a `refiner`
     draws the last steps. `subseed_strength`, from 0
     to 1, is how far the noise goes from that of the seed to that of `subseed`, along an arc; above
-    0, image i has the same seed and `subseed + i`. `tiling` decodes large pictures in tiles: "on",
+    0, image i has the same seed and `subseed + i`. With an `interpolation`, the pictures go from
+    this prompt and seed to others. `tiling` decodes large pictures in tiles: "on",
     "off", or "auto" where the memory would not do. `provenance` is what it was drawn with: a
     result's request has it. A model that draws it again notes where it differs. Requests are equal,
     whatever their provenance, where they ask for the same pictures.
@@ -91,6 +93,7 @@ class Request:
     refiner: Refiner | None
     subseed: int | None
     subseed_strength: float
+    interpolation: Interpolation | None
     tiling: Tiling
     controls: tuple[Control, ...]
     provenance: Provenance | None
@@ -118,6 +121,7 @@ class Request:
         refiner: Refiner | None = None,
         subseed: int | None = None,
         subseed_strength: float = 0.0,
+        interpolation: Interpolation | None = None,
         tiling: Tiling = "auto",
         controls: Sequence[Control] = (),
         provenance: Provenance | None = None,
@@ -131,6 +135,7 @@ class Request:
             number("prompt", expected, weight, -MAX_SCALE, MAX_SCALE)
         if len(self.prompts) > 1 and not self.guidance.active:
             raise InputError("guidance scale", "above 1 with several prompts", self.guidance.scale)
+        _check_interpolation(self)
         _check_length(self)
 
     def __eq__(self, other: object) -> bool:
@@ -153,13 +158,33 @@ class Request:
     def seed_of(self, image: int) -> int:
         """The seed of one of the pictures; the request has one."""
         assert self.seed is not None
-        return self.seed if self.subseed_strength > 0 else self.seed + image
+        same = self.subseed_strength > 0 or self.interpolation is not None
+        return self.seed if same else self.seed + image
 
     def variation_of(self, image: int) -> tuple[int, float] | None:
         """The other seed of one of the pictures, and the share of its noise."""
+        between = self.interpolation
+        if between is not None and between.seed is not None:
+            return between.seed, between.share_of(image, self.num_images)
         if self.subseed_strength == 0 or self.subseed is None:
             return None
-        return self.subseed + image, self.subseed_strength
+        return self.subseed + (image if between is None else 0), self.subseed_strength
+
+    def of_image(self, image: int) -> Request:
+        """The request that makes one of the pictures alone; the request has a seed."""
+        between, given = self.interpolation, self.latents
+        subseed = self.subseed if self.subseed_strength > 0 else None
+        if between is not None:
+            between = between.at(between.share_of(image, self.num_images))
+        elif subseed is not None:
+            subseed += image
+        return self.with_values(
+            num_images=1,
+            seed=self.seed_of(image),
+            subseed=subseed,
+            interpolation=between,
+            latents=None if given is None else given[image : image + 1],
+        )
 
     @property
     def prompts(self) -> tuple[tuple[str, float], ...]:
@@ -219,14 +244,30 @@ def _from_values(values: Mapping[str, Any]) -> Request:
     return Request(**values)
 
 
+def _check_interpolation(request: Request) -> None:
+    """Raise `InputError` for an interpolation that does not go with the other fields."""
+    between = request.interpolation
+    if between is None:
+        return
+    if between.seed is not None and request.subseed_strength > 0:
+        expected = "no seed beside a subseed strength"
+        raise InputError("interpolation", expected, f"seed {between.seed}")
+    if between.prompt is None:
+        return
+    ends = 1 if request.syntax == PLAIN else len(split_prompts(between.prompt))
+    if len(request.prompts) > 1 or ends > 1:
+        raise InputError("interpolation", "one prompt without AND at either end", "several")
+
+
 def _check_length(request: Request) -> None:
     """Raise `InputError` for a request that is too long for a picture's text.
 
     Only what a run does not change is counted.
     """
-    sampling = request.sampling
+    sampling, between = request.sampling, request.interpolation
     counted = (
         (request.prompt, request.negative_prompt, request.composed),
+        between and between.prompt,
         (sampling.sampler, sampling.schedule, sampling.timesteps, sampling.sigmas),
     )
     length = len(json.dumps(counted, ensure_ascii=False))

@@ -15,6 +15,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime.checks import all_finite, number, one_of, pair, text
 from latentrt.runtime.control import Control, check_controls, controls_json, named_controls
 from latentrt.runtime.guidance import MAX_SCALE, Guidance
+from latentrt.runtime.interpolation import Interpolation
 from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.prompts.syntax import check_syntax
 from latentrt.runtime.provenance import Provenance
@@ -138,6 +139,13 @@ def _refiner(value: object) -> Refiner | None:
     return value
 
 
+def _interpolation(value: object) -> Interpolation | None:
+    if not isinstance(value, Interpolation | None):
+        expected = "an Interpolation, such as Interpolation('a blue square')"
+        raise InputError("interpolation", expected, shown(value))
+    return value
+
+
 def _composed(pairs: object) -> tuple[tuple[str, float], ...]:
     given = items(pairs)
     if given is None:
@@ -253,6 +261,11 @@ FIELDS: Final[Mapping[str, RequestField]] = {
     "subseed": RequestField(_seed),
     "subseed_strength": RequestField(
         lambda name, value, _: number(name, "a number from 0 to 1", value, 0.0, 1.0)
+    ),
+    "interpolation": RequestField(
+        _plain(_interpolation),
+        lambda value: None if value is None else value.to_json(),
+        lambda _name, value, _: None if value is None else Interpolation.from_json(value),
     ),
     "tiling": RequestField(lambda name, value, _: one_of(name, value, TILINGS)),
     "controls": RequestField(

@@ -104,14 +104,7 @@ class Result:
         """The request that makes picture `index` alone."""
         last = len(self.images) - 1
         index = integer("index", f"an integer from 0 to {last}", index, 0, last)
-        given = self.request.latents
-        variation = self.request.variation_of(index)
-        return self.request.with_values(
-            num_images=1,
-            seed=self.request.seed_of(index),
-            subseed=None if variation is None else variation[0],
-            latents=None if given is None else given[index : index + 1],
-        )
+        return self.request.of_image(index)
 
     def _write(self, file: BinaryIO) -> None:
         if len(self.images) > 1:

@@ -9,7 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from latentrt.runtime import Batcher, Cancelled, Pipeline, Request, Result, Run, Step
+from latentrt.runtime import (
+    Batcher,
+    Cancelled,
+    InputError,
+    Pipeline,
+    Request,
+    Result,
+    Size,
+    Step,
+)
+from latentrt.runtime.batched_run import BatchedRun
 from latentrt.runtime.batcher import Load
 from latentrt.serving.models import Models
 from latentrt.serving.order import Order
@@ -163,26 +173,32 @@ def _drawn(result: Result, files: Sequence[bytes], seconds: float) -> Drawn:
     )
 
 
-def _follow(run: Run, order: Order, tell: Callable[[Told], None]) -> None:
+def _follow(run: BatchedRun, order: Order, tell: Callable[[Told], None]) -> None:
     """Tell of each step, with the previews that the order asks for."""
     last, due = -PREVIEW_EVERY, order.partial
     for step in run:
         partial = step.image == 0 and due > 0 and _share(step) >= 1 - due / (order.partial + 1)
         now = time.perf_counter()
         shown = partial or (order.previews and now - last >= PREVIEW_EVERY)
-        preview = _jpeg(step) if shown else None
-        if partial:
-            due -= 1
-        if shown:
+        preview = _jpeg(step, run.plan.request.size) if shown else None
+        due -= partial
+        if preview is not None:
             last = now
-        tell(Told(step.image, step.index, step.total, preview, partial))
+        tell(Told(step.image, step.index, step.total, preview, partial and preview is not None))
 
 
 def _share(step: Step) -> float:
     return (step.index + 1) / step.total
 
 
-def _jpeg(step: Step) -> bytes:
+def _jpeg(step: Step, size: Size | None) -> bytes | None:
+    """A preview without a model, at the picture's size; None where the bundle has no matrix."""
     buffer = io.BytesIO()
-    step.preview().save(buffer, "JPEG", quality=_QUALITY)
+    try:
+        small = step.preview(fast=True)
+    except InputError:
+        return None
+    side = 1 if size is None else max(size.width / small.width, 1)
+    large = small.resize((round(small.width * side), round(small.height * side)))
+    large.save(buffer, "JPEG", quality=_QUALITY)
     return buffer.getvalue()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -117,6 +117,10 @@ class PictureGuidedDenoiser:
         guided += (image - nothing) * self.scale
         guided += nothing
         return guided
+
+    def of(self, image: int) -> PictureGuidedDenoiser:
+        """The same for one of the request's pictures."""
+        return replace(self, guided=self.guided.of(image))
 
     def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
         """The U-Net at three rows where a level is guided, at one elsewhere."""
