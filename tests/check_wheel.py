@@ -22,7 +22,7 @@ from PIL import Image
 from tests.conftest import ROOT, TRACED, make_checkpoint
 from tests.single_file import write_single_file
 
-ROOMS = ("bundle", "graphs", "weights", "engines", "runtime", "export", "benchmarks", "cli")
+ROOMS = ("bundle", "graphs", "weights", "engines", "runtime", "export", "benchmarks", "serving", "cli")
 NOT_IN_BASE = ("torch", "onnx", "diffusers", "transformers")
 FAMILIES = {
     "sd15": ("heads", "epsilon"),
@@ -178,7 +178,7 @@ def check_types(wheel: Path, folder: Path, python: Path) -> None:
     missing = [room for room in ROOMS if f"latentrt/{room}/py.typed" not in names]
     if missing:
         sys.exit(f"{wheel.name}: no py.typed in {', '.join(missing)}")
-    for data in ("weights/clip_merges.xz", "graphs/shipped/index.json"):
+    for data in ("weights/clip_merges.xz", "graphs/shipped/index.json", "serving/page/index.html"):
         if f"latentrt/{data}" not in names:
             sys.exit(f"{wheel.name}: no {data}")
     programs = folder / "programs"

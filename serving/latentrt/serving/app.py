@@ -17,7 +17,7 @@ from latentrt.bundle.errors import LatentrtError
 from latentrt.serving.answers import problem_response, validation_problem
 from latentrt.serving.gates import Gate, Gates
 from latentrt.serving.problem import Problem, problem_of
-from latentrt.serving.routes import health, jobs, openai
+from latentrt.serving.routes import catalogue, health, jobs, openai, page
 from latentrt.serving.service import Service
 
 
@@ -43,7 +43,7 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for routes in (health, jobs, openai):
+    for routes in (page, health, catalogue, jobs, openai):
         app.include_router(routes.router)
     app.add_exception_handler(LatentrtError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -43,7 +43,7 @@ class Gate:
         headers = Headers(scope=scope)
         self._check_origin(headers)
         host = str((scope.get("client") or ("unknown", 0))[0])
-        path: str = scope["path"]
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         if not self.keys or path == "/" or path.startswith(OPEN):
             return host
         given = _key_of(headers)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from latentrt.runtime import Batcher, Cancelled, Pipeline, Request, Result, Run, Step
+from latentrt.runtime import Batcher, Cancelled, Pipeline, Request, Result, Run, Size, Step
 from latentrt.runtime.batcher import Load
 from latentrt.serving.models import Models
 from latentrt.serving.order import Order
@@ -111,6 +111,15 @@ class LocalPainter:
     def load(self) -> Load:
         """How busy it is."""
         return _NOTHING if self._batcher is None else self._batcher.load
+
+    def size_of(self, model: str) -> Size | None:
+        """The size of a model's pictures by default; None while the model is not open."""
+        pipeline = self._models.if_open(model)
+        if pipeline is None:
+            return None
+        manifest = pipeline.bundle.manifest
+        height, width = (n * manifest.vae_factor for n in manifest.sample_size)
+        return Size(width, height)
 
     def close(self) -> None:
         """Cancel what is drawn, and close the models."""
