@@ -220,7 +220,7 @@ def check_types(wheel: Path, folder: Path, python: Path) -> None:
     missing = [room for room in ROOMS if f"latentrt/{room}/py.typed" not in names]
     if missing:
         sys.exit(f"{wheel.name}: no py.typed in {', '.join(missing)}")
-    for data in ("weights/clip_merges.xz", "graphs/shipped/index.json"):
+    for data in ("weights/clip_merges.xz", "graphs/shipped/index.json", "serving/page/index.html"):
         if f"latentrt/{data}" not in names:
             sys.exit(f"{wheel.name}: no {data}")
     programs = folder / "programs"

@@ -19,7 +19,16 @@ from latentrt.bundle.errors import LatentrtError
 from latentrt.serving.answers import problem_response, validation_problem
 from latentrt.serving.gates import Gate, Gates
 from latentrt.serving.problem import Problem, problem_of
-from latentrt.serving.routes import controlnet, health, jobs, openai, webui, webui_lists
+from latentrt.serving.routes import (
+    catalogue,
+    controlnet,
+    health,
+    jobs,
+    openai,
+    page,
+    webui,
+    webui_lists,
+)
 from latentrt.serving.service import Service
 
 _LOGGER: Final = logging.getLogger("latentrt.serving")
@@ -48,7 +57,7 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for routes in (health, jobs, openai, webui, webui_lists, controlnet):
+    for routes in (page, health, catalogue, jobs, openai, webui, webui_lists, controlnet):
         app.include_router(routes.router)
     app.add_exception_handler(LatentrtError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
