@@ -50,7 +50,7 @@ async def samplers() -> list[dict[str, Any]]:
             "aliases": [f"k_{each}" for each in (_alias(entry.web), *entry.also)],
             "options": {},
         }
-        for name, entry in CATALOGUE.items()
+        for entry in CATALOGUE.values()
         if entry.web
     ]
 
