@@ -132,6 +132,15 @@ class LocalPainter:
         """How busy it is."""
         return NOTHING if self._batcher is None else self._batcher.load
 
+    def size_of(self, model: str) -> Size | None:
+        """The size of a model's pictures by default; None while the model is not open."""
+        pipeline = self._models.if_open(model)
+        if pipeline is None:
+            return None
+        manifest = pipeline.bundle.manifest
+        height, width = (n * manifest.vae_factor for n in manifest.sample_size)
+        return Size(width, height)
+
     def close(self) -> None:
         """Cancel what is drawn, and close the models."""
         if self._batcher is not None:

@@ -14,6 +14,7 @@ from latentrt.serving.metrics import Metrics
 from latentrt.serving.painter import Painter
 from latentrt.serving.shelf import Shelf
 from latentrt.serving.traces import Traces
+from latentrt.serving.webui.options import ClientOptions
 
 _TICK: Final = 0.01
 """Seconds between looks at the event loop's clock."""
@@ -25,7 +26,7 @@ Phase = Literal["starting", "ready", "draining"]
 class Service:
     """The parts of a service. `warm` compiles what is to be there at the start; it blocks.
 
-    `failure` is why it could not start.
+    `failure` is why it could not start. `web_options` are those of the web UI's API.
     """
 
     shelf: Shelf
@@ -37,6 +38,7 @@ class Service:
     warm: Callable[[], None]
     phase: Phase = "starting"
     failure: str = ""
+    web_options: ClientOptions = field(default_factory=ClientOptions)
     pulse: Pulse = field(init=False)
 
     def __post_init__(self) -> None:
