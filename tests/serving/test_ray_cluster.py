@@ -20,9 +20,9 @@ from tests.serving.orders import Pixels, pixels
 
 from latentrt.runtime import Request, Sampling
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-STEPS = 100
+STEPS = 30
 COUNT, CANCELLED = 60, 20
 
 

@@ -38,6 +38,8 @@ from latentrt.serving.shelf import Shelf
 serve: Final[Any] = ray_serve  # its functions are not typed
 _CONNECTIONS: Final = 10_000
 """Connections of the ingress: those that follow a job are open for as long as it is drawn."""
+_PAUSE: Final = 0.02
+"""Seconds between messages to the ingress: steps of a small model are faster than those are."""
 _VARIANTS: Final = 8
 """Variants that Ray Serve knows a painter to have; the painter keeps its own number of engines."""
 
@@ -126,8 +128,8 @@ class PainterReplica:
         """Note that this painter draws with a variant; the pipeline makes and keeps it."""
         return name
 
-    async def draw(self, name: str, order: Order) -> AsyncGenerator[object]:
-        """`BEGUN`, each step, and at last what was drawn or the error.
+    async def draw(self, name: str, order: Order) -> AsyncGenerator[list[object]]:
+        """What happens, as it happens: `BEGUN`, each step, and at last what was drawn or the error.
 
         Where the caller cancels, or goes, the rows are gone from the next call.
         """
@@ -149,19 +151,23 @@ class PainterReplica:
             if future.cancelled():
                 soon(Cancelled("the run was cancelled"))
             else:
-                soon(future.exception() or future.result())
+                error = future.exception()
+                soon(future.result() if error is None else as_latentrt(error))
 
         self._backlog.begin(name, order)
         painter = self._service.painter
         future = self._threads.submit(painter.draw, order, lambda: soon(BEGUN), tell, stop)
         future.add_done_callback(ended)
         try:
-            while True:
-                event = await happened.get()
-                over = isinstance(event, Drawn | BaseException)
-                yield as_latentrt(event) if isinstance(event, BaseException) else event
-                if over:
-                    return
+            over = False
+            while not over:
+                events = [await happened.get()]
+                while not happened.empty():
+                    events.append(happened.get_nowait())
+                over = isinstance(events[-1], Drawn | BaseException)
+                yield events
+                if not over:
+                    await asyncio.sleep(_PAUSE)
         finally:
             stop.stop()
 
