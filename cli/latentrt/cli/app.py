@@ -16,7 +16,7 @@ from latentrt.cli.compare import compare
 from latentrt.cli.drawing import generate, samplers
 from latentrt.cli.making import build, cache, export
 from latentrt.cli.options import BAD_INPUT
-from latentrt.cli.serving import serve
+from latentrt.cli.serving import serve, triton
 from latentrt.cli.telling import doctor, inspect
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ for _command in (
     compare,
     bench,
     serve,
+    triton,
     doctor,
     merge,
     diff,
