@@ -68,6 +68,8 @@ def test_a_request_is_a_span_with_its_job_and_the_stages_below(traced: Live) -> 
     # Stages are measured by one clock and placed by another.
     assert sum(map(seconds, stages)) == pytest.approx(seconds(job), abs=0.25)
     assert 0 < seconds(found["unet"]) < seconds(job)
+    # All but what HTTP adds, which is little.
+    assert seconds(job) > seconds(request) / 2
 
 
 def test_a_job_outlives_the_request_that_submitted_it(traced: Live) -> None:
