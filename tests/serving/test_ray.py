@@ -141,17 +141,19 @@ class Handle:
             yield [each]
 
 
-def draw(handle: Any, stop: Stop | None = None) -> tuple[Drawn, list[Told]]:
+def draw(handle: Any, begun: Callable[[], None] = lambda: None) -> tuple[Drawn, list[Told]]:
     told: list[Told] = []
     order = Order("heads", Request("a"))
     painter = RemotePainter(handle, "heads")
-    return painter.draw(order, lambda: None, told.append, stop or Stop()), told
+    return painter.draw(order, begun, told.append, Stop()), told
 
 
 def test_an_order_whose_painter_is_lost_is_drawn_by_another() -> None:
     handle = Handle(["begun", Told(0, 0, 4), ActorDiedError()], ["begun", Told(0, 3, 4), DRAWN])
-    drawn, told = draw(handle)
+    begun: list[bool] = []
+    drawn, told = draw(handle, lambda: begun.append(True))
     assert drawn is DRAWN
+    assert begun == [True]
     assert [each.index for each in told] == [0, 3]
 
 
