@@ -11,8 +11,9 @@ from typing import Final, Literal
 from latentrt.serving.jobs import Jobs
 from latentrt.serving.limits import Limits
 from latentrt.serving.metrics import Metrics
-from latentrt.serving.painter import LocalPainter
+from latentrt.serving.painter import Painter
 from latentrt.serving.shelf import Shelf
+from latentrt.serving.webui.options import ClientOptions
 
 _TICK: Final = 0.01
 """Seconds between looks at the event loop's clock."""
@@ -24,17 +25,18 @@ Phase = Literal["starting", "ready", "draining"]
 class Service:
     """The parts of a service. `warm` compiles what is to be there at the start; it blocks.
 
-    `failure` is why it could not start.
+    `failure` is why it could not start. `web_options` are those of the web UI's API.
     """
 
     shelf: Shelf
     limits: Limits
     jobs: Jobs
-    painter: LocalPainter
+    painter: Painter
     metrics: Metrics
     warm: Callable[[], None]
     phase: Phase = "starting"
     failure: str = ""
+    web_options: ClientOptions = field(default_factory=ClientOptions)
     pulse: Pulse = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ class Service:
 class Pulse:
     """Whether the batcher's loop moves while rows wait."""
 
-    def __init__(self, painter: LocalPainter) -> None:
+    def __init__(self, painter: Painter) -> None:
         self._painter = painter
         self._moved = time.monotonic()
         self._calls = (0, 0)

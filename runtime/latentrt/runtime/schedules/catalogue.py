@@ -13,6 +13,7 @@ from latentrt.runtime.schedules.schedule import Schedule
 
 __all__ = [
     "CATALOGUE",
+    "WEB_SCHEDULES",
     "SamplerName",
     "find_sampler",
     "resolve_sampler",
@@ -70,7 +71,7 @@ CATALOGUE: Final[Mapping[str, SamplerName]] = {
 }
 """The short names. A diffusers class name does too: then its config decides everything."""
 
-_SCHEDULES: Final[Mapping[str, tuple[str, ...]]] = {
+WEB_SCHEDULES: Final[Mapping[str, tuple[str, ...]]] = {
     "align_your_steps": ("Align Your Steps", "AYS"),
     "beta": ("Beta",),
     "exponential": ("Exponential",),
@@ -102,7 +103,7 @@ _SAMPLER_OF: Final[Mapping[str, str]] = {
     },
 }
 _SCHEDULE_OF: Final[Mapping[str, str]] = {
-    _squeezed(each): name for name, names in _SCHEDULES.items() for each in (name, *names)
+    _squeezed(each): name for name, names in WEB_SCHEDULES.items() for each in (name, *names)
 }
 
 
@@ -159,4 +160,4 @@ def web_names(schedule: Schedule) -> tuple[str, str | None]:
     """
     entry = CATALOGUE.get(schedule.sampler)
     sampler = entry.web if entry and entry.web else schedule.sampler
-    return sampler, _SCHEDULES[schedule.spacing][0] if schedule.spacing else None
+    return sampler, WEB_SCHEDULES[schedule.spacing][0] if schedule.spacing else None

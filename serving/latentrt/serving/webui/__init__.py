@@ -1,0 +1,1 @@
+"""What AUTOMATIC1111's web UI has that a job has not: its fields, options and texts."""
