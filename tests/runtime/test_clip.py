@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tests.cli.outcome import Run
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import CheckpointError, InputError
+from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.export.clip import export_clip
 from latentrt.runtime import Clip, Pipeline
 from latentrt.runtime.clip import for_clip
@@ -103,7 +106,9 @@ def pictures() -> Iterator[Image.Image]:
         yield Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def expected_of(folder: Path, text: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def expected_of(
+    folder: Path, text: str, images: Sequence[Image.Image] = ()
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cosines and logits by transformers, from pictures and text to the end."""
     model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer: Any = CLIPTokenizer.from_pretrained(folder)
@@ -111,7 +116,7 @@ def expected_of(folder: Path, text: str) -> tuple[np.ndarray[Any, Any], np.ndarr
     ids = tokenizer(text, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
     cosines, logits = [], []
     with torch.inference_mode():
-        for picture in pictures():
+        for picture in images or pictures():
             pixels = processor(picture, return_tensors="pt").pixel_values
             found = model(input_ids=ids.input_ids, pixel_values=pixels)
             cosines.append(float(found.image_embeds @ found.text_embeds.T))
@@ -246,3 +251,34 @@ def test_the_command_line_exports_scores_and_inspects(
         f"{found['images'][0]['logit']:.2f}",
     ]
     assert run("inspect", tmp_path / "clip").status == 0
+
+
+def test_a_comparison_has_the_similarity_of_its_pictures_to_the_prompt(
+    run: Run,
+    folders: Callable[[str], Path],
+    bundles: Callable[[str, str], Path],
+    bundle: Callable[[str], Path],
+) -> None:
+    clip = bundles("openai", "fp32")
+    words = ("compare", bundle("heads"), "--engine", "onnxruntime", "--clip", clip)
+    compared = json.loads(run(*words, "--json").out)["comparisons"][0]["runs"][0]
+    golden = Bundle.open(bundle("heads")).golden()["run/images"][0]
+    pixels = np.round((np.clip(golden, -1, 1) + 1) * 127.5).astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    (expected,), _ = expected_of(folders("openai"), RUN_PROMPT, [image])
+    # CLIP's engine may be one of bf16.
+    assert abs(compared["reference_clip"] - expected) < 2e-2
+    # The two pictures are the same to 55 dB: a level of 255 here and there.
+    assert abs(compared["picture_clip"] - compared["reference_clip"]) < 1e-2
+    told = run(*words).out
+    assert f"; CLIP {compared['picture_clip']:.4f} (" in told
+
+
+def test_a_table_of_engines_has_a_column_of_similarities(
+    run: Run, bundles: Callable[[str, str], Path], bundle: Callable[[str], Path]
+) -> None:
+    words = ("compare", bundle("heads"), "--engine", "all", "--precision", "fp32")
+    plain, scored = run(*words).out, run(*words, "--clip", bundles("openai", "fp32")).out
+    assert "CLIP" not in plain
+    heads = next(line for line in scored.splitlines() if "PSNR" in line)
+    assert heads.split()[-1] == "CLIP"

@@ -174,9 +174,7 @@ def test_an_order_that_was_cancelled_is_not_drawn_again() -> None:
         stop.stop()
 
     with pytest.raises(Cancelled):
-        RemotePainter(handle, "heads").draw(
-            Order("heads", Request("a")), lambda: None, tell, stop
-        )
+        RemotePainter(handle, "heads").draw(Order("heads", Request("a")), lambda: None, tell, stop)
     assert handle.cancelled == 1
 
 
