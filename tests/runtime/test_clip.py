@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, C
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from latentrt.bundle.bundle import Bundle
-from latentrt.bundle.errors import CheckpointError, InputError
+from latentrt.bundle.errors import BundleError, CheckpointError, InputError
 from latentrt.bundle.golden import RUN_PROMPT
 from latentrt.export.clip import export_clip
 from latentrt.runtime import Clip, Pipeline
@@ -189,6 +189,29 @@ def test_a_clip_draws_nothing_and_a_model_scores_nothing(
         Pipeline.open(bundles("openai", "fp32"))
     with pytest.raises(InputError, match=r"^bundle: expected a CLIP's, got .*stable-diffusion"):
         Clip.open(bundle("heads"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda c: c.update(unet=c["image_encoder"]), "components.unet: "),
+        (lambda c: c.update(vae_encoder=c.pop("text_encoder_2")), "components.vae_encoder"),
+        (lambda c: c.pop("text_encoder_2"), "components.text_encoder_2 is missing"),
+    ],
+)
+def test_a_clip_has_its_two_components_alone(
+    bundles: Callable[[str, str], Path],
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], object],
+    problem: str,
+) -> None:
+    shutil.copytree(bundles("openai", "fp32"), tmp_path / "clip")
+    path = tmp_path / "clip" / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8"))
+    change(manifest["components"])
+    path.write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(BundleError, match=problem):
+        Clip.open(tmp_path / "clip")
 
 
 def edited(folder: Path, place: Path, file: str, **changes: object) -> Path:
