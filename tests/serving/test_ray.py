@@ -31,7 +31,6 @@ from latentrt.runtime import (
     QueueFull,
     Request,
     Sampling,
-    Size,
 )
 from latentrt.serving import backlog, ray
 from latentrt.serving.backlog import Backlog, Painters
