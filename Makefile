@@ -19,12 +19,14 @@ DOCS_DIR := .venv-docs
 
 BUNDLE := build/shapes
 PICTURE := build/red-circle.png
+SERVED := build/served
+EXTRAS := $(CURDIR)/models/shapes/extras
 RESULTS := benchmarks/results
 PLOT := docs/bench.png
 
 
 .DEFAULT_GOAL := help
-.PHONY: help run graphs test test-slow fuzz check bench peers gpu docs format clean
+.PHONY: help run serve graphs test test-slow scorecard fuzz check bench peers gpu docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,16 @@ run: $(STAMP) ## Generate a picture from models/shapes; prints its path last
 	$(BIN)/latentrt generate models/shapes "a large red circle on a blue background" \
 		-o $(PICTURE) --seed 7 --guidance-scale 5
 
+# A service lists all files of a folder: here one for each kind.
+serve: $(STAMP) ## Serve models/shapes at http://127.0.0.1:7860/, a web page; ARGS=--port 8000
+	@rm -rf $(SERVED)
+	@mkdir -p $(SERVED)/loras $(SERVED)/embeddings $(SERVED)/controls
+	@ln -s $(EXTRAS)/night.safetensors $(SERVED)/loras
+	@ln -s $(EXTRAS)/sun.safetensors $(SERVED)/embeddings
+	@for config in $(wildcard $(EXTRAS)/*/config.json); do ln -s $$(dirname $$config) $(SERVED)/controls; done
+	$(BIN)/latentrt serve models/shapes --lora-dir $(SERVED)/loras \
+		--embedding-dir $(SERVED)/embeddings --control-dir $(SERVED)/controls $(ARGS)
+
 graphs: $(STAMP) ## Trace the graphs that ship, and those of the tests' checkpoints; takes an hour
 	$(BIN)/python export/scripts/make_graphs.py
 	$(BIN)/python -m tests.graphs.tiny
@@ -50,6 +62,9 @@ test: $(STAMP) ## Run the tests, in two processes
 
 test-slow: $(STAMP) ## Run the tests on models of real size
 	$(BIN)/python -m pytest -m slow --timeout 0
+
+scorecard: $(STAMP) ## Try the service in storms, faults and floods; writes docs/reliability.md
+	$(BIN)/python -m tests.serving.scorecard
 
 fuzz: $(STAMP) ## Run the tests of odd inputs with ten times as many
 	LATENTRT_FUZZ=10 $(BIN)/python -m pytest -m fuzz --timeout 0
@@ -70,6 +85,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure speed and errors, beside othe
 	mv build/compare.json $(RESULTS)/compare-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.peers --bundle $(BUNDLE) --checkpoint models/shapes \
 		--size 128x128 --json $(RESULTS)/peers-shapes.json
+	$(BIN)/python benchmarks/scripts/http_overhead.py models/shapes --json $(RESULTS)/http.json
 
 peers: $(addprefix $(PEERS_DIR)/,$(addsuffix /.stamp,$(or $(ARGS),$(PEERS)))) ## Make the environments of the libraries measured against; ARGS=NAME for one
 
@@ -89,7 +105,7 @@ format: $(STAMP) ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what the other targets made, except the virtual environment
-	rm -rf $(BUNDLE) $(PICTURE) build/docs dist
+	rm -rf $(BUNDLE) $(PICTURE) $(SERVED) build/docs dist
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . \( -path ./.venv -o -path ./$(PEERS_DIR) -o -path ./$(GPU_DIR) -o -path ./$(DOCS_DIR) \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -1,19 +1,23 @@
 """Install the wheel alone in a fresh environment and run it there: `make check` does this last.
 
-It checks five things. The wheel contains every room, each with its types, and a user's program
+It checks six things. The wheel contains every room, each with its types, and a user's program
 passes pyright in strict mode. The base dependencies suffice for `latentrt doctor`. With
 `[onnxruntime]` beside them models/shapes draws a picture, as a folder and as a single file. So does
-a tiny random single file of every family. None of this needs what only tracing needs.
+a tiny random single file of every family. With `[serve]` it draws over HTTP. None of this needs
+what only tracing needs.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -22,7 +26,17 @@ from PIL import Image
 from tests.conftest import ROOT, TRACED, make_checkpoint
 from tests.single_file import write_single_file
 
-ROOMS = ("bundle", "graphs", "weights", "engines", "runtime", "export", "benchmarks", "cli")
+ROOMS = (
+    "bundle",
+    "graphs",
+    "weights",
+    "engines",
+    "runtime",
+    "export",
+    "benchmarks",
+    "serving",
+    "cli",
+)
 NOT_IN_BASE = ("torch", "onnx", "diffusers", "transformers")
 FAMILIES = {
     "sd15": ("heads", "epsilon"),
@@ -166,6 +180,34 @@ def check_families(folder: Path, python: Path) -> None:
         sys.exit("two families' single files draw the same picture")
 
 
+def check_service(folder: Path, python: Path, prompt: str) -> Image.Image:
+    """The picture that `latentrt serve` gives over HTTP; exits where it gives none."""
+    command = (python.parent / "latentrt", "serve", ROOT / "models" / "shapes", "--port", "0")
+    missing = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if missing.returncode != 1 or "pip install 'latentrt[serve]'" not in missing.stderr:
+        sys.exit(f"without [serve], serve ends with {missing.returncode}: {missing.stderr}")
+    (wheel,) = folder.glob("*.whl")
+    constraints = ("-c", ROOT / "constraints.txt")
+    run(python, "-m", "pip", "install", "-qq", f"{wheel}[serve]", *constraints, cwd=folder)
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            told = [process.stderr.readline(), process.stderr.readline()]
+            if told[1] != "latentrt: ready\n":
+                sys.exit(f"serve does not start: {told}")
+            body = {"prompt": prompt, "seed": 7, "response_format": "b64_json"}
+            request = urllib.request.Request(
+                told[0].split()[1] + "v1/images/generations",
+                json.dumps(body).encode(),
+                {"content-type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                coded = json.load(answer)["data"][0]["b64_json"]
+        finally:
+            process.terminate()
+    return Image.open(io.BytesIO(base64.b64decode(coded)))
+
+
 def size_of(folder: Path) -> int:
     """What the files below a folder take, in megabytes; pip itself, which is no part, left out."""
     files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
@@ -178,7 +220,7 @@ def check_types(wheel: Path, folder: Path, python: Path) -> None:
     missing = [room for room in ROOMS if f"latentrt/{room}/py.typed" not in names]
     if missing:
         sys.exit(f"{wheel.name}: no py.typed in {', '.join(missing)}")
-    for data in ("weights/clip_merges.xz", "graphs/shipped/index.json"):
+    for data in ("weights/clip_merges.xz", "graphs/shipped/index.json", "serving/page/index.html"):
         if f"latentrt/{data}" not in names:
             sys.exit(f"{wheel.name}: no {data}")
     programs = folder / "programs"
@@ -234,10 +276,14 @@ def main() -> None:
         if pictures[0] != pictures[1]:
             sys.exit(f"{wheel.name}: a single file and its folder draw two pictures")
         check_families(folder, binaries / "python")
+        drawing = size_of(folder / "env")
+        served = check_service(folder, binaries / "python", prompt)
+        if served.tobytes() != pictures[0]:
+            sys.exit(f"{wheel.name}: serve draws another picture than generate")
         found = run(binaries / "python", "-c", INSTALLED, *NOT_IN_BASE, cwd=folder).split()
         if found:
             sys.exit(f"{wheel.name}: the installation brings in {', '.join(found)}")
-        sizes = {"base_mb": base, "onnxruntime_mb": size_of(folder / "env")}
+        sizes = {"base_mb": base, "onnxruntime_mb": drawing}
         if len(sys.argv) > 1:
             Path(sys.argv[1]).write_text(json.dumps(sizes, indent=1) + "\n")
         print(

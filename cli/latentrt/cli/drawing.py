@@ -245,6 +245,14 @@ def generate(
     option: EngineOptionsOption = None,
     verify: VerifyOption = "golden",
     max_pixels: MaxPixelsOption = None,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Show what is being drawn: on kitty, iTerm2, sixel terminals, else in"
+            " OUTPUT.preview.png, removed at the end.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw pictures from a bundle or a checkpoint; prints their paths last.
@@ -378,6 +386,7 @@ def generate(
         max_pixels=max_pixels,
         verify=verify_of(verify),
         vae=vae,
+        preview=preview,
         checkpoint=checkpoint_options(
             dtype=dtype,
             variant=variant,

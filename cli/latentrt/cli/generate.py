@@ -19,6 +19,7 @@ from latentrt.bundle.errors import FileError, InputError
 from latentrt.bundle.publish import write_file
 from latentrt.cli.bundles import bundle_of
 from latentrt.cli.places import STDOUT, Place, check_apart, check_writable, place
+from latentrt.cli.previews import Previews, previews_of
 from latentrt.cli.progress import Bars
 from latentrt.engines.verification.verify import Verify
 from latentrt.runtime import Pipeline, Request, Result
@@ -62,14 +63,18 @@ def make(
     verify: Verify = "golden",
     vae: Path | None = None,
     checkpoint: CheckpointOptions | None = None,
+    preview: bool = False,
 ) -> None:
     """Run the request, write each picture when it is finished, and print their paths.
 
     With `output` None a free name is chosen. `read` are the request's input files, by option.
+    `preview` shows what is being drawn, on a terminal or in a file that is removed at the end.
     """
     pictures = place(output, request)
     if as_json and pictures.folder is None:
         raise InputError("json", "a file for the picture", "-o -, standard output")
+    if as_json and preview:
+        raise InputError("preview", "no --json beside it", "both")
     check_apart(pictures, save_latents, bundle, read)
     pictures.check()
     if save_latents == STDOUT:
@@ -86,7 +91,13 @@ def make(
         paths: list[Path] = []
         try:
             with Bars(Console(stderr=True), quiet=as_json) as bars:
-                result = _draw(pipeline, request, bars, pictures, paths)
+                if preview:
+                    used = {**read, "save-latents": save_latents}
+                    factor = opened.manifest.vae_factor
+                    with previews_of(bars, pictures, output, factor, used) as shown:
+                        result = _draw(pipeline, request, bars, pictures, paths, shown)
+                else:
+                    result = _draw(pipeline, request, bars, pictures, paths)
             if save_latents is not None:
                 buffer = io.BytesIO()
                 np.save(buffer, result.noise)
@@ -126,7 +137,12 @@ def _print_unfinished(paths: Sequence[Path], *, as_json: bool) -> None:
 
 
 def _draw(
-    pipeline: Pipeline, request: Request, bars: Bars, pictures: Place, paths: list[Path]
+    pipeline: Pipeline,
+    request: Request,
+    bars: Bars,
+    pictures: Place,
+    paths: list[Path],
+    previews: Previews | None = None,
 ) -> Result:
     """Run the request; each picture's path is added to `paths` once it is written."""
 
@@ -143,6 +159,8 @@ def _draw(
                 if request.num_images > 1:
                     note = f"image {step.image + 1}/{request.num_images}  {note}"
                 bars("denoise", done, step.total * request.num_images, note)
+                if previews is not None:
+                    previews(step)
                 write()
         finally:
             write()

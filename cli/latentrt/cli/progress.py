@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import (
     BarColumn,
     Progress,
@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import ControlType, Segment
 from rich.text import Text
 
 
@@ -28,6 +29,16 @@ class _PartColumn(ProgressColumn):
         note = str(task.fields["note"])
         seconds = task.get_time() - float(task.fields["since"])
         return Text(f"{note}, {seconds:.0f} s" if note and seconds >= Bars.LONG else note)
+
+
+class _Escape:
+    """An escape sequence that is written as it is, and takes no room."""
+
+    def __init__(self, sequence: str) -> None:
+        self._sequence = sequence
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Segment(self._sequence, None, [(ControlType.BELL,)])  # any control: none is written
 
 
 class Bars:
@@ -48,6 +59,7 @@ class Bars:
         self._notes: dict[str, str] = {}
         self._said: dict[str, float] = {}
         self._begun: dict[str, tuple[float, int]] = {}
+        self._room = 0
         self._bars = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(),
@@ -86,6 +98,35 @@ class Bars:
             self._bars.update(self._tasks[stage], completed=done, total=total, note=note)  # pyright: ignore[reportArgumentType]
         else:
             self._line(stage, done, total, note)
+
+    @property
+    def terminal(self) -> bool:
+        """Whether there are bars, on a terminal."""
+        return self._console.is_terminal and not self._quiet and not self._console.is_dumb_terminal
+
+    @property
+    def height(self) -> int:
+        """Rows of the terminal."""
+        return self._console.height
+
+    @property
+    def descriptor(self) -> int | None:
+        """The terminal's file, None for a stream that has none."""
+        try:
+            return self._console.file.fileno()
+        except OSError:
+            return None
+
+    def show(self, sequence: str, rows: int) -> None:
+        """Write an escape sequence that draws a picture into the `rows` above the bars.
+
+        The first call makes room for it.
+        """
+        if self._room < rows:
+            self._console.print("\n" * (rows - self._room - 1))
+            self._room = rows
+        # The console goes to the first line of the bars before it prints, and draws them after.
+        self._console.print(_Escape(f"\x1b7\x1b[{rows}A\r{sequence}\x1b8"), end="")
 
     def of(self, stage: str) -> Callable[[str, int, int], None]:
         """A callback for a stage whose parts take long: the part, parts done, all parts.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,8 +19,19 @@ from latentrt.bundle.errors import LatentrtError
 from latentrt.serving.answers import problem_response, validation_problem
 from latentrt.serving.gates import Gate, Gates
 from latentrt.serving.problem import Problem, problem_of
-from latentrt.serving.routes import controlnet, health, jobs, openai, webui, webui_lists
+from latentrt.serving.routes import (
+    catalogue,
+    controlnet,
+    health,
+    jobs,
+    openai,
+    page,
+    webui,
+    webui_lists,
+)
 from latentrt.serving.service import Service
+
+_LOGGER: Final = logging.getLogger("latentrt.serving")
 
 
 def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
@@ -44,7 +57,7 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for routes in (health, jobs, openai, webui, webui_lists, controlnet):
+    for routes in (page, health, catalogue, jobs, openai, webui, webui_lists, controlnet):
         app.include_router(routes.router)
     app.add_exception_handler(LatentrtError, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -62,7 +75,10 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    return problem_response(problem_of(error), request.url.path)
+    problem = problem_of(error)
+    if problem.status == 500:
+        _LOGGER.error("%s failed", request.url.path, exc_info=error)
+    return problem_response(problem, request.url.path)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -44,7 +44,7 @@ class Gate:
         headers = Headers(scope=scope)
         self._check_origin(headers)
         host = str((scope.get("client") or ("unknown", 0))[0])
-        path: str = scope["path"]
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         asks_leave = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if not self.keys or path == "/" or path.startswith(OPEN) or asks_leave:
             return host

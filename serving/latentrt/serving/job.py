@@ -73,8 +73,12 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Bytes of its files."""
-        return 0 if self.drawn is None else sum(map(len, self.drawn.files))
+        """Bytes of its files, and of the pictures that it was made from."""
+        request = self.order.request
+        given = [getattr(request.task, name) for name in request.task.pictures]
+        given += [each.image for each in request.controls]
+        files = () if self.drawn is None else self.drawn.files
+        return sum(map(len, files)) + sum(each.nbytes for each in given)
 
     def begin(self) -> None:
         """Its pictures are in line."""

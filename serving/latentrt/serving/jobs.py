@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections import OrderedDict, deque
@@ -18,6 +19,7 @@ from latentrt.serving.order import Order
 from latentrt.serving.painter import Drawn, Painter, Told
 from latentrt.serving.problem import Problem, Refused
 
+_LOGGER: Final = logging.getLogger("latentrt.serving")
 _REMEMBERED: Final = 10_000
 """Names of jobs whose pictures are gone that are still told from unknown ones."""
 
@@ -60,12 +62,15 @@ class Jobs:
         return len(self._drawing)
 
     def submit(self, order: Order, client: str, api: str, name: str | None = None) -> Job:
-        """Take an order in. A name that is known already gives that job, and draws nothing.
+        """Take an order in. A name of the client's that is known gives that job, and draws nothing.
 
-        Raises `QueueFull`, or `Refused` when the service ends.
+        Raises `QueueFull`, or `Refused` for a name of another's job and when the service ends.
         """
         if name is not None and name in self._jobs:
-            return self._jobs[name]
+            known = self._jobs[name]
+            if (known.client, known.api) != (client, api):
+                raise Refused(Problem(409, f"id: {name} is another job", "id", "taken"))
+            return known
         if self.closing:
             text = "the service ends; ask another"
             raise Refused(Problem(503, text, code="closing", retry_after=5))
@@ -166,6 +171,8 @@ class Jobs:
         if job in self._waiting:
             self._waiting.remove(job)
         job.fail(error)
+        if job.problem is not None and job.problem.status == 500:
+            _LOGGER.error("job %s failed", job.id, exc_info=error)
         self._on_end(job)
         if not self._waiting and not self._drawing:
             self._idle.set()

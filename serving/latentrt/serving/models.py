@@ -46,6 +46,12 @@ class Models:
         with self._lock:
             return tuple(self._open)
 
+    def if_open(self, name: str) -> Pipeline | None:
+        """A model's pipeline where it is open; it may be closed at any time."""
+        with self._lock:
+            entry = self._open.get(name)
+            return None if entry is None else entry.pipeline
+
     @contextmanager
     def using(self, name: str) -> Generator[Pipeline]:
         """A model's pipeline, which is not closed within the block; raises what opening raises."""

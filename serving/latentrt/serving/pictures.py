@@ -14,8 +14,8 @@ from latentrt.bundle.checks import shown
 from latentrt.bundle.errors import InputError
 from latentrt.runtime.size import LARGEST
 
-MOST_PIXELS: Final = 64 << 20
-"""Pixels of a picture that is read: 8192 x 8192. A small file can hold many more."""
+MOST_PIXELS: Final = 32 << 20
+"""Pixels of a picture that is read, such as 8192 x 4096. A small file can hold many more."""
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
@@ -17,6 +19,8 @@ from latentrt.serving.service import Service
 
 _LINGER: Final = 5.0
 """Seconds after the last picture in which clients that poll may fetch theirs."""
+_LAST: Final = 5.0
+"""Seconds after a second signal in which the process ends by itself."""
 _HEADER_BYTES: Final = 64 << 10
 
 
@@ -71,6 +75,10 @@ class Server(uvicorn.Server):
             self.should_exit = True
             if self._ending is not None:
                 self.force_exit = True
+                # A compiler that runs in a thread cannot be interrupted.
+                hard = threading.Timer(_LAST, os._exit, (1,))
+                hard.daemon = True
+                hard.start()
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._service.jobs.cancel_all)
             return

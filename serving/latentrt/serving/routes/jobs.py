@@ -55,8 +55,6 @@ async def submit(
 ) -> JobAnswer:
     """Submit an order of pictures; it is drawn whether or not anybody follows."""
     order = await asyncio.to_thread(order_of, body, service.shelf, service.limits)
-    if body.id is not None and any(j.id == body.id and j.client != client for j in service.jobs):
-        raise Refused(Problem(409, f"id: {body.id} is another client's job", "id"))
     job = service.jobs.submit(order, client, API, body.id)
     return _answer(service, request, job)
 
