@@ -126,7 +126,7 @@ def parameters(request: Request, model: str, schedule: Schedule) -> str:
         **_others(request),
         "Version": f"latentrt {version('latentrt')}",
     }
-    last = ", ".join(f"{k}: {_quoted(str(v))}" for k, v in fields.items() if v is not None)
+    last = ", ".join(f"{k}: {quoted(str(v))}" for k, v in fields.items() if v is not None)
     return "\n".join((*_prompts(request), last))
 
 
@@ -288,8 +288,8 @@ def _prompts(request: Request) -> list[str]:
     return [line.replace("\0", "\N{REPLACEMENT CHARACTER}") for line in lines]
 
 
-def _quoted(text: str) -> str:
-    """A value as the web UI quotes it: as a JSON string where it could be taken for two values.
+def quoted(text: str) -> str:
+    """A value as the web UI quotes it: a JSON string where it could be taken for two values.
 
     Source: `quote` of AUTOMATIC1111's web UI, which looks for commas, colons and newlines.
     """
