@@ -31,7 +31,6 @@ from latentrt.runtime import (
     QueueFull,
     Request,
     Sampling,
-    Size,
 )
 from latentrt.serving import backlog, ray
 from latentrt.serving.backlog import Backlog, Painters
@@ -174,9 +173,7 @@ def test_an_order_that_was_cancelled_is_not_drawn_again() -> None:
         stop.stop()
 
     with pytest.raises(Cancelled):
-        RemotePainter(handle, "heads").draw(
-            Order("heads", Request("a")), lambda: None, tell, stop
-        )
+        RemotePainter(handle, "heads").draw(Order("heads", Request("a")), lambda: None, tell, stop)
     assert handle.cancelled == 1
 
 
