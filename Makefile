@@ -85,6 +85,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure speed and errors, beside othe
 	mv build/compare.json $(RESULTS)/compare-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.peers --bundle $(BUNDLE) --checkpoint models/shapes \
 		--size 128x128 --json $(RESULTS)/peers-shapes.json
+	$(BIN)/python benchmarks/scripts/http_overhead.py models/shapes --json $(RESULTS)/http.json
 
 peers: $(addprefix $(PEERS_DIR)/,$(addsuffix /.stamp,$(or $(ARGS),$(PEERS)))) ## Make the environments of the libraries measured against; ARGS=NAME for one
 

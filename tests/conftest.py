@@ -238,7 +238,14 @@ OTHER_CONFIGURATIONS: dict[str, dict[str, Any]] = {
             **CONFIGURATIONS[name],
             "unet": {**CONFIGURATIONS[name]["unet"], "in_channels": channels},
         }
-        for name, channels in (("heads", 9), ("lists", 9), ("xl", 9), ("lists", 5), ("heads", 8))
+        for name, channels in (
+            ("heads", 9),
+            ("lists", 9),
+            ("xl", 9),
+            ("lists", 5),
+            ("heads", 8),
+            ("xl", 8),
+        )
     },
 }
 """Checkpoints that single tests draw from."""

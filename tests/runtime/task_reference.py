@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def task_reference(folder: Path, task: str, sampler: str) -> Any:
     )
     if task == "Depth2Img":
         parts = {**parts, "depth_estimator": None}
-        parts = {k: v for k, v in parts.items() if k not in ("safety_checker", "image_encoder")}
+    known = inspect.signature(kind.__init__).parameters
+    parts = {k: v for k, v in parts.items() if k in known}
+    if task == "Depth2Img":
         made = kind(**parts)
     else:
         options = {"requires_safety_checker": False}

@@ -57,17 +57,19 @@ def test_a_picture_keeps_its_depth_as_in_diffusers(
 
 
 @pytest.mark.parametrize(
-    ("sampler", "guidance", "image_guidance"),
+    ("configuration", "sampler", "guidance", "image_guidance"),
     [
-        ("euler", 7.5, 1.5),
-        ("euler_ancestral", 7.5, 1.0),
-        ("ddim", 4.0, 2.5),
-        ("dpmpp_2m", 1.0, 1.5),
+        ("heads8", "euler", 7.5, 1.5),
+        ("heads8", "euler_ancestral", 7.5, 1.0),
+        ("heads8", "ddim", 4.0, 2.5),
+        ("heads8", "dpmpp_2m", 1.0, 1.5),
+        ("xl8", "euler", 7.5, 1.5),
     ],
 )
 def test_a_picture_follows_an_instruction_as_in_diffusers(
     pipelines: Pipelines,
     checkpoint: Checkpoint,
+    configuration: str,
     sampler: str,
     guidance: float,
     image_guidance: float,
@@ -77,8 +79,8 @@ def test_a_picture_follows_an_instruction_as_in_diffusers(
     request = Request(
         PROMPT, negative_prompt="a star", seed=SEED, task=task, sampling=sampling, guidance=guidance
     )
-    found = pipelines("heads8")(request)
-    reference = task_reference(checkpoint("heads8"), "InstructPix2Pix", sampler)
+    found = pipelines(configuration)(request)
+    reference = task_reference(checkpoint(configuration), "InstructPix2Pix", sampler)
     latents = reference(
         prompt=PROMPT,
         negative_prompt="a star",

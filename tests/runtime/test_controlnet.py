@@ -264,6 +264,43 @@ def test_a_controlnet_composes_with_image_to_image_as_in_diffusers(
     assert Difference.between(found.latents[0], latents[0].numpy()).relative <= LATENTS
 
 
+@pytest.mark.parametrize(("configuration", "strength"), [("heads", 0.8), ("heads9", 1.0)])
+def test_a_controlnet_composes_with_inpainting_as_in_diffusers(
+    pipelines: Callable[[str], Pipeline],
+    checkpoint: Callable[[str], Path],
+    controlnet: Controlnets,
+    configuration: str,
+    strength: float,
+) -> None:
+    control = Control(controlnet("heads"), hint_picture(), 0.8)
+    begun = Image.fromarray(hint_picture(4))
+    mask = Image.new("L", begun.size)
+    mask.paste(255, (16, 8, 48, 40))
+    parts = reference(checkpoint(configuration), [control.model]).components
+    made: Any = diffusers.StableDiffusionControlNetInpaintPipeline(
+        **parts, requires_safety_checker=False
+    )
+    made.set_progress_bar_config(disable=True)
+    latents = made(
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        image=begun,
+        mask_image=mask,
+        control_image=Image.fromarray(np.array(control.image)),
+        strength=strength,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        controlnet_conditioning_scale=control.scale,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type="latent",
+    ).images
+    request = ours([control], task=Inpainting(begun, mask, strength))
+    found = pipelines(configuration)(request)
+    assert Difference.between(found.latents[0], latents[0].numpy()).relative <= LATENTS
+    plain = pipelines(configuration)(request.with_values(controls=()))
+    assert Difference.between(plain.latents[0], latents[0].numpy()).relative >= VISIBLE / 2
+
+
 def test_a_controlnet_composes_with_a_lora_as_in_diffusers(
     pipelines: Callable[[str], Pipeline],
     checkpoint: Callable[[str], Path],

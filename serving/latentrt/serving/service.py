@@ -11,7 +11,7 @@ from typing import Final, Literal
 from latentrt.serving.jobs import Jobs
 from latentrt.serving.limits import Limits
 from latentrt.serving.metrics import Metrics
-from latentrt.serving.painter import LocalPainter
+from latentrt.serving.painter import Painter
 from latentrt.serving.shelf import Shelf
 from latentrt.serving.webui.options import ClientOptions
 
@@ -31,7 +31,7 @@ class Service:
     shelf: Shelf
     limits: Limits
     jobs: Jobs
-    painter: LocalPainter
+    painter: Painter
     metrics: Metrics
     warm: Callable[[], None]
     phase: Phase = "starting"
@@ -72,7 +72,7 @@ class Service:
 class Pulse:
     """Whether the batcher's loop moves while rows wait."""
 
-    def __init__(self, painter: LocalPainter) -> None:
+    def __init__(self, painter: Painter) -> None:
         self._painter = painter
         self._moved = time.monotonic()
         self._calls = (0, 0)

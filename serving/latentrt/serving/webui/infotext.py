@@ -13,7 +13,8 @@ from typing import Any, Final, cast
 from PIL import Image
 
 _NEGATIVE: Final = "Negative prompt:"
-_FIELD: Final = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_FIELD: Final = re.compile(r'(\w[\w \-/]{0,63}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+"""A name and its value. Names are short: the time taken goes with the length of the text."""
 _SIZE: Final = re.compile(r"(\d+)x(\d+)")
 _FEWEST: Final = 3
 """Fields of a last line; with fewer it is part of the prompt."""
