@@ -88,6 +88,7 @@ bench: $(STAMP) $(BUNDLE)/manifest.json ## Measure speed and errors, beside othe
 	mv build/compare.json $(RESULTS)/compare-shapes.json
 	$(BIN)/python -m latentrt.benchmarks.peers --bundle $(BUNDLE) --checkpoint models/shapes \
 		--size 128x128 --json $(RESULTS)/peers-shapes.json
+	$(BIN)/python benchmarks/scripts/http_overhead.py models/shapes --json $(RESULTS)/http.json
 
 peers: $(addprefix $(PEERS_DIR)/,$(addsuffix /.stamp,$(or $(ARGS),$(PEERS)))) ## Make the environments of the libraries measured against; ARGS=NAME for one
 
@@ -120,7 +121,7 @@ $(STAMP): pyproject.toml constraints.txt
 		$(PYTHON) -m venv .venv; }
 	@echo "Installing into .venv (minutes, the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
-		-e '.[onnxruntime,openvino,tensorrt-rtx,export,bench,serve,dev]' -c constraints.txt
+		-e '.[onnxruntime,openvino,tensorrt-rtx,export,bench,serve,ray,dev]' -c constraints.txt
 	@touch $@
 
 # optimum-intel asks for torchvision, which fits one build of torch only and fails beside another;

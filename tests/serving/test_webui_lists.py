@@ -16,10 +16,15 @@ from tests.runtime.test_variants import write_lora
 from tests.serving.live import Live, listening, service
 from tests.serving.webui_client import QUICK, Alone, client_of, drawing_alone
 
+from latentrt.bundle.tensors import save_tensors
 from latentrt.runtime import HiresFix, Lora, Refiner, Request, Sampling
 from latentrt.serving.limits import Limits
 from latentrt.serving.shelf import Shelf
+from latentrt.serving.webui.bodies import Txt2ImgBody
+from latentrt.serving.webui.checkpoints import skips_layers
 from latentrt.serving.webui.infotext import parsed_infotext, written_infotext
+from latentrt.serving.webui.job_body import job_body
+from latentrt.serving.webui.options import WebOptions
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +140,19 @@ def test_clip_skip_2_leaves_out_one_layer(client: Any, alone: Alone) -> None:
     answer = client.txt2img(**QUICK, override_settings={"CLIP_stop_at_last_layers": 2})
     assert np.array_equal(np.asarray(answer.image), alone(request_of(clip_skip=1)))
     assert "Clip skip: 2" in answer.info["infotexts"][0]
+
+
+def test_clip_skip_changes_nothing_with_sdxl(bundle: Callable[[str], Path], tmp_path: Path) -> None:
+    file, folder = tmp_path / "one.safetensors", tmp_path / "other"
+    save_tensors(file, {"conditioner.embedders.1.model.ln_final.bias": np.zeros(1, np.float32)})
+    (folder / "text_encoder_2").mkdir(parents=True)
+    shelf = Shelf((bundle("xl"), bundle("heads"), file, folder))
+    found = {name: skips_layers(shelf, name) for name in shelf.model_names}
+    assert found == {"xl": False, "heads": True, "one": False, "other": False}
+    options = WebOptions(CLIP_stop_at_last_layers=2)
+    assert job_body(Txt2ImgBody(), options, shelf).clip_skip == 0
+    options = options.changed({"sd_model_checkpoint": "heads"})
+    assert job_body(Txt2ImgBody(), options, shelf).clip_skip == 1
 
 
 def test_a_size_is_rounded_down_to_what_latents_have(client: Any) -> None:

@@ -56,6 +56,7 @@ class Drawing:
         until = time.monotonic() + 60
         while not any(j.api == "webui" and j.preview and not j.over for j in live.service.jobs):
             assert time.monotonic() < until
+            assert self._thread.is_alive()
             time.sleep(0.002)
 
     def _draw(self, client: Any, fields: dict[str, Any]) -> None:

@@ -63,9 +63,10 @@ class Metrics:
         )
         self._longest = 0.0
 
-    def watch(self, painter: LocalPainter, names: Iterable[str]) -> None:
-        """Report a painter's rows, and the names of models."""
-        self.registry.register(_Rows(painter))
+    def watch(self, painter: LocalPainter | None, names: Iterable[str]) -> None:
+        """Report the names of models, and a painter's rows where it is one of this process."""
+        if painter is not None:
+            self.registry.register(_Rows(painter))
         self._models.info({"names": ",".join(names)})
 
     def answered(self, route: str, status: int, seconds: float) -> None:

@@ -27,7 +27,8 @@ from latentrt.serving.order import Order
 PREVIEW_EVERY: Final = 0.5
 """Seconds between previews, at least."""
 STAGES: Final = ("compile", "text", "unet", "vae")
-_NOTHING: Final = Load(0, 0, 0, 0, 0, 0, 0)
+NOTHING: Final = Load(0, 0, 0, 0, 0, 0, 0)
+"""Of a painter that has drawn nothing."""
 _QUALITY: Final = 70
 """Of a preview's JPEG."""
 
@@ -92,6 +93,15 @@ class Stop:
 class Painter(Protocol):
     """Draws orders, here or on another machine."""
 
+    @property
+    def load(self) -> Load:
+        """How busy the batcher of this process is."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what is drawn, and close what it has open; it blocks."""
+        ...
+
     def draw(
         self, order: Order, begun: Callable[[], None], tell: Callable[[Told], None], stop: Stop
     ) -> Drawn:
@@ -120,7 +130,7 @@ class LocalPainter:
     @property
     def load(self) -> Load:
         """How busy it is."""
-        return _NOTHING if self._batcher is None else self._batcher.load
+        return NOTHING if self._batcher is None else self._batcher.load
 
     def size_of(self, model: str) -> Size | None:
         """The size of a model's pictures by default; None while the model is not open."""

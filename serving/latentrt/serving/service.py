@@ -11,8 +11,9 @@ from typing import Final, Literal
 from latentrt.serving.jobs import Jobs
 from latentrt.serving.limits import Limits
 from latentrt.serving.metrics import Metrics
-from latentrt.serving.painter import LocalPainter
+from latentrt.serving.painter import Painter
 from latentrt.serving.shelf import Shelf
+from latentrt.serving.traces import Traces
 from latentrt.serving.webui.options import ClientOptions
 
 _TICK: Final = 0.01
@@ -31,8 +32,9 @@ class Service:
     shelf: Shelf
     limits: Limits
     jobs: Jobs
-    painter: LocalPainter
+    painter: Painter
     metrics: Metrics
+    traces: Traces
     warm: Callable[[], None]
     phase: Phase = "starting"
     failure: str = ""
@@ -72,7 +74,7 @@ class Service:
 class Pulse:
     """Whether the batcher's loop moves while rows wait."""
 
-    def __init__(self, painter: LocalPainter) -> None:
+    def __init__(self, painter: Painter) -> None:
         self._painter = painter
         self._moved = time.monotonic()
         self._calls = (0, 0)

@@ -57,7 +57,7 @@ async def samplers() -> list[dict[str, Any]]:
 
 @router.get("/schedulers")
 async def schedulers() -> list[dict[str, Any]]:
-    """The schedules, first the one that each sampler has by itself."""
+    """The schedules; "Automatic" is that of the sampler."""
     return [
         {
             "name": name,

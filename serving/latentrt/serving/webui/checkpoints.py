@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.bundle.errors import LatentrtError
-from latentrt.bundle.manifest import FILE_NAME, read_manifest
+from latentrt.bundle.manifest import FILE_NAME, XL, read_manifest
+from latentrt.bundle.tensors import TensorFile
 from latentrt.serving.shelf import Shelf
 
 _HASH = re.compile(r"\s*\[[0-9a-fA-F]+\]$")
+_SECOND_ENCODER = "conditioner.embedders.1."
+"""How SDXL's single files begin the names of their second text encoder's tensors."""
 _ENDINGS = (".safetensors", ".ckpt", ".pth", ".pt")
 
 
@@ -56,6 +59,19 @@ def model_named(shelf: Shelf, text: str) -> str:
     return wanted
 
 
+def skips_layers(shelf: Shelf, name: str) -> bool:
+    """Whether clip skip changes a model's pictures: the web UI does not read it for SDXL."""
+    path = shelf.model(name)
+    try:
+        if (path / FILE_NAME).is_file():
+            return read_manifest(path).family not in XL
+        if path.is_dir():
+            return not (path / "text_encoder_2").is_dir()
+        return not any(key.startswith(_SECOND_ENCODER) for key in TensorFile(path))
+    except LatentrtError:  # what is wrong with it is said when it is opened
+        return True
+
+
 def bare(text: str) -> str:
     """A name without its hash, its folder and the ending of its file."""
     name = _HASH.sub("", text.strip()).replace("\\", "/").rpartition("/")[2]
@@ -69,5 +85,5 @@ def _model_hash(path: Path) -> str:
         return ""
     try:
         return read_manifest(path).model_hash
-    except LatentrtError:  # what is wrong with it is told when it is opened
+    except LatentrtError:  # what is wrong with it is said when it is opened
         return ""

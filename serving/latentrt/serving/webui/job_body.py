@@ -21,7 +21,7 @@ from latentrt.serving.bodies import (
 )
 from latentrt.serving.shelf import Shelf
 from latentrt.serving.webui.bodies import GenerationBody, Img2ImgBody, Txt2ImgBody, refused
-from latentrt.serving.webui.checkpoints import model_named
+from latentrt.serving.webui.checkpoints import model_named, skips_layers
 from latentrt.serving.webui.controls import controls_of
 from latentrt.serving.webui.options import WebOptions
 from latentrt.serving.webui.task_body import FACTOR, hires, redrawn
@@ -81,10 +81,12 @@ def _job_body(body: GenerationBody, options: WebOptions, shelf: Shelf) -> JobBod
         task = redrawn(body, size)
     elif isinstance(body, Txt2ImgBody) and body.enable_hr:
         task = hires(body, size)
+    model = model_named(shelf, options.sd_model_checkpoint)
+    skipped = options.CLIP_stop_at_last_layers - 1
     varied = body.subseed_strength > 0
     return JobBody(
         prompt=body.prompt,
-        model=model_named(shelf, options.sd_model_checkpoint),
+        model=model,
         negative_prompt=body.negative_prompt or None,
         task=task,
         size=None if size is None else str(size),
@@ -92,7 +94,7 @@ def _job_body(body: GenerationBody, options: WebOptions, shelf: Shelf) -> JobBod
         seed=_seed(body.seed),
         sampling=_sampling(body),
         guidance=GuidanceBody(scale=body.cfg_scale),
-        clip_skip=options.CLIP_stop_at_last_layers - 1,
+        clip_skip=skipped if skipped and skips_layers(shelf, model) else 0,
         generator="torch" if options.randn_source == "CPU" else "torch-cuda",
         controls=controls_of(body, shelf, size, default),
         refiner=_refiner(body, shelf),

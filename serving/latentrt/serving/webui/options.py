@@ -22,7 +22,7 @@ _FIXED: Final[Mapping[str, tuple[object, ...]]] = {
     "s_churn": (0,),
     "s_min_uncond": (0,),
 }
-"""Options that would change a picture, with the values that there are here."""
+"""Options that would change a picture, with the values that they have here."""
 
 
 class WebOptions(WebBody):
