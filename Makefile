@@ -118,7 +118,7 @@ $(STAMP): pyproject.toml constraints.txt
 		$(PYTHON) -m venv .venv; }
 	@echo "Installing into .venv (minutes, the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
-		-e '.[onnxruntime,openvino,tensorrt-rtx,export,bench,serve,dev]' -c constraints.txt
+		-e '.[onnxruntime,openvino,tensorrt-rtx,export,bench,serve,ray,dev]' -c constraints.txt
 	@touch $@
 
 # optimum-intel asks for torchvision, which fits one build of torch only and fails beside another;

@@ -138,7 +138,7 @@ class Handle:
         for each in answer:
             if isinstance(each, Exception):
                 raise each
-            yield each
+            yield [each]
 
 
 def draw(handle: Any, stop: Stop | None = None) -> tuple[Drawn, list[Told]]:
@@ -191,7 +191,8 @@ def test_the_backlog_is_the_rows_left_by_the_seconds_of_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(backlog.time, "monotonic", lambda: now)
+    # The module alone: event loops of other tests read the clock as well.
+    monkeypatch.setattr(backlog, "time", SimpleNamespace(monotonic=lambda: now))
     work = Backlog()
     assert work.seconds() == {"seconds_queued": 0.0, "seconds_an_order": 0.0}
     guided = Request("a", num_images=2, sampling=Sampling(steps=10), guidance=Guidance(5.0))
@@ -219,7 +220,7 @@ def test_the_backlog_is_the_rows_left_by_the_seconds_of_a_row(
 def test_there_are_as_many_painters_as_draw_what_waits_in_time(
     queued: dict[str, float], waiting: int, expected: int
 ) -> None:
-    context = SimpleNamespace(
+    context: Any = SimpleNamespace(
         aggregated_metrics={
             "seconds_queued": queued,
             "seconds_an_order": {"a": 15.0, "b": 0.0},

@@ -48,11 +48,13 @@ _COMPONENTS: Final[Mapping[str, _Arrays]] = {
         ["down_block_res_samples.0", "mid_block_res_sample"],
         {"text_embeds", "time_ids"},
     ),
+    "image_encoder": _Arrays({"batch"}, ["pixel_values"], ["image_embeds"]),
 }
 _REQUIRED: Final = ("text_encoder", "unet", "vae_decoder")
 _SCORED: Final = 5
 """Sizes that a refiner takes: the last is an aesthetic score."""
 _OF_CONTROLNET: Final = ("hint_encoder", "controlnet")
+_OF_CLIP: Final = ("text_encoder_2", "image_encoder")
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -106,14 +108,18 @@ class FileRecord:
 def read_components(field: Field) -> dict[str, ComponentRecord]:
     """A manifest's components by name; raises `ValueError` naming the field that is wrong.
 
-    They are the ones that a picture needs. A ControlNet has two of its own.
+    They are the ones that a picture needs. A ControlNet and a CLIP have two of their own.
     """
     found = {name: _component(name, member) for name, member in field.members().items()}
-    controls = any(name in found for name in _OF_CONTROLNET)
-    for name in found if controls else ():
-        if name not in _OF_CONTROLNET:
-            raise ValueError(f"{field.name}.{name}: a ControlNet has no such component")
-    for name in _OF_CONTROLNET if controls else _needed(found):
+    whose, own = "", _needed(found)
+    if any(name in found for name in _OF_CONTROLNET):
+        whose, own = "a ControlNet", _OF_CONTROLNET
+    elif "image_encoder" in found:
+        whose, own = "a CLIP", _OF_CLIP
+    for name in found if whose else ():
+        if name not in own:
+            raise ValueError(f"{field.name}.{name}: {whose} has no such component")
+    for name in own:
         if name not in found:
             raise ValueError(f"{field.name}.{name} is missing")
     return found

@@ -32,10 +32,11 @@ STABLE_DIFFUSION_XL: Final = "stable-diffusion-xl"
 STABLE_DIFFUSION_XL_REFINER: Final = "stable-diffusion-xl-refiner"
 LATENT_CONSISTENCY: Final = "latent-consistency"
 CONTROLNET: Final = "controlnet"
+CLIP: Final = "clip"
 """Families, by the diffusers pipeline that is the reference. The graphs list a model's inputs."""
 XL: Final = (STABLE_DIFFUSION_XL, STABLE_DIFFUSION_XL_REFINER)
 """Families whose prompts come with sizes."""
-_FAMILIES: Final = (STABLE_DIFFUSION, *XL, LATENT_CONSISTENCY, CONTROLNET)
+_FAMILIES: Final = (STABLE_DIFFUSION, *XL, LATENT_CONSISTENCY, CONTROLNET, CLIP)
 
 LatentRgb = tuple[tuple[float, float, float], ...]
 """From latents as the U-Net has them to colours in [-1, 1]: a row for each channel, then a bias."""
@@ -57,7 +58,7 @@ class Manifest:
     without such nodes is left out. `inferred` lists what the checkpoint did not state, and the
     reason for each choice. `latent_rgb` is for fast previews; older versions wrote none.
 
-    A ControlNet's manifest has neutral numbers for what it lacks, a VAE and a schedule.
+    The manifests of ControlNets and CLIPs have neutral numbers for what they lack.
     """
 
     family: str

@@ -16,7 +16,8 @@ from latentrt.cli.compare import compare
 from latentrt.cli.drawing import generate, samplers
 from latentrt.cli.making import build, cache, export
 from latentrt.cli.options import BAD_INPUT
-from latentrt.cli.serving import serve
+from latentrt.cli.scoring import score
+from latentrt.cli.serving import serve, triton
 from latentrt.cli.telling import doctor, inspect
 
 app = typer.Typer(
@@ -33,8 +34,10 @@ for _command in (
     build,
     cache,
     compare,
+    score,
     bench,
     serve,
+    triton,
     doctor,
     merge,
     diff,

@@ -47,12 +47,17 @@ def compare(
     steps: Annotated[int | None, typer.Option(help="With --live: steps of Euler's method.")] = None,
     size: Annotated[str | None, typer.Option(help="With --live: WIDTHxHEIGHT.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots and pictures.")] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(help="A CLIP's bundle: say how well the pictures fit their prompts."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare engines with PyTorch.
 
     Exit status 3: an error is out of tolerance, or one of all engines failed.
     """
+    from latentrt.benchmarks.numerics.clip_scores import with_clip
     from latentrt.benchmarks.numerics.survey import EngineChoice, References, survey
     from latentrt.benchmarks.page import check_matplotlib
     from latentrt.bundle.bundle import Bundle
@@ -60,7 +65,7 @@ def compare(
     from latentrt.cli.compare_tables import print_findings
     from latentrt.cli.places import check_writable
     from latentrt.cli.values import assignments, engine_options
-    from latentrt.runtime import Size
+    from latentrt.runtime import Clip, Size
 
     options = engine_options("option", option or ())
     asked = EngineChoice(engine, precision, options, assignments("component", component or ()))
@@ -77,7 +82,11 @@ def compare(
         check_writable("html", html)
         check_matplotlib()
     with Bars(Console(stderr=True), quiet=as_json) as bars:
+        scorer = None if clip is None else Clip.open(clip)  # an error comes before the work
         findings = survey(Bundle.open(bundle), asked, wanted, bars)
+    if scorer is not None:
+        with scorer:
+            findings = with_clip(findings, scorer)
     if html is not None:
         from latentrt.benchmarks.numerics.page import page
 

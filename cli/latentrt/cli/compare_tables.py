@@ -33,13 +33,16 @@ def print_findings(findings: Findings, *, several: bool) -> None:
 def _print_engines(findings: Findings) -> None:
     """A row for each engine and precision: the largest errors, and the picture."""
     names = [check.name for each in findings.comparisons[:1] for check in each.components]
-    heads = ("", *names, "step alone", "run", "PSNR dB", "SSIM", "")
+    similar = ("CLIP",) if any(each.clip for each in findings.comparisons) else ()
+    heads = ("", *names, "step alone", "run", "PSNR dB", "SSIM", *similar, "")
     rows: list[Sequence[str]] = []
     for each in findings.comparisons:
         groups = (*((check,) for check in each.components), each.alone, each.steps)
         psnr = _marked(f"{each.picture_psnr:.1f}", passed=each.alike)
         verdict = "ok" if each.passed else "FAILED"
-        rows.append((each.name, *map(_worst, groups), psnr, f"{each.picture_ssim:.5f}", verdict))
+        clip = () if each.clip is None else (_clip(each.clip),)
+        ssim = f"{each.picture_ssim:.5f}"
+        rows.append((each.name, *map(_worst, groups), psnr, ssim, *clip, verdict))
     rows += [(name, *[""] * (len(heads) - 2), "FAILED") for name in findings.failed]
     if rows:
         print(f"relative error, compared with {findings.reference}")
@@ -48,6 +51,12 @@ def _print_engines(findings: Findings) -> None:
         print(f"{name}: skipped: {problem}")
     for name, problem in findings.failed.items():
         print(f"{name}: FAILED: {problem}")
+
+
+def _clip(similarity: tuple[float, float]) -> str:
+    """The picture's, and how far it is from that of PyTorch's."""
+    ours, theirs = similarity
+    return f"{ours:.4f} ({ours - theirs:+.4f})"
 
 
 def _worst(checks: Sequence[Check]) -> str:
@@ -70,9 +79,10 @@ def _print_comparison(comparison: Comparison, reference: str) -> None:
     for run in comparison.runs:
         passed = "ok" if run.psnr >= comparison.least_psnr else "FAILED"
         which = f"  {run.noise}: {run.prompt}" if len(comparison.runs) > 1 else ""
+        clip = "" if run.clip is None else f"; CLIP {_clip(run.clip)}"
         print(
             f"picture: PSNR {run.psnr:.1f} dB, at least {comparison.least_psnr:.0f}: {passed};"
-            f" SSIM {run.ssim:.5f}{which}"
+            f" SSIM {run.ssim:.5f}{clip}{which}"
         )
     if comparison.first_bad_step is not None:
         print(f"first step out of tolerance: {comparison.first_bad_step}")

@@ -11,6 +11,7 @@ from latentrt.bundle.manifest import FILE_NAME
 from latentrt.cli.progress import Bars
 from latentrt.runtime.conversion.make import NoGraphError, make_bundle
 from latentrt.runtime.conversion.make_controlnet import make_control_bundle
+from latentrt.weights.clip_checkpoint import ClipCheckpoint, is_clip
 from latentrt.weights.controlnet import ControlNetCheckpoint, is_controlnet
 from latentrt.weights.opening import open_source
 
@@ -41,6 +42,9 @@ def make(checkpoint: str, bundle: Path, options: ExportOptions, bars: Bars) -> N
     """
     if (Path(checkpoint) / FILE_NAME).is_file():
         raise CheckpointError(checkpoint, "is a bundle already: `latentrt generate` takes it")
+    if not checkpoint.startswith(_RANDOM) and is_clip(Path(checkpoint)):
+        _make_clip(Path(checkpoint), bundle, options, bars)
+        return
     if not checkpoint.startswith(_RANDOM) and is_controlnet(Path(checkpoint)):
         _make_controlnet(Path(checkpoint), bundle, options, bars)
         return
@@ -79,6 +83,20 @@ def _make_controlnet(checkpoint: Path, bundle: Path, options: ExportOptions, bar
             problem = f"{error.name} is missing: pip install 'latentrt[export]'"
             raise LatentrtError(problem) from error
         export_controlnet(opened, bundle, dtype=options.dtype, force=options.force, progress=bars)
+
+
+def _make_clip(checkpoint: Path, bundle: Path, options: ExportOptions, bars: Bars) -> None:
+    """Make the bundle of a CLIP, whose graphs PyTorch traces."""
+    opened = ClipCheckpoint.open(checkpoint, options.variant)
+    from latentrt.export.libraries import quiet_libraries
+
+    with quiet_libraries():
+        try:
+            from latentrt.export.clip import export_clip
+        except ImportError as error:
+            problem = f"{error.name} is missing: pip install 'latentrt[export]'"
+            raise LatentrtError(problem) from error
+        export_clip(opened, bundle, dtype=options.dtype, force=options.force, progress=bars)
 
 
 def _with_torch(checkpoint: str, bundle: Path, options: ExportOptions, bars: Bars) -> None:

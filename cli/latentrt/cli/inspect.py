@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.errors import CheckpointError, InputError
-from latentrt.bundle.manifest import CONTROLNET, FILE_NAME
+from latentrt.bundle.manifest import CLIP, CONTROLNET, FILE_NAME
 from latentrt.cli.table import print_table
 from latentrt.runtime.conversion.make import check as check_without_pytorch
 from latentrt.runtime.schedules import adopt_config, unused_keys
@@ -68,7 +68,7 @@ def _scheduler(config: Any) -> dict[str, Any]:
 def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
     bundle = Bundle.open(path, verify=verify)
     manifest = bundle.manifest
-    controls = manifest.family == CONTROLNET
+    draws = manifest.family not in (CONTROLNET, CLIP)
     height, width = (n * manifest.vae_factor for n in manifest.sample_size)
     return {
         "kind": "bundle",
@@ -83,7 +83,7 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
         "goldens": manifest.has_goldens,
         "storage": dict(manifest.storage),
         "inferred": list(manifest.inferred),
-        **({} if controls else {"scheduler": _scheduler(bundle.scheduler_config())}),
+        **({"scheduler": _scheduler(bundle.scheduler_config())} if draws else {}),
         "components": {
             name: {
                 "tensors": len(bundle.tensors(name)),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from latentrt.runtime.batcher import Batcher
+    from latentrt.runtime.clip import Clip, Similarity
     from latentrt.runtime.control import Control
     from latentrt.runtime.edges import canny
     from latentrt.runtime.guidance import Guidance
@@ -73,6 +74,7 @@ __all__ = [
     "Busy",
     "Cancelled",
     "CheckpointError",
+    "Clip",
     "Closed",
     "Control",
     "DeadlineExceeded",
@@ -99,6 +101,7 @@ __all__ = [
     "Run",
     "Sampling",
     "ShapeNotBuilt",
+    "Similarity",
     "Size",
     "Step",
     "Stopped",
@@ -112,6 +115,7 @@ __all__ = [
 
 _MODULES: Final = {
     "Batcher": "runtime.batcher",
+    "Clip": "runtime.clip",
     "Control": "runtime.control",
     "canny": "runtime.edges",
     "Embedding": "weights.embedding",
@@ -129,6 +133,7 @@ _MODULES: Final = {
     "Result": "runtime.result",
     "Run": "runtime.run",
     "Sampling": "runtime.sampling",
+    "Similarity": "runtime.clip",
     "Size": "runtime.size",
     "Step": "runtime.picture",
     "TextToImage": "runtime.tasks",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from latentrt.bundle.bundle import Bundle
 from latentrt.bundle.checks import as_path, integer, shown
 from latentrt.bundle.errors import InputError, only_latentrt_errors
-from latentrt.bundle.manifest import CONTROLNET
+from latentrt.bundle.manifest import CLIP, CONTROLNET
 from latentrt.engines.cache.cache import Build, Cache
 from latentrt.engines.engine import Engine
 from latentrt.engines.memory import available_memory
@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 
 _VARIANTS: Final = 4
 """Sets of weights whose engines a pipeline keeps, the last used."""
+
+
+_OTHERS: Final = {
+    CONTROLNET: "a ControlNet, which a request's controls name",
+    CLIP: "a CLIP, which Clip.open and `latentrt score` take",
+}
+"""Bundles that draw nothing, by family."""
 
 
 class Pipeline:
@@ -75,8 +82,8 @@ class Pipeline:
         self._home = Home("pipeline")
         if not isinstance(bundle, Bundle):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError("bundle", "a Bundle; Pipeline.open takes a path", shown(bundle))
-        if bundle.manifest.family == CONTROLNET:
-            got = f"{bundle.path}, a ControlNet, which a request's controls name"
+        if bundle.manifest.family in _OTHERS:
+            got = f"{bundle.path}, {_OTHERS[bundle.manifest.family]}"
             raise InputError("bundle", "a model's", got)
         check_verify(verify)
         most_pixels = _limit("max_pixels", max_pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
@@ -77,8 +78,8 @@ class RemotePainter:
         )
         response = handle.draw.remote(uuid.uuid4().hex, order)
         stop.attach(response.cancel)
-        items: Iterator[Any] = iter(response)
-        for item in items:
+        messages: Iterator[list[Any]] = iter(response)
+        for item in chain.from_iterable(messages):
             if isinstance(item, Drawn):
                 return item
             if isinstance(item, BaseException):

@@ -8,8 +8,9 @@ Source: `CLIPTokenizer`, `TokenizersBackend` and `PreTrainedTokenizerBase` of tr
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -87,28 +88,41 @@ def open_clip_tokenizers(
     Raises `CheckpointError` for files that transformers may read differently. It also raises it for
     ids that the text encoder lacks, and where two tokenizers have two lengths.
     """
-    tokenizers = {
-        encoder: _open(source, tokenizer_of(encoder), parts[encoder])
-        for encoder in family.text_encoders
-    }
+    tokenizers: dict[str, ClipTokenizer] = {}
+    for encoder in family.text_encoders:
+        name, part = tokenizer_of(encoder), parts[encoder]
+        where = f"{source.name}/{name}"
+        check_end(f"{source.name}/{part.folder}/config.json", part)
+        with _naming(where):
+            _check_class(source.index.get(name))
+            files = source.tokenizer(name)
+        tokenizers[encoder] = open_clip_tokenizer(where, files, part)
     check_lengths(source.name, [t.files.length for t in tokenizers.values()])
     return tokenizers
 
 
-def _open(source: Source, name: str, encoder: Part) -> ClipTokenizer:
-    where = f"{source.name}/{name}"
-    check_end(f"{source.name}/{encoder.folder}/config.json", encoder)
+def open_clip_tokenizer(where: str, files: Mapping[str, bytes], encoder: Part) -> ClipTokenizer:
+    """The tokenizer in a folder's files; raises `CheckpointError` as `open_clip_tokenizers` does.
+
+    `where` is the folder's name in errors.
+    """
+    with _naming(where):
+        tokenizer = _read(files, encoder.config["max_position_embeddings"])
+    check_ids(where, tokenizer.library.get_vocab(), encoder)
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Generator[None]:
+    """Name the tokenizer in whatever the library says of files that it cannot read."""
     try:
-        _check_class(source.index.get(name))
-        tokenizer = _read(source.tokenizer(name), encoder.config["max_position_embeddings"])
+        yield
     except CheckpointError:
         raise
-    except Exception as error:  # whatever the library says of files that it cannot read
+    except Exception as error:
         reason = str(error) if isinstance(error, UnsureError) else f"unreadable: {error}"
         problem = f"{reason}; only CLIP's tokenizers are read without PyTorch"
         raise CheckpointError(where, f"{problem}: pip install 'latentrt[export]'") from error
-    check_ids(where, tokenizer.library.get_vocab(), encoder)
-    return tokenizer
 
 
 def _check_class(entry: object) -> None:

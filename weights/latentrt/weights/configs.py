@@ -140,6 +140,20 @@ CONTROLNET_DEFAULTS: Final[Config] = MappingProxyType(
         "addition_embed_type_num_heads": 64,
     }
 )
+IMAGE_DEFAULTS: Final[Config] = MappingProxyType(
+    {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "projection_dim": 512,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "image_size": 224,
+        "patch_size": 32,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }
+)
 DEFAULTS: Final[Mapping[str, Config]] = MappingProxyType(
     {
         "text_encoder": TEXT_DEFAULTS,
@@ -147,6 +161,7 @@ DEFAULTS: Final[Mapping[str, Config]] = MappingProxyType(
         "unet": UNET_DEFAULTS,
         "vae": VAE_DEFAULTS,
         "controlnet": CONTROLNET_DEFAULTS,
+        "image_encoder": IMAGE_DEFAULTS,
     }
 )
 

@@ -88,15 +88,18 @@ class WeightFiles:
         return tuple(said)
 
 
-def find_weights(where: Path, variant: str | None, stated: object = None) -> WeightFiles:
+def find_weights(
+    where: Path, variant: str | None, stated: object = None, *, library: Library | None = None
+) -> WeightFiles:
     """The files of a part's folder that its library reads, with or without a variant's name.
 
     A part without files of the variant is read without it, as pipelines of diffusers do. `stated`
-    is the file that the part's config names itself, if any. Raises `CheckpointError` if no file can
+    is the file that the part's config names itself, if any; `library` reads it, by default the one
+    that the folder's name says. Raises `CheckpointError` if no file can
     be read, with the files that are there and what to do.
     """
     names = list_folder(where)
-    library = library_of(where.name)
+    library = library or library_of(where.name)
     if variant is not None and variant not in variants(names):
         variant = None
     if stated is not None:
@@ -104,7 +107,7 @@ def find_weights(where: Path, variant: str | None, stated: object = None) -> Wei
     else:
         found = next((name for name in library.names(variant) if name in names), None)
         if found is None:
-            raise _unreadable(where, names, variant)
+            raise _unreadable(where, names, variant, library)
         chosen = found
     path = where / chosen
     paths = (path,) if chosen.endswith(_WHOLE) else _shards(path)
@@ -120,8 +123,9 @@ def variants(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if name))
 
 
-def _unreadable(where: Path, names: Sequence[str], variant: str | None) -> CheckpointError:
-    library = library_of(where.name)
+def _unreadable(
+    where: Path, names: Sequence[str], variant: str | None, library: Library
+) -> CheckpointError:
     pickles = [n for n in names if n.endswith(PICKLES)]
     if variant is not None:
         pickles = [n for n in pickles if variant in variants([n])]

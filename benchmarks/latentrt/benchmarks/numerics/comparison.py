@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentrt.bundle.golden import Difference
 from latentrt.runtime.size import Size
+
+_CLIP: Final = ("picture_clip", "reference_clip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class RunComparison:
     `alone` computes each step from PyTorch's latents and prompt states: the error of one
     evaluation. `steps` is our own run from the prompt on: its errors add up. Where both grow, the
     engine is wrong; where only `steps` grows, rounding diverges. `psnr` is in decibels, `ssim` at
-    most 1; both pictures are float32 [3, H, W] in [-1, 1].
+    most 1; both pictures are float32 [3, H, W] in [-1, 1]. `clip` is the similarity of the picture
+    and of the reference to the prompt, where a CLIP measured it.
     """
 
     prompt: str
@@ -50,6 +53,7 @@ class RunComparison:
     ssim: float
     picture: NDArray[np.float32]
     reference: NDArray[np.float32]
+    clip: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object without the pictures; infinite numbers become null."""
@@ -61,6 +65,7 @@ class RunComparison:
             "steps_alone": [check.to_json() for check in self.alone],
             "steps": [check.to_json() for check in self.steps],
             **finite({"picture_psnr": self.psnr, "picture_ssim": self.ssim}),
+            **({} if self.clip is None else finite(dict(zip(_CLIP, self.clip, strict=True)))),
         }
 
 
@@ -103,6 +108,15 @@ class Comparison:
     def picture_ssim(self) -> float:
         """Of the final picture, at most 1; NaN where any run's is."""
         return float(np.min([run.ssim for run in self.runs]))
+
+    @property
+    def clip(self) -> tuple[float, float] | None:
+        """Mean similarity of the pictures and of PyTorch's to their prompts, where measured."""
+        found = [run.clip for run in self.runs if run.clip is not None]
+        if not found:
+            return None
+        ours, theirs = np.mean(found, axis=0).tolist()
+        return ours, theirs
 
     @property
     def first_bad_step(self) -> int | None:
