@@ -91,6 +91,11 @@ def test_a_picture_of_a_painter_is_the_one_drawn_alone(
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(alone))
 
 
+def test_the_ingress_lists_what_can_be_asked_for(live: Live) -> None:
+    found = httpx.get(f"{live.url}/v1/catalogue").json()
+    assert found["models"] == [{"name": "heads", "size": None}]
+
+
 def test_a_cancelled_job_is_gone_from_its_painter(live: Live, handle: Any) -> None:
     job = httpx.post(f"{live.url}/v1/jobs", json=LONG).json()
     until = time.monotonic() + 60

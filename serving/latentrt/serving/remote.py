@@ -11,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
 from latentrt.bundle.errors import Cancelled, EngineError, InternalError, QueueFull
+from latentrt.runtime import Size
 from latentrt.runtime.batcher import Load
 from latentrt.runtime.weights_fields import loras_of
 from latentrt.serving.order import Order
@@ -36,6 +37,10 @@ class RemotePainter:
     def load(self) -> Load:
         """None of this process."""
         return NOTHING
+
+    def size_of(self, model: str) -> Size | None:
+        """Give None: this process has no model open."""
+        return None
 
     def close(self) -> None:
         """Nothing: the painters belong to Ray Serve."""
