@@ -26,7 +26,7 @@ PLOT := docs/bench.png
 
 
 .DEFAULT_GOAL := help
-.PHONY: help run serve graphs test test-slow scorecard fuzz check bench peers gpu docs format clean
+.PHONY: help run serve tasks graphs test test-slow scorecard fuzz check bench peers gpu docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ serve: $(STAMP) ## Serve models/shapes at http://127.0.0.1:7860/, a web page; AR
 	@for config in $(wildcard $(EXTRAS)/*/config.json); do ln -s $$(dirname $$config) $(SERVED)/controls; done
 	$(BIN)/latentrt serve models/shapes --lora-dir $(SERVED)/loras \
 		--embedding-dir $(SERVED)/embeddings --control-dir $(SERVED)/controls $(ARGS)
+
+tasks: $(STAMP) ## Draw docs/tasks.png, a page of every task, with models/shapes; takes a minute or two
+	$(BIN)/python docs/tasks.py
 
 graphs: $(STAMP) ## Trace the graphs that ship, and those of the tests' checkpoints; takes an hour
 	$(BIN)/python export/scripts/make_graphs.py
@@ -118,7 +121,7 @@ $(STAMP): pyproject.toml constraints.txt
 		$(PYTHON) -m venv .venv; }
 	@echo "Installing into .venv (minutes, the first time)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check \
-		-e '.[onnxruntime,openvino,tensorrt-rtx,export,bench,serve,dev]' -c constraints.txt
+		-e '.[onnxruntime,openvino,tensorrt-rtx,export,bench,serve,ray,dev]' -c constraints.txt
 	@touch $@
 
 # optimum-intel asks for torchvision, which fits one build of torch only and fails beside another;

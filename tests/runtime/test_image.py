@@ -17,7 +17,19 @@ from PIL.PngImagePlugin import PngInfo, iTXt
 from tests.runtime.toy_model import CONFIG, ToyPipeline, request
 
 from latentrt.bundle.errors import FileError, InputError
-from latentrt.runtime import Guidance, Request, Result, Sampling, Size
+from latentrt.runtime import (
+    Control,
+    Guidance,
+    HiresFix,
+    ImageToImage,
+    Inpainting,
+    Lora,
+    Refiner,
+    Request,
+    Result,
+    Sampling,
+    Size,
+)
 from latentrt.runtime.image import (
     QUALITY,
     check_format,
@@ -158,6 +170,42 @@ def test_samplers_and_schedules_have_the_web_uis_names(
 ) -> None:
     schedule = build_schedule({**CONFIG, **config}, steps=8, **sampling)
     assert expected in parameters(Request("a", seed=1), "m", schedule)
+
+
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+# As `create_infotext` of the web UI and its scripts write them.
+ADDED: Final = [
+    ({"subseed": 9, "subseed_strength": 0.5}, "Variation seed: 9, Variation seed strength: 0.5"),
+    ({"task": ImageToImage(PIXELS, 0.6)}, "Denoising strength: 0.6"),
+    (
+        {"task": Inpainting(PIXELS, PIXELS[:, :, 0] + 255, 0.75, mask_blur=4)},
+        "Denoising strength: 0.75, Mask blur: 4",
+    ),
+    (
+        {"task": HiresFix(1.5, 0.7, steps=10, upscaler="latent_bicubic")},
+        "Denoising strength: 0.7, Hires upscale: 1.5, Hires steps: 10, "
+        "Hires upscaler: Latent (bicubic)",
+    ),
+    ({"refiner": Refiner("xl/sharp.safetensors", 0.8)}, "Refiner: sharp, Refiner switch at: 0.8"),
+    (
+        {"controls": [Control("nets/canny.safetensors", PIXELS, 0.7, end=0.5, mode="prompt")]},
+        'ControlNet 0: "Module: none, Model: canny, Weight: 0.7, Guidance Start: 0, '
+        'Guidance End: 0.5, Control Mode: My prompt is more important"',
+    ),
+    ({"weights": [Lora(Path("a/clay.safetensors"), 0.8)]}, "a <lora:clay:0.8>\nSteps"),
+    (
+        {"weights": [Lora(Path("clay.safetensors"), text_encoder=0.5)]},
+        "a <lora:clay:0.5:1>\nSteps",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), ADDED)
+def test_parameters_have_what_the_web_ui_writes_of_tasks_and_other_models(
+    fields: dict[str, Any], expected: str
+) -> None:
+    schedule = build_schedule(CONFIG, steps=8, sampler="euler")
+    assert expected in parameters(Request("a", seed=1, **fields), "m", schedule)
 
 
 @pytest.mark.parametrize(("prompt", "latin"), [("naïve ÿ", True), ("部屋", False)])

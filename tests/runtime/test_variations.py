@@ -68,6 +68,13 @@ def test_alike_noises_are_mixed_along_a_line() -> None:
     np.testing.assert_allclose(found, low, rtol=1e-6)
 
 
+def test_noises_of_which_few_columns_are_alike_are_mixed_along_arcs() -> None:
+    low, high = normal(3), normal(9)
+    high[0, :, 2] = low[0, :, 2] + 1e-3 * normal(5)[0, :, 2]
+    found = slerp(low.numpy(), high.numpy(), 0.5)
+    np.testing.assert_allclose(found, arc(low, high, 0.5).numpy(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [

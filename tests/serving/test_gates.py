@@ -16,6 +16,7 @@ from tests.serving.live import Live, listening, service
 from latentrt.serving import gates
 from latentrt.serving.gates import Gate, read_keys
 from latentrt.serving.limits import Limits
+from latentrt.serving.problem import Refused
 from latentrt.serving.shelf import Shelf
 
 KEYS = ("first-key", "second-key")
@@ -192,3 +193,11 @@ def test_metrics_are_prometheus_text(guarded: Live) -> None:
 def test_keys_are_the_lines_of_a_file() -> None:
     assert read_keys(["# keys", "", " a ", "b"]) == ("a", "b")
     assert read_keys([]) == ()
+
+
+def test_the_page_needs_no_key_behind_a_prefix() -> None:
+    scope = {"type": "http", "method": "GET", "headers": [], "root_path": "/sd"}
+    gate = Gate(("secret",))
+    assert gate.check(scope | {"path": "/sd/"}) == "unknown"
+    with pytest.raises(Refused, match="API key"):
+        gate.check(scope | {"path": "/sd/v1/jobs"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, PngImagePlugin
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from tests.controlnets import saved_controlnet
 from tests.serving.browser import (
     chromium,
@@ -289,6 +290,7 @@ def test_only_the_painted_part_is_redrawn(page: Page, url: str) -> None:
     finished(page)
     content = httpx.get(f"{url.rstrip('/')}{newest(url)['images'][0]}").content
     different = abs(pixels(content) - pixels(before)).max(axis=2) > 0
+    assert not different[32:].any()  # the line lies at a quarter of the height
     assert not different[mask == 0].any()
     assert different[mask == 255].mean() > 0.9  # two pictures may share a colour
 
@@ -445,6 +447,10 @@ def test_the_code_of_the_form_runs(page: Page, url: str, tmp_path: Path) -> None
     filled(page, prompt=prompt, seed=2**60, steps=2)
     page.locator("summary", has_text="curl and Python").click()
     without = code_of(page, "curl")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.click("text=Copy curl")
+    expect(page.get_by_text("Copied", exact=True)).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == without[-1]
     (tmp_path / "image.png").write_bytes(picture())
     drop(page, "#jobs", "image.png", picture())
     expect(page.locator("#curl")).to_contain_text("image.png")
@@ -564,6 +570,70 @@ def test_a_key_is_asked_for_and_sent_behind_a_prefix(browser: Browser, shelf: Sh
         page.reload()
         expect(page.locator("#presets button")).to_have_count(4)
         expect(page.locator("#gallery img")).to_have_count(1)
+
+
+def test_a_broken_connection_is_made_again(browser: Browser, url: str) -> None:
+    posted: list[str] = []
+    followed: list[str] = []
+
+    def post(route: Route) -> None:
+        """The first answer is lost on its way."""
+        posted.append(json.loads(route.request.post_data or "")["id"])
+        if len(posted) == 1:
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    def follow(route: Route) -> None:
+        """The first answer ends after an event."""
+        followed.append(route.request.url)
+        if len(followed) == 1:
+            route.fulfill(
+                body="event: queued\ndata: {}\nid: 1\n\n", content_type="text/event-stream"
+            )
+        else:
+            route.continue_()
+
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url)
+        expect(page.locator("#presets button")).to_have_count(4)
+        context.route(
+            "**/v1/jobs",
+            lambda route: route.continue_() if route.request.method == "GET" else post(route),
+        )
+        context.route("**/events?*", follow)
+        filled(page, prompt="a ring", steps=2)
+        page.click("#draw")
+        finished(page)
+    assert len(posted) == 2
+    assert posted[0] == posted[1]
+    assert [each[-7:] for each in followed] == ["after=0", "after=1"]
+    assert [job["id"] for job in httpx.get(f"{url}v1/jobs").json()].count(posted[0]) == 1
+
+
+def test_the_page_waits_for_a_service_that_starts(browser: Browser, url: str) -> None:
+    error = {"error": {"message": "the service is starting", "code": "starting"}}
+    with browser.new_context() as context:
+        page = context.new_page()
+        context.route("**/v1/catalogue", lambda route: route.fulfill(status=503, json=error))
+        page.goto(url)
+        expect(page.locator("#service")).to_have_text("The service is starting.")
+        context.unroute("**/v1/catalogue")
+        expect(page.locator("#presets button")).to_have_count(4)
+        expect(page.locator("#service")).to_have_text("heads")
+
+
+def test_the_catalogue_has_names_and_limits(url: str) -> None:
+    found = httpx.get(f"{url}v1/catalogue").json()
+    assert found["models"] == [{"name": "heads", "size": "64x64"}]
+    assert (found["loras"], found["embeddings"], found["controls"]) == (["broken"], [], ["edges"])
+    limits = {"steps": 40, "images": 4, "pixels": None, "body": 64 << 20}
+    assert found["limits"] == limits
+    (sampler,) = (each for each in found["samplers"] if each["name"] == "dpmpp_2m")
+    assert sampler["title"] == "DPM++ 2M"
+    assert "karras" in sampler["schedules"]
 
 
 def test_the_page_is_one_small_file_that_runs_its_own_script_alone(url: str) -> None:

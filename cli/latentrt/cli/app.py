@@ -17,7 +17,7 @@ from latentrt.cli.drawing import generate, samplers
 from latentrt.cli.making import build, cache, export
 from latentrt.cli.options import BAD_INPUT
 from latentrt.cli.scoring import score
-from latentrt.cli.serving import serve
+from latentrt.cli.serving import serve, triton
 from latentrt.cli.telling import doctor, inspect
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ for _command in (
     score,
     bench,
     serve,
+    triton,
     doctor,
     merge,
     diff,

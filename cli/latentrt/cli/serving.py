@@ -1,4 +1,4 @@
-"""The command that serves: serve."""
+"""The commands that serve: serve, triton."""
 
 from __future__ import annotations
 
@@ -110,3 +110,35 @@ def serve(
             "max_pixels": max_pixels,
         },
     )
+
+
+def triton(
+    model: Annotated[Path, typer.Argument(help="Bundle or checkpoint, as Triton will find it.")],
+    folder: Annotated[Path, typer.Argument(help="The model repository to write into.")],
+    name: Annotated[
+        str | None, typer.Option(help="Triton's name of it. [default: its own]")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(help="WIDTHxHEIGHT to compile at the start; may be repeated."),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="U-Net rows of a call, at most.")] = 8,
+    queue: Annotated[int, typer.Option(help="Pictures in progress, at most.")] = 64,
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Write a model repository for Triton's Python backend. Unverified: no Triton has run it."""
+    from latentrt.runtime import Size
+    from latentrt.serving.triton import write_repository
+
+    place = write_repository(
+        model,
+        folder,
+        name=name,
+        engine=engine,
+        precision=precision,
+        sizes=[Size.parse(each) for each in size or ()],
+        max_batch=max_batch,
+        queue=queue,
+    )
+    print(place)

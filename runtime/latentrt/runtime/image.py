@@ -22,6 +22,8 @@ from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.request import Request
 from latentrt.runtime.schedules import Schedule, web_names
 from latentrt.runtime.size import Size
+from latentrt.runtime.tasks import HiresFix, Inpainting
+from latentrt.weights.lora.lora import Lora
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,6 +49,17 @@ JPEG and WebP have EXIF's MakerNote, which begins with this word and a null byte
 MAX_TEXT: Final = 4 << 20
 """Characters of JSON that are read: more than a `Request` can have."""
 
+_WEB_MODES: Final = {
+    "balanced": "Balanced",
+    "prompt": "My prompt is more important",
+    "control": "ControlNet is more important",
+}
+_WEB_UPSCALERS: Final = {
+    "latent": "Latent",
+    "latent_bicubic": "Latent (bicubic)",
+    "latent_nearest": "Latent (nearest)",
+    "lanczos": "Lanczos",
+}
 _WEB_GENERATORS: Final = {"numpy": "NumPy", "torch": "CPU", "torch-cuda": "NV"}
 _EXIF, _USER_COMMENT, _MAKER_NOTE = 0x8769, 0x9286, 0x927C
 _UNICODE: Final = b"UNICODE\0"
@@ -107,10 +120,13 @@ def parameters(request: Request, model: str, schedule: Schedule) -> str:
         "Model": model or None,
         "VAE hash": made.vae_sha256[:10] or None,
         "VAE": made.vae or None,
+        **_variation(request),
+        **_task(request),
         "Clip skip": request.clip_skip + 1 if request.clip_skip else None,
+        **_others(request),
         "Version": f"latentrt {version('latentrt')}",
     }
-    last = ", ".join(f"{k}: {_quoted(str(v))}" for k, v in fields.items() if v is not None)
+    last = ", ".join(f"{k}: {quoted(str(v))}" for k, v in fields.items() if v is not None)
     return "\n".join((*_prompts(request), last))
 
 
@@ -223,16 +239,57 @@ def _json(request: Request) -> str:
     return json.dumps(request.to_json(), ensure_ascii=False)
 
 
+def _variation(request: Request) -> dict[str, object]:
+    if request.subseed_strength == 0:
+        return {}
+    strength = f"{request.subseed_strength:g}"
+    return {"Variation seed": request.subseed, "Variation seed strength": strength}
+
+
+def _task(request: Request) -> dict[str, object]:
+    """What a task has beside its pictures."""
+    task = request.task
+    strength = getattr(task, "strength", None)
+    found: dict[str, object] = {"Denoising strength": None if strength is None else f"{strength:g}"}
+    if isinstance(task, Inpainting):
+        found["Mask blur"] = f"{task.mask_blur:g}" if task.mask_blur else None
+    if isinstance(task, HiresFix):
+        found["Hires upscale"] = f"{task.scale:g}"
+        found["Hires steps"] = task.steps
+        found["Hires upscaler"] = _WEB_UPSCALERS.get(task.upscaler, Path(task.upscaler).stem)
+    return found
+
+
+def _others(request: Request) -> dict[str, object]:
+    """The models beside the first."""
+    found: dict[str, object] = {}
+    for number, each in enumerate(request.controls):
+        values = f"Weight: {each.scale:g}, Guidance Start: {each.start:g}"
+        values += f", Guidance End: {each.end:g}, Control Mode: {_WEB_MODES[each.mode]}"
+        found[f"ControlNet {number}"] = f"Module: none, Model: {each.model.stem}, {values}"
+    if request.refiner is not None:
+        found["Refiner"] = request.refiner.model.stem
+        found["Refiner switch at"] = f"{request.refiner.at:g}"
+    return found
+
+
+def _tag(lora: Lora) -> str:
+    """A LoRA as a prompt names it."""
+    scales = [f"{lora.scale_of(folder):g}" for folder in ("text_encoder", "unet")]
+    return f"<lora:{lora.path.stem}:{':'.join(dict.fromkeys(scales))}>"
+
+
 def _prompts(request: Request) -> list[str]:
     """The first lines of the parameters. Many readers end a text at a null character."""
-    lines = [request.prompt]
+    tags = [_tag(each) for each in request.weights if isinstance(each, Lora)]
+    lines = [" ".join([request.prompt, *tags])]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     return [line.replace("\0", "\N{REPLACEMENT CHARACTER}") for line in lines]
 
 
-def _quoted(text: str) -> str:
-    """A value as the web UI quotes it: as a JSON string where it could be taken for two values.
+def quoted(text: str) -> str:
+    """A value as the web UI quotes it: a JSON string where it could be taken for two values.
 
     Source: `quote` of AUTOMATIC1111's web UI, which looks for commas, colons and newlines.
     """

@@ -30,6 +30,7 @@ from latentrt.serving.routes import (
     webui_lists,
 )
 from latentrt.serving.service import Service
+from latentrt.serving.traces import Traced
 
 _LOGGER: Final = logging.getLogger("latentrt.serving")
 
@@ -71,6 +72,8 @@ def app_of(service: Service, gate: Gate, log: str = "text") -> FastAPI:
             allow_headers=["*"],
         )
     app.add_middleware(Gates, gate=gate, metrics=service.metrics, log=log)
+    if service.traces.tracer is not None:
+        app.add_middleware(Traced, tracer=service.traces.tracer)
     return app
 
 

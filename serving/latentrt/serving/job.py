@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Job:
 
     `client` is whose it is. `api` is the API that it came by. `created` and `ended` are in seconds
     of the system's clock. `fetched` says that somebody has its pictures.
-    `timer` ends it at its deadline.
+    `timer` ends it at its deadline. `context` is that of the request that submitted it.
     """
 
     def __init__(self, name: str, order: Order, client: str, api: str) -> None:
@@ -52,6 +53,7 @@ class Job:
         self.newest: Told | None = None
         self.fetched = False
         self.timer: asyncio.TimerHandle | None = None
+        self.context = contextvars.copy_context()
         self._done: dict[int, int] = {}
         self._events: list[Event] = []
         self._changed = asyncio.Event()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -10,14 +10,16 @@ from typing import Final, Literal, Protocol
 from latentrt.engines.cache.cache import Build
 from latentrt.runtime import Pipeline, Request, Sampling, Size
 from latentrt.runtime.checks import one_of
+from latentrt.serving.job import Job
 from latentrt.serving.jobs import Jobs
 from latentrt.serving.limits import Limits
 from latentrt.serving.metrics import Metrics
 from latentrt.serving.models import Models
 from latentrt.serving.order import Order
-from latentrt.serving.painter import LocalPainter, Stop
+from latentrt.serving.painter import LocalPainter, Painter, Stop
 from latentrt.serving.service import Service
 from latentrt.serving.shelf import Shelf
+from latentrt.serving.traces import Traces
 
 OtherSizes = Literal["compile", "refuse"]
 OTHER_SIZES: Final[tuple[OtherSizes, ...]] = ("compile", "refuse")
@@ -41,6 +43,7 @@ def service_over(
     max_batch: int = 8,
     batch_sizes: Sequence[int] | None = None,
     memory: int | None = None,
+    traces: Traces | None = None,
 ) -> Service:
     """A service whose models `opened` opens. It compiles for `sizes` when it starts.
 
@@ -74,8 +77,26 @@ def service_over(
 
     metrics = Metrics()
     metrics.watch(painter, shelf.model_names)
-    jobs = Jobs(painter, limits, metrics.ended)
-    return Service(shelf, limits, jobs, painter, metrics, warm)
+    return service_of(painter, shelf, limits, metrics, warm, traces)
+
+
+def service_of(
+    painter: Painter,
+    shelf: Shelf,
+    limits: Limits,
+    metrics: Metrics,
+    warm: Callable[[], None],
+    traces: Traces | None = None,
+) -> Service:
+    """A service over any painter."""
+    spans = traces or Traces()
+
+    def ended(job: Job) -> None:
+        metrics.ended(job)
+        spans.ended(job)
+
+    jobs = Jobs(painter, limits, ended)
+    return Service(shelf, limits, jobs, painter, metrics, spans, warm)
 
 
 def _warm(painter: LocalPainter, model: str, sizes: Sequence[Size | None]) -> None:

@@ -27,19 +27,19 @@ from latentrt.runtime.batcher import Load
 from latentrt.serving.app import app_of
 from latentrt.serving.backlog import Backlog, Painters
 from latentrt.serving.gates import Gate, read_keys
-from latentrt.serving.jobs import Jobs
 from latentrt.serving.limits import Limits
 from latentrt.serving.metrics import Metrics
-from latentrt.serving.opening import OtherSizes, service_over
+from latentrt.serving.opening import OtherSizes, service_of, service_over
 from latentrt.serving.order import Order
 from latentrt.serving.painter import Drawn, Stop, Told
 from latentrt.serving.remote import BEGUN, RemotePainter
-from latentrt.serving.service import Service
 from latentrt.serving.shelf import Shelf
 
 serve: Final[Any] = ray_serve  # its functions are not typed
 _CONNECTIONS: Final = 10_000
 """Connections of the ingress: those that follow a job are open for as long as it is drawn."""
+_PAUSE: Final = 0.02
+"""Seconds between messages to the ingress: steps of a small model are faster than those are."""
 _VARIANTS: Final = 8
 """Variants that Ray Serve knows a painter to have; the painter keeps its own number of engines."""
 
@@ -128,10 +128,10 @@ class PainterReplica:
         """Note that this painter draws with a variant; the pipeline makes and keeps it."""
         return name
 
-    async def draw(self, name: str, order: Order) -> AsyncGenerator[object]:
-        """`BEGUN`, each step, and at last what was drawn or the error.
+    async def draw(self, name: str, order: Order) -> AsyncGenerator[list[object]]:
+        """What happens, as it happens: `BEGUN`, each step, and at last what was drawn or the error.
 
-        Where the caller cancels, or goes, the rows are gone from the next call.
+        Where the caller cancels, the rows are gone from the next call.
         """
         if model := serve.get_multiplexed_model_id():
             await self.variant(model)
@@ -151,19 +151,23 @@ class PainterReplica:
             if future.cancelled():
                 soon(Cancelled("the run was cancelled"))
             else:
-                soon(future.exception() or future.result())
+                error = future.exception()
+                soon(future.result() if error is None else as_latentrt(error))
 
         self._backlog.begin(name, order)
         painter = self._service.painter
         future = self._threads.submit(painter.draw, order, lambda: soon(BEGUN), tell, stop)
         future.add_done_callback(ended)
         try:
-            while True:
-                event = await happened.get()
-                over = isinstance(event, Drawn | BaseException)
-                yield as_latentrt(event) if isinstance(event, BaseException) else event
-                if over:
-                    return
+            over = False
+            while not over:
+                events = [await happened.get()]
+                while not happened.empty():
+                    events.append(happened.get_nowait())
+                over = isinstance(events[-1], Drawn | BaseException)
+                yield events
+                if not over:
+                    await asyncio.sleep(_PAUSE)
         finally:
             stop.stop()
 
@@ -184,8 +188,7 @@ class Ingress:
         limits = replace(settings.limits, drawing=settings.orders * settings.max_painters)
         metrics = Metrics()
         metrics.watch(None, shelf.model_names)
-        jobs = Jobs(remote, limits, metrics.ended)
-        self.service = Service(shelf, limits, jobs, remote, metrics, remote.warm)
+        self.service = service_of(remote, shelf, limits, metrics, remote.warm)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return app_of(self.service, self._gate, self._log)
@@ -198,6 +201,7 @@ def build(settings: Settings) -> Application:
         serve.ingress()(Ingress),
         name="ingress",
         num_replicas=1,
+        ray_actor_options={"num_cpus": 0},  # it waits for painters
         max_ongoing_requests=_CONNECTIONS,
         graceful_shutdown_timeout_s=_longest(settings),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 from ray.exceptions import RayError, RayTaskError, TaskCancelledError
@@ -51,9 +52,17 @@ class RemotePainter:
         stop: Stop,
     ) -> Drawn:
         """As `Painter.draw`; raises `QueueFull`, and `EngineError` where painters are lost."""
+        began = False
+
+        def begun_once() -> None:
+            nonlocal began
+            if not began:
+                began = True
+                begun()
+
         for _ in range(TRIES):
             try:
-                return self._drawn(order, begun, tell, stop)
+                return self._drawn(order, begun_once, tell, stop)
             except BackPressureError as error:
                 raise QueueFull(f"queue full: {error}") from error
             except RayTaskError as error:
@@ -77,8 +86,8 @@ class RemotePainter:
         )
         response = handle.draw.remote(uuid.uuid4().hex, order)
         stop.attach(response.cancel)
-        items: Iterator[Any] = iter(response)
-        for item in items:
+        messages: Iterator[list[Any]] = iter(response)
+        for item in chain.from_iterable(messages):
             if isinstance(item, Drawn):
                 return item
             if isinstance(item, BaseException):

@@ -13,6 +13,7 @@ from latentrt.serving.limits import Limits
 from latentrt.serving.metrics import Metrics
 from latentrt.serving.painter import Painter
 from latentrt.serving.shelf import Shelf
+from latentrt.serving.traces import Traces
 from latentrt.serving.webui.options import ClientOptions
 
 _TICK: Final = 0.01
@@ -33,6 +34,7 @@ class Service:
     jobs: Jobs
     painter: Painter
     metrics: Metrics
+    traces: Traces
     warm: Callable[[], None]
     phase: Phase = "starting"
     failure: str = ""

@@ -12,6 +12,8 @@ from typing import Any, Final, cast
 
 from PIL import Image
 
+from latentrt.runtime.image import quoted
+
 _NEGATIVE: Final = "Negative prompt:"
 _FIELD: Final = re.compile(r'(\w[\w \-/]{0,63}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 """A name and its value. Names are short: the time taken goes with the length of the text."""
@@ -48,7 +50,7 @@ def parsed_infotext(text: str) -> dict[str, str]:
 def written_infotext(prompt: str, negative: str, fields: Mapping[str, Any]) -> str:
     """The text of a picture's parameters; fields that are None are left out."""
     lines = [prompt, *([f"{_NEGATIVE} {negative}"] if negative else [])]
-    last = ", ".join(f"{k}: {_quoted(str(v))}" for k, v in fields.items() if v is not None)
+    last = ", ".join(f"{k}: {quoted(str(v))}" for k, v in fields.items() if v is not None)
     return "\n".join((*lines, last))
 
 
@@ -65,10 +67,6 @@ def picture_texts(picture: Image.Image) -> tuple[str, dict[str, str]]:
         code = _CODES.get(comment[:8])
         text = comment[8:].decode(code, "replace") if code else comment.decode("utf-8", "replace")
     return text, items
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
 
 
 def _unquoted(text: str) -> str:
