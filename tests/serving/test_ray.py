@@ -106,7 +106,7 @@ def test_a_cancelled_job_is_gone_from_its_painter(live: Live, handle: Any) -> No
 
 
 def test_what_a_painter_finds_wrong_is_told_with_its_field(live: Live) -> None:
-    body = {"prompt": "a", "size": "64x65536"}
+    body = {"prompt": "a", "size": "4096x4096"}
     answer = httpx.post(f"{live.url}/v1/images/generations", json=body, timeout=60)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "size"
@@ -141,17 +141,19 @@ class Handle:
             yield [each]
 
 
-def draw(handle: Any, stop: Stop | None = None) -> tuple[Drawn, list[Told]]:
+def draw(handle: Any, begun: Callable[[], None] = lambda: None) -> tuple[Drawn, list[Told]]:
     told: list[Told] = []
     order = Order("heads", Request("a"))
     painter = RemotePainter(handle, "heads")
-    return painter.draw(order, lambda: None, told.append, stop or Stop()), told
+    return painter.draw(order, begun, told.append, Stop()), told
 
 
 def test_an_order_whose_painter_is_lost_is_drawn_by_another() -> None:
     handle = Handle(["begun", Told(0, 0, 4), ActorDiedError()], ["begun", Told(0, 3, 4), DRAWN])
-    drawn, told = draw(handle)
+    begun: list[bool] = []
+    drawn, told = draw(handle, lambda: begun.append(True))
     assert drawn is DRAWN
+    assert begun == [True]
     assert [each.index for each in told] == [0, 3]
 
 

@@ -131,7 +131,7 @@ class PainterReplica:
     async def draw(self, name: str, order: Order) -> AsyncGenerator[list[object]]:
         """What happens, as it happens: `BEGUN`, each step, and at last what was drawn or the error.
 
-        Where the caller cancels, or goes, the rows are gone from the next call.
+        Where the caller cancels, the rows are gone from the next call.
         """
         if model := serve.get_multiplexed_model_id():
             await self.variant(model)

@@ -52,9 +52,17 @@ class RemotePainter:
         stop: Stop,
     ) -> Drawn:
         """As `Painter.draw`; raises `QueueFull`, and `EngineError` where painters are lost."""
+        began = False
+
+        def begun_once() -> None:
+            nonlocal began
+            if not began:
+                began = True
+                begun()
+
         for _ in range(TRIES):
             try:
-                return self._drawn(order, begun, tell, stop)
+                return self._drawn(order, begun_once, tell, stop)
             except BackPressureError as error:
                 raise QueueFull(f"queue full: {error}") from error
             except RayTaskError as error:
