@@ -258,7 +258,14 @@ def test_the_configuration_is_one_that_ray_serve_takes() -> None:
     assert application.import_path == f"{ray.__name__}:build"
     given = Settings.model_validate(application.args)
     built = ray.build(given)
-    assert built._bound_deployment.name == "ingress"  # pyright: ignore[reportPrivateUsage]
+    ingress: Any = built._bound_deployment  # pyright: ignore[reportPrivateUsage]
+    assert ingress.name == "ingress"
+    taken, bound = ingress.init_args
+    painter = bound._bound_deployment
+    # What the ingress sends at once: none that it took in is refused.
+    sent = Ingress(taken, None).service.limits.drawing
+    assert painter.max_queued_requests == sent == 4 * painter.max_ongoing_requests
+    assert painter._deployment_config.graceful_shutdown_timeout_s > given.limits.deadline
     assert {each.name for each in application.deployments} <= {"ingress", "painter"}
 
 
