@@ -153,10 +153,26 @@ def test_latents_are_resampled_as_torch_does(
     np.testing.assert_allclose(resample(array, height, width, mode), expected, 2e-6, 2e-6)
 
 
+def test_the_larger_size_is_rounded_to_what_the_vae_divides() -> None:
+    assert HiresFix(1.7).output(Size(64, 72), 8) == Size(112, 120)
+    assert HiresFix(1.3).output(Size(64, 72), 8) == Size(80, 96)
+
+
+@pytest.mark.parametrize(("counting", "steps"), [("diffusers", 5), ("webui", 6), ("exact", 10)])
+def test_the_second_run_counts_its_steps_as_asked(
+    pipelines: Pipelines, counting: Any, steps: int
+) -> None:
+    task = HiresFix(1.5, 0.5, counting, steps=10)
+    request = Request("a", size=Size(64, 64), task=task, sampling=Sampling("euler", steps=8))
+    legs = pipelines("heads").plan(request).legs
+    assert [len(leg.schedule.evaluations) for leg in legs] == [8, steps]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"scale": 0.5}, "hires: expected a number from 1 to 8"),
+        ({"scale": 8.5}, "hires: expected a number from 1 to 8"),
         ({"strength": 0}, "strength: expected a number above 0"),
         ({"steps": 0}, "hires_steps: expected an integer of at least 1"),
         ({"upscaler": "esrgan"}, "upscaler: expected latent, latent_bicubic, latent_nearest"),

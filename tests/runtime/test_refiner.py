@@ -76,6 +76,30 @@ def test_a_refiner_takes_over_as_in_diffusers(
     assert found.request.provenance.refiner == "refiner"
 
 
+def test_clip_skip_is_for_the_first_model_alone(
+    pipelines: Pipelines, checkpoint: Folders, bundle: Folders
+) -> None:
+    request = Request(
+        PROMPT, seed=SEED, size=Size(64, 64), clip_skip=1, refiner=Refiner(bundle("refiner"), 0.5),
+        sampling=Sampling("euler", steps=8),
+    )  # fmt: skip
+    found = pipelines("xl")(request)
+    shared = {
+        "prompt": PROMPT,
+        "num_inference_steps": 8,
+        "guidance_scale": 7.5,
+        "output_type": "latent",
+    }
+    base = task_reference(checkpoint("xl"), "", "euler")
+    generator = torch.Generator().manual_seed(SEED)
+    first = base(
+        **shared, height=64, width=64, generator=generator, denoising_end=0.5, clip_skip=1
+    ).images
+    second = task_reference(checkpoint("refiner"), "Img2Img", "euler")
+    latents = second(**shared, image=first, generator=generator, denoising_start=0.5).images
+    check_against(base, found, latents)
+
+
 @pytest.mark.parametrize(("sampler", "strength"), [("euler", 0.3), ("euler_ancestral", 0.7)])
 def test_a_refiner_alone_draws_over_a_picture_as_in_diffusers(
     pipelines: Pipelines, checkpoint: Folders, sampler: str, strength: float

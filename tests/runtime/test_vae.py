@@ -9,6 +9,8 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -120,6 +122,68 @@ def overflowing(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def as_it_is(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return images
+
+
+def encoder(sizes: list[tuple[int, ...]], factor: float = 1.0) -> Model:
+    """An encoder whose moments are the means of 8 x 8 pixels; `sizes` gets those of its calls."""
+    spec = TensorSpec("images", ("batch", 3, "image_height", "image_width"))
+
+    def engine(fixed: Mapping[str, int], *_: object) -> FunctionEngine:
+        def call(arrays: Arrays) -> dict[str, NDArray[np.float32]]:
+            n, c, h, w = arrays["images"].shape
+            sizes.append((h, w))
+            blocks = arrays["images"].reshape(n, c, h // 8, 8, w // 8, 8).mean((3, 5))
+            return {"moments": blocks[:, [0, 1, 2, 0, 1, 2, 0, 1]] * np.float32(factor)}
+
+        return FunctionEngine("vae_encoder", (spec.fixed(fixed),), (), call)
+
+    return Model("vae_encoder", (spec,), engine)
+
+
+def test_a_picture_is_encoded_in_tiles_of_one_size_that_join(
+    pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILE", 8)
+    monkeypatch.setattr(module, "OVERLAP", 2)
+    manifest = pipelines("heads").bundle.manifest
+    images = np.random.default_rng(0).standard_normal((3, 160, 88), dtype=np.float32)
+    calls = Calls({"vae": (1,), "unet": (1,)})
+    whole, parts = [], []
+    expected = calls.answer(Vae(manifest, decoder(as_it_is), encoder(whole)).encode(images))
+    vae = Vae(manifest, decoder(as_it_is), encoder(parts)).in_tiles()
+    found = calls.answer(vae.encode(images))
+    assert whole == [(160, 88)]
+    assert set(parts) == {(64, 64)}
+    assert dict(vae.encoder_need(20, 11).sizes)["image_height"] == 64
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.std, expected.std, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e3])
+def test_a_posterior_is_that_of_diffusers_also_where_its_variance_has_no_bounds(
+    pipelines: Pipelines, factor: float
+) -> None:
+    images = np.random.default_rng(0).standard_normal((3, 64, 64), dtype=np.float32)
+    vae = Vae(pipelines("heads").bundle.manifest, decoder(as_it_is), encoder([], factor))
+    found = Calls({"vae": (1,), "unet": (1,)}).answer(vae.encode(images))
+    blocks = torch.from_numpy(images).reshape(3, 8, 8, 8, 8).mean((2, 4))
+    moments = blocks[[0, 1, 2, 0, 1, 2, 0, 1]] * factor
+    expected = DiagonalGaussianDistribution(moments[None])
+    np.testing.assert_allclose(found.mean, expected.mean[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.std, expected.std[0], rtol=1e-3)
+
+
+def test_an_encode_that_overflows_is_done_once_more_in_fp32(pipelines: Pipelines) -> None:
+    manifest = pipelines("heads").bundle.manifest
+    images = np.ones((3, 64, 64), np.float32)
+    calls = Calls({"vae": (1,), "unet": (1,)})
+    broken = encoder([], np.nan)
+    wide = (decoder(overflowing), encoder([], 2.0))
+    found = calls.answer(Vae(manifest, decoder(as_it_is), broken, wide).encode(images))
+    np.testing.assert_array_equal(found.mean, np.full((4, 8, 8), 2.0))
+    for others in ((), (broken,)):
+        with pytest.raises(NonFinite, match="vae_encoder"):
+            calls.answer(Vae(manifest, decoder(as_it_is), broken, others).encode(images))
 
 
 def test_a_decode_that_overflows_is_done_once_more_in_fp32_and_noted(pipelines: Pipelines) -> None:
