@@ -215,7 +215,7 @@ def measured(share: float, folder: Path) -> dict[str, Outcome]:
         outcome.figures["event_loop_blocked_seconds_at_most"] = lag
         note("burst", outcome)
     with listening(service(shelf, Limits(drawing=4, queued=8))) as live:
-        note("overload", storms.overload(live.url, 120, places=12))
+        note("overload", storms.overload(live.url, 120, places=12, timed=True))
     note("aborts", aborts(heads, size(2000)))
     note("sigterm", sigterm(heads, size(20)))
     note("sigkill", sigkill(heads, size(20)))

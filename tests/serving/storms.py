@@ -132,10 +132,11 @@ async def _drawn(session: httpx.AsyncClient, body: Mapping[str, Any]) -> bytes |
     return (await session.get(images[0])).content if images else None
 
 
-def overload(url: str, count: int, places: int) -> Outcome:
+def overload(url: str, count: int, places: int, *, timed: bool) -> Outcome:
     """Ten times more requests than `places`: some are refused, the others are not slowed down.
 
-    An admitted one waits at most for those before it: `places` of them.
+    An admitted one waits at most for those before it: `places` of them. That is judged where the
+    machine is quiet enough to be `timed`.
     """
     outcome = Outcome(count)
     body = {"prompt": "a fox", "num_inference_steps": 8, "n": 1}
@@ -168,7 +169,7 @@ def overload(url: str, count: int, places: int) -> Outcome:
     if not statuses.count(429):
         outcome.failed.append("none was refused")
     # Pictures that share calls take longer than one alone, and never longer than one by one.
-    if max(took) > 2 * places * outcome.figures["seconds_alone"]:
+    if timed and max(took) > 2 * places * outcome.figures["seconds_alone"]:
         outcome.failed.append(f"an admitted one took {max(took):.2f} s")
     return outcome
 
