@@ -96,7 +96,7 @@ def main() -> None:
         thread.join()
     print(json.dumps(found, indent=1))
     if asked.json is not None:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
