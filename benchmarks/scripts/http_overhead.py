@@ -1,4 +1,4 @@
-"""What HTTP adds to a picture: one drawn by the painter itself, one through the service, in turns.
+"""What HTTP adds: one picture by the painter itself, then one through the service.
 
     python benchmarks/scripts/http_overhead.py models/shapes --json benchmarks/results/http.json
 
