@@ -404,6 +404,21 @@ def test_pictures_of_one_request_share_the_calls_of_its_controlnet(
         assert Difference.between(found.latents[i], alone.latents[0]).relative <= 1e-5
 
 
+@pytest.mark.parametrize("mode", ["balanced", "control"])
+def test_a_run_under_a_controlnet_calls_the_engines_that_were_opened_before_it(
+    bundle: Callable[[str], Path], controlnet: Controlnets, mode: str
+) -> None:
+    made: list[str] = []
+    request = ours([Control(controlnet("heads"), hint_picture(), mode=mode)])
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", verify="off") as pipeline:
+        run = pipeline.run(request, progress=lambda phase, done, total: made.append(phase))
+        opened = len(made)
+        run.result()
+    assert opened == len(made) > 0
+    batches = {each.rpartition(":")[2] for each in made if each}
+    assert len([each for each in batches if "controlnet" in each]) == 1
+
+
 def test_a_picture_is_encoded_once_a_request(
     pipelines: Callable[[str], Pipeline],
     controlnet: Controlnets,
@@ -515,6 +530,14 @@ def test_a_control_that_cannot_be_used_names_its_field(
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         Control(**{"model": "net", "image": hint_picture(), **fields})
+
+
+def test_controls_are_equal_where_path_numbers_and_pixels_are() -> None:
+    control = Control("net", hint_picture(), 0.5)
+    assert control == Control("net", hint_picture().copy(), 0.5)
+    assert control != Control("net", hint_picture(1), 0.5)
+    assert control != Control("net", hint_picture(), 0.6)
+    assert control != Control("other", hint_picture(), 0.5)
 
 
 def test_a_request_takes_controls_alone() -> None:

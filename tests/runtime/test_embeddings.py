@@ -20,6 +20,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.bundle.golden import Difference, psnr
 from latentrt.runtime import Embedding, Pipeline, Request, Sampling, Size
 from latentrt.runtime.conditioning import Conditioner
+from latentrt.runtime.embeddings import placed
 
 # A few layers of fp32 rounding; 2e-7 to 6e-7 measured.
 ROUNDING = 1e-5
@@ -192,6 +193,30 @@ def test_an_embedding_of_another_model_is_refused_with_both_widths(
     request = Request("<o>", weights=[Embedding(files / f"{name}.safetensors", "<o>")])
     with pytest.raises(InputError, match=f"^weights: expected .*{problem}"):
         conditioned(bundle(configuration), request)
+
+
+@pytest.mark.parametrize(
+    ("key", "width", "widths", "taken"),
+    [
+        ("emb_params", 32, {"text_encoder": 32}, "text_encoder"),
+        ("clip_g", 32, {"text_encoder": 32, "text_encoder_2": 32}, "text_encoder_2"),
+        ("clip_g", 32, {"text_encoder": 32, "text_encoder_2": 40}, None),
+        ("clip_l", 40, {"text_encoder": 32, "text_encoder_2": 40}, None),
+        ("clip_l", 32, {"text_encoder": 40}, None),
+        ("emb_params", 32, {"text_encoder": 32, "text_encoder_2": 32}, None),
+    ],
+)
+def test_vectors_go_to_the_encoder_of_their_name_and_width(
+    tmp_path: Path, key: str, width: int, widths: dict[str, int], taken: str | None
+) -> None:
+    save_file({key: tensor(2, width)}, tmp_path / "e.safetensors")
+    embedding = Embedding(tmp_path / "e.safetensors", "<o>")
+    if taken is None:
+        with pytest.raises(InputError, match=f"of width {width}"):
+            placed([embedding], widths)
+        return
+    found = placed([embedding], widths)
+    assert [name for name, vectors in found.items() if vectors] == [taken]
 
 
 @pytest.mark.parametrize("token", ["red</w>", "!", "<|endoftext|>"])

@@ -163,6 +163,15 @@ def test_a_refiner_that_does_not_fit_is_named(pipelines: Pipelines, bundle: Fold
         )
 
 
+def test_a_picture_drawn_again_finds_its_refiner_by_name(tmp_path: Path) -> None:
+    drawn = Request("a", refiner=Refiner(tmp_path / "second", 0.7)).to_json()
+    others = [Refiner(tmp_path / "first"), Refiner(tmp_path / "second")]
+    found = Request.from_json(drawn, attachments=others).refiner
+    assert found == Refiner(tmp_path / "second", 0.7)
+    with pytest.raises(InputError, match="refiner: expected the picture's, 'second', got first"):
+        Request.from_json(drawn, attachments=others[:1])
+
+
 def test_a_prompt_changes_within_the_steps_of_both_models(
     pipelines: Pipelines, bundle: Folders
 ) -> None:

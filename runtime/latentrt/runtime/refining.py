@@ -34,7 +34,7 @@ def check_refiner(request: Request, own: Manifest, its: Manifest) -> None:
 
 def last_leg(kit: Kit, before: Schedule, below: int | None) -> Leg:
     """The steps at timesteps `below` one, by the refiner's kit; `before` are those behind them."""
-    own = {"weights": (), "controls": (), "refiner": None, "clip_skip": 0, "latents": None}
+    own = {"weights": (), "refiner": None, "clip_skip": 0, "latents": None}
     kit = replace(kit, request=kit.request.with_values(**own), above=None)
     kit.conditioner.check(kit.request)
     schedule = kit.schedule(replace(kit.request.task.part, below=below))
