@@ -1,4 +1,4 @@
-"""What HTTP adds to a picture: one drawn by the painter itself, one through the service, in turns.
+"""What HTTP adds: one picture by the painter itself, then one through the service.
 
     python benchmarks/scripts/http_overhead.py models/shapes --json benchmarks/results/http.json
 
@@ -96,7 +96,7 @@ def main() -> None:
         thread.join()
     print(json.dumps(found, indent=1))
     if asked.json is not None:
-        asked.json.write_text(json.dumps(found, indent=1) + "\n")
+        asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

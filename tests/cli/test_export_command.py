@@ -55,7 +55,7 @@ def test_export_works_without_utf8_and_prints_its_own_lines_alone(
     assert not tokenizer.isascii()
     lines = done.stderr.splitlines()
     assert lines[0].split() == ["check", "0", "%"]
-    stages = ("check", "weights", "graphs", "manifest", "note:")
+    stages = ("check", "weights", "graphs", "previews", "manifest", "note:")
     assert [line for line in lines if not line.startswith(stages)] == []
     assert "note: text_encoder: text encoder without the prefix 'text_model.'" in lines
 

@@ -142,7 +142,7 @@ def test_measuring_reports_from_nothing_to_all(
         told.setdefault(stage, []).append((done, total))
 
     export(folder, out / "bundle", dtype="fp16", progress=progress)
-    stages = ["check", "weights", "graphs", "goldens", "storage", "islands", "manifest"]
+    stages = ["check", "weights", "graphs", "goldens", "storage", "islands", "manifest", "previews"]
     assert list(told) == stages
     for stage in ("storage", "islands"):
         assert told[stage] == [(done, 4) for done in range(5)]

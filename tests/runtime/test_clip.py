@@ -194,7 +194,7 @@ def test_a_clip_draws_nothing_and_a_model_scores_nothing(
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda c: c.update(unet=c["image_encoder"]), "components.unet: "),
+        (lambda c: c.update(text_encoder=c["text_encoder_2"]), "text_encoder: a CLIP has no such"),
         (lambda c: c.update(vae_encoder=c.pop("text_encoder_2")), "components.vae_encoder"),
         (lambda c: c.pop("text_encoder_2"), "components.text_encoder_2 is missing"),
     ],

@@ -44,18 +44,18 @@ def _endings(live: Live, count: int, seed: int, end: Callable[[Live, float], Non
     chance, outcome, painter = random.Random(seed), Outcome(count), live.service.painter
     begun = time.perf_counter()
     _draw(live, LONG)
-    whole, late = time.perf_counter() - begun, 0
+    whole, late, slowest = time.perf_counter() - begun, 0, 0.0
     for number in range(count):
         end(live, chance.uniform(0, whole))
-        calls = painter.load.calls
+        calls, left = painter.load.calls, time.perf_counter()
         if not _until(lambda: painter.load.pictures == 0 and live.service.jobs.running == 0, 20):
             outcome.failed.append(f"{number}: {painter.load}")
-        after = painter.load.calls - calls
-        late = max(late, after)
+        after, took = painter.load.calls - calls, time.perf_counter() - left
+        late, slowest = max(late, after), max(slowest, took)
         # One call is being made; the event loop may need another to see that a client has gone.
         if after > 2:
-            outcome.failed.append(f"{number}: {after} more calls")
-    outcome.figures["calls_after_at_most"] = late
+            outcome.failed.append(f"{number}: {after} more calls in {took:.2f} s")
+    outcome.figures |= {"calls_after_at_most": late, "seconds_at_most": slowest}
     return outcome
 
 
@@ -132,10 +132,11 @@ async def _drawn(session: httpx.AsyncClient, body: Mapping[str, Any]) -> bytes |
     return (await session.get(images[0])).content if images else None
 
 
-def overload(url: str, count: int, places: int) -> Outcome:
+def overload(url: str, count: int, places: int, *, timed: bool) -> Outcome:
     """Ten times more requests than `places`: some are refused, the others are not slowed down.
 
-    An admitted one waits at most for those before it: `places` of them.
+    An admitted one waits at most for those before it: `places` of them. That is judged where the
+    machine is quiet enough to be `timed`.
     """
     outcome = Outcome(count)
     body = {"prompt": "a fox", "num_inference_steps": 8, "n": 1}
@@ -168,7 +169,7 @@ def overload(url: str, count: int, places: int) -> Outcome:
     if not statuses.count(429):
         outcome.failed.append("none was refused")
     # Pictures that share calls take longer than one alone, and never longer than one by one.
-    if max(took) > 2 * places * outcome.figures["seconds_alone"]:
+    if timed and max(took) > 2 * places * outcome.figures["seconds_alone"]:
         outcome.failed.append(f"an admitted one took {max(took):.2f} s")
     return outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import time
@@ -14,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.serving.live import Live, listening, service
 
 from latentrt.serving import gates
+from latentrt.serving.answers import path_of, problem_response
 from latentrt.serving.gates import Gate, read_keys
 from latentrt.serving.limits import Limits
-from latentrt.serving.problem import Refused
+from latentrt.serving.problem import Problem, Refused
 from latentrt.serving.shelf import Shelf
 
 KEYS = ("first-key", "second-key")
@@ -201,3 +203,13 @@ def test_the_page_needs_no_key_behind_a_prefix() -> None:
     assert gate.check(scope | {"path": "/sd/"}) == "unknown"
     with pytest.raises(Refused, match="API key"):
         gate.check(scope | {"path": "/sd/v1/jobs"})
+
+
+def test_an_error_has_its_apis_form_behind_a_prefix() -> None:
+    for root in ("", "/sd"):
+        scope = {"type": "http", "root_path": root}
+        problem = Problem(404, "there is none")
+        web = problem_response(problem, path_of(scope | {"path": f"{root}/sdapi/v1/none"}))
+        openai = problem_response(problem, path_of(scope | {"path": f"{root}/v1/models/none"}))
+        assert json.loads(bytes(web.body))["detail"] == "there is none"
+        assert json.loads(bytes(openai.body))["error"]["message"] == "there is none"

@@ -59,6 +59,13 @@ def test_a_job_tells_its_steps_and_gives_the_picture_that_is_drawn_alone(live: L
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(alone))
 
 
+def test_every_picture_of_a_job_tells_its_last_step(live: Live) -> None:
+    job = submit(live, BODY | {"num_images": 3})
+    steps = [data for kind, data in events(live, job) if kind == "step"]
+    last = {each["image"]: each["index"] for each in steps}
+    assert last == {0: 3, 1: 3, 2: 3}
+
+
 def test_a_reader_that_comes_back_gets_what_it_has_not_seen(live: Live) -> None:
     job = submit(live, BODY)
     told = events(live, job)

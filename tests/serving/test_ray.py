@@ -91,6 +91,11 @@ def test_a_picture_of_a_painter_is_the_one_drawn_alone(
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), np.asarray(alone))
 
 
+def test_the_ingress_lists_what_can_be_asked_for(live: Live) -> None:
+    found = httpx.get(f"{live.url}/v1/catalogue").json()
+    assert found["models"] == [{"name": "heads", "size": None}]
+
+
 def test_a_cancelled_job_is_gone_from_its_painter(live: Live, handle: Any) -> None:
     job = httpx.post(f"{live.url}/v1/jobs", json=LONG).json()
     until = time.monotonic() + 60
@@ -106,7 +111,7 @@ def test_a_cancelled_job_is_gone_from_its_painter(live: Live, handle: Any) -> No
 
 
 def test_what_a_painter_finds_wrong_is_told_with_its_field(live: Live) -> None:
-    body = {"prompt": "a", "size": "64x65536"}
+    body = {"prompt": "a", "size": "4096x4096"}
     answer = httpx.post(f"{live.url}/v1/images/generations", json=body, timeout=60)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "size"
@@ -141,17 +146,19 @@ class Handle:
             yield [each]
 
 
-def draw(handle: Any, stop: Stop | None = None) -> tuple[Drawn, list[Told]]:
+def draw(handle: Any, begun: Callable[[], None] = lambda: None) -> tuple[Drawn, list[Told]]:
     told: list[Told] = []
     order = Order("heads", Request("a"))
     painter = RemotePainter(handle, "heads")
-    return painter.draw(order, lambda: None, told.append, stop or Stop()), told
+    return painter.draw(order, begun, told.append, Stop()), told
 
 
 def test_an_order_whose_painter_is_lost_is_drawn_by_another() -> None:
     handle = Handle(["begun", Told(0, 0, 4), ActorDiedError()], ["begun", Told(0, 3, 4), DRAWN])
-    drawn, told = draw(handle)
+    begun: list[bool] = []
+    drawn, told = draw(handle, lambda: begun.append(True))
     assert drawn is DRAWN
+    assert begun == [True]
     assert [each.index for each in told] == [0, 3]
 
 
@@ -256,7 +263,14 @@ def test_the_configuration_is_one_that_ray_serve_takes() -> None:
     assert application.import_path == f"{ray.__name__}:build"
     given = Settings.model_validate(application.args)
     built = ray.build(given)
-    assert built._bound_deployment.name == "ingress"  # pyright: ignore[reportPrivateUsage]
+    ingress: Any = built._bound_deployment  # pyright: ignore[reportPrivateUsage]
+    assert ingress.name == "ingress"
+    taken, bound = ingress.init_args
+    painter = bound._bound_deployment
+    # What the ingress sends at once: none that it took in is refused.
+    sent = Ingress(taken, None).service.limits.drawing
+    assert painter.max_queued_requests == sent == 4 * painter.max_ongoing_requests
+    assert painter._deployment_config.graceful_shutdown_timeout_s > given.limits.deadline
     assert {each.name for each in application.deployments} <= {"ingress", "painter"}
 
 

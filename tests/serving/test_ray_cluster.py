@@ -167,6 +167,28 @@ def test_cancelled_requests_leave_their_painters(url: str) -> None:
     _until(lambda: idle(url), seconds=20)
 
 
+def test_a_second_painter_comes_where_one_has_too_much_to_do(
+    cluster: str, bundle: Callable[[str], Path]
+) -> None:
+    from ray import serve
+
+    deploy(bundle("heads"), min_painters=1, target_seconds=0.5)
+    _until(lambda: httpx.get(f"{cluster}/health/startup").status_code == 200)
+    handle = serve.get_deployment_handle("painter", "latentrt")
+    _until(lambda: len(handle.broadcast("load").results()) == 1)
+    body = {"prompt": "a fox", "sampling": {"steps": 150}, "num_images": 8}
+    until = time.monotonic() + 200
+    while len(handle.broadcast("load").results()) < 2:
+        assert time.monotonic() < until
+        jobs = httpx.get(f"{cluster}/v1/jobs").json()
+        if sum(job["status"] in ("queued", "running") for job in jobs) < 10:
+            assert httpx.post(f"{cluster}/v1/jobs", json=body).status_code == 202
+        time.sleep(0.1)
+    for job in httpx.get(f"{cluster}/v1/jobs").json():
+        httpx.delete(f"{cluster}{job['poll_url']}")
+    _until(lambda: idle(cluster))
+
+
 def _until(done: Callable[[], bool], seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not done():

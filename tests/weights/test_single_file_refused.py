@@ -31,10 +31,11 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 def problem(path: Path, *arguments: Any, **others: Any) -> str:
     """Why a file is refused, which takes less than a second of the processor's time."""
-    begun = time.process_time()
+    begun = time.thread_time()
     with pytest.raises(CheckpointError) as caught:
         SingleFile.open(path, *arguments, **others)
-    assert time.process_time() - begun < 1
+    # Of this thread: others of the process may still run.
+    assert time.thread_time() - begun < 1
     assert str(caught.value).startswith(str(path))
     return caught.value.problem
 

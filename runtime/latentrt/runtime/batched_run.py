@@ -56,10 +56,10 @@ class RunFuture(Future[Result]):
 class BatchedRun(Run):
     """What `Batcher.submit` gives. Its steps go on whether or not somebody iterates.
 
-    Iterating gives the newest step that was not seen yet, so that a slow reader neither holds up
-    the batcher nor fills the memory. `future` is for `asyncio.wrap_future`: cancelling it cancels
-    the run. In its result's `seconds`, `unet` is the time from submission to the last step: calls
-    are shared.
+    Iterating gives the newest step of each picture that was not seen yet, so that a slow reader
+    neither holds up the batcher nor fills the memory. `future` is for `asyncio.wrap_future`:
+    cancelling it cancels the run. In its result's `seconds`, `unet` is the time from submission to
+    the last step: calls are shared.
     """
 
     def __init__(
@@ -78,21 +78,26 @@ class BatchedRun(Run):
         self._until = until
         self._done: list[tuple[Picture, Image.Image]] = []
         self._stepped = self._begun
-        self._newest: Step | None = None
+        self._newest: dict[int, Step] = {}
         self._told = threading.Condition()
         self.future.add_done_callback(self._on_end)
 
     def __iter__(self) -> Iterator[Step]:
-        seen: Step | None = None
+        seen: dict[int, Step] = {}
+
+        def unseen() -> list[Step]:
+            return [step for step in self._newest.values() if seen.get(step.image) is not step]
+
         while True:
             self.future.check_waiting()
             with self._told:
-                self._told.wait_for(lambda seen=seen: self._newest is not seen or self.ended)
-                step = self._newest
-            if step is None or step is seen:
+                self._told.wait_for(lambda: self.ended or unseen())
+                steps = unseen()
+            if not steps:
                 break
-            seen = step
-            yield step
+            for step in steps:
+                seen[step.image] = step
+                yield step
         self.result()
 
     def cancel(self) -> None:
@@ -131,7 +136,8 @@ class BatchedRun(Run):
         """One of its pictures has taken a step."""
         self._stepped = time.perf_counter()
         with self._told:
-            self._newest = step
+            self._newest.pop(step.image, None)  # the newest is the last
+            self._newest[step.image] = step
             self._told.notify_all()
 
     def finish(self, picture: Picture) -> None:

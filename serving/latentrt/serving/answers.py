@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from latentrt.serving.problem import Problem
 
@@ -37,6 +38,12 @@ def problem_response(problem: Problem, path: str) -> JSONResponse:
             }
         }
     return JSONResponse(content, problem.status, headers)
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request, without the prefix of a proxy."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def validation_problem(error: RequestValidationError, path: str) -> Problem:

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from latentrt.bundle.errors import LatentrtError
-from latentrt.serving.answers import problem_response, validation_problem
+from latentrt.serving.answers import path_of, problem_response, validation_problem
 from latentrt.serving.gates import Gate, Gates
 from latentrt.serving.problem import Problem, problem_of
 from latentrt.serving.routes import (
@@ -81,14 +81,15 @@ async def _problem(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem.status == 500:
         _LOGGER.error("%s failed", request.url.path, exc_info=error)
-    return problem_response(problem, request.url.path)
+    return problem_response(problem, path_of(request.scope))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return problem_response(validation_problem(error, request.url.path), request.url.path)
+    path = path_of(request.scope)
+    return problem_response(validation_problem(error, path), path)
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return problem_response(Problem(error.status_code, str(error.detail)), request.url.path)
+    return problem_response(Problem(error.status_code, str(error.detail)), path_of(request.scope))

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentrt.serving.answers import problem_response
+from latentrt.serving.answers import path_of, problem_response
 from latentrt.serving.metrics import Metrics
 from latentrt.serving.problem import CLIENT_GONE, Problem, Refused
 
@@ -44,7 +44,7 @@ class Gate:
         headers = Headers(scope=scope)
         self._check_origin(headers)
         host = str((scope.get("client") or ("unknown", 0))[0])
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         asks_leave = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
         if not self.keys or path == "/" or path.startswith(OPEN) or asks_leave:
             return host
@@ -106,7 +106,7 @@ class Gates:
             if body.problem is not None and not answered:
                 raise Refused(body.problem)
         except Refused as error:
-            await problem_response(error.problem, scope["path"])(scope, receive, named)
+            await problem_response(error.problem, path_of(scope))(scope, receive, named)
         finally:
             seconds = time.perf_counter() - begun
             self._tell(scope, name, answered or CLIENT_GONE, seconds)

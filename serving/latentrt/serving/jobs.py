@@ -106,6 +106,11 @@ class Jobs:
         """End a job: no call that is yet to be put together has its rows. Twice does nothing."""
         self._fail(job, Cancelled("the job was cancelled"))
 
+    def forget(self, job: Job) -> None:
+        """Keep nothing of a job that is over: its client has the pictures, or has gone."""
+        if job.over:
+            self._jobs.pop(job.id, None)
+
     async def drain(self, seconds: float) -> None:
         """Take nothing more in, and finish what there is; cancel what takes longer."""
         self.closing = True

@@ -98,6 +98,10 @@ class Painter(Protocol):
         """How busy the batcher of this process is."""
         ...
 
+    def size_of(self, model: str) -> Size | None:
+        """The size of a model's pictures by default; None while this process has it not open."""
+        ...
+
     def close(self) -> None:
         """Cancel what is drawn, and close what it has open; it blocks."""
         ...

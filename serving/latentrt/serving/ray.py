@@ -81,6 +81,11 @@ class Settings(BaseModel):
         """Orders that a painter has at once: it has the next rows before a call ends."""
         return 2 * self.max_batch
 
+    @property
+    def drawing(self) -> int:
+        """Orders of all painters. The ingress sends no more, so none it took in is refused."""
+        return self.orders * self.max_painters
+
 
 class PainterReplica:
     """A painter of this process, behind a handle."""
@@ -131,7 +136,7 @@ class PainterReplica:
     async def draw(self, name: str, order: Order) -> AsyncGenerator[list[object]]:
         """What happens, as it happens: `BEGUN`, each step, and at last what was drawn or the error.
 
-        Where the caller cancels, or goes, the rows are gone from the next call.
+        Where the caller cancels, the rows are gone from the next call.
         """
         if model := serve.get_multiplexed_model_id():
             await self.variant(model)
@@ -185,7 +190,7 @@ class Ingress:
             tuple(settings.allow_origin),
             settings.limits.body,
         )
-        limits = replace(settings.limits, drawing=settings.orders * settings.max_painters)
+        limits = replace(settings.limits, drawing=settings.drawing)
         metrics = Metrics()
         metrics.watch(None, shelf.model_names)
         self.service = service_of(remote, shelf, limits, metrics, remote.warm)
@@ -214,7 +219,7 @@ def painters(settings: Settings) -> Application:
         PainterReplica,
         name="painter",
         max_ongoing_requests=settings.orders,
-        max_queued_requests=settings.limits.queued,
+        max_queued_requests=settings.drawing,
         graceful_shutdown_timeout_s=_longest(settings),
         autoscaling_config={
             "min_replicas": settings.min_painters,

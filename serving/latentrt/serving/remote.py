@@ -11,6 +11,7 @@ from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
 from latentrt.bundle.errors import Cancelled, EngineError, InternalError, QueueFull
+from latentrt.runtime import Size
 from latentrt.runtime.batcher import Load
 from latentrt.runtime.weights_fields import loras_of
 from latentrt.serving.order import Order
@@ -37,6 +38,10 @@ class RemotePainter:
         """None of this process."""
         return NOTHING
 
+    def size_of(self, model: str) -> Size | None:
+        """Give None: this process has no model open."""
+        return None
+
     def close(self) -> None:
         """Nothing: the painters belong to Ray Serve."""
 
@@ -52,9 +57,17 @@ class RemotePainter:
         stop: Stop,
     ) -> Drawn:
         """As `Painter.draw`; raises `QueueFull`, and `EngineError` where painters are lost."""
+        began = False
+
+        def begun_once() -> None:
+            nonlocal began
+            if not began:
+                began = True
+                begun()
+
         for _ in range(TRIES):
             try:
-                return self._drawn(order, begun, tell, stop)
+                return self._drawn(order, begun_once, tell, stop)
             except BackPressureError as error:
                 raise QueueFull(f"queue full: {error}") from error
             except RayTaskError as error:

@@ -47,8 +47,11 @@ def stream(messages: AsyncIterator[Message]) -> StreamingResponse:
     )
 
 
-async def drawn_for(request: Request, jobs: Jobs, job: Job) -> Drawn:
-    """What a job drew. Where the client goes before, the job is cancelled. Raises its error."""
+async def drawn_for(request: Request, jobs: Jobs, job: Job, *, kept: bool = False) -> Drawn:
+    """What a job drew. Where the client goes before, the job is cancelled. Raises its error.
+
+    The job is forgotten: who asked has the answer. One that is to be `kept` stays.
+    """
     waits = asyncio.ensure_future(job.wait())
     gone = asyncio.ensure_future(_gone(request))
     try:
@@ -63,6 +66,8 @@ async def drawn_for(request: Request, jobs: Jobs, job: Job) -> Drawn:
             each.cancel()
             with contextlib.suppress(BaseException):
                 await each
+        if not kept:
+            jobs.forget(job)
 
 
 async def _gone(request: Request) -> None:

@@ -10,6 +10,7 @@ Source: A. Lee, D. Mumford, J. Huang: Occlusion models for natural images, 2001.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,13 +48,13 @@ def pictures(factor: int) -> Array:
     rng = np.random.default_rng(_SEED)
     side = _PLACES * factor
     rows, columns = np.ogrid[:side, :side]
-    inverse = sorted(radius**-2.0 for radius in _RADII)
+    smallest, largest = (math.pow(radius, -2.0) for radius in _RADII)
     found = np.empty((_PICTURES, 3, side, side), np.float32)
     for picture in found:
         picture[:] = rng.uniform(-1, 1, (3, 1, 1))
         for _ in range(_DISCS):
             # The density of radii is proportional to r^-3.
-            radius: float = factor * rng.uniform(*inverse) ** -0.5
+            radius = factor * math.pow(rng.uniform(largest, smallest), -0.5)
             y, x = rng.uniform(-side / 2, side * 3 / 2, 2)
             inside: NDArray[np.bool_] = (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
             picture[:, inside] = rng.uniform(-1, 1, (3, 1))

@@ -198,11 +198,12 @@ async def _answer(
     job = service.jobs.submit(order, client, API)
     if body.stream:
         return stream(_messages(kind, body, job, service))
-    drawn = await drawn_for(request, service.jobs, job)
+    by_url = body.response_format == "url"
+    drawn = await drawn_for(request, service.jobs, job, kept=by_url)
     data: list[dict[str, Any]] = [
         {"b64_json": base64.b64encode(file).decode()} for file in drawn.files
     ]
-    if body.response_format == "url":
+    if by_url:
         url = f"{str(request.base_url).rstrip('/')}/v1/images/files/{job.id}"
         data = [{"url": f"{url}/{i}.{body.output_format or 'png'}"} for i in range(len(data))]
     return JSONResponse({"created": int(job.created), "data": data, "usage": _usage()})
@@ -231,6 +232,7 @@ async def _messages(
     finally:
         job.fetched = True
         service.jobs.cancel(job)
+        service.jobs.forget(job)
 
 
 def _message(

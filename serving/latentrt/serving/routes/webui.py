@@ -116,7 +116,7 @@ async def _drawn(body: GenerationBody, request: Request, service: Service, clien
     asked, order = await asyncio.to_thread(_ordered, body, chosen, service)
     job = service.jobs.submit(order, client, API, _name(body, service, client))
     try:
-        await drawn_for(request, service.jobs, job)
+        await drawn_for(request, service.jobs, job, kept=body.force_task_id != "")
     except Cancelled as error:
         if error is not job.error or service.jobs.closing:  # the client, or the service, has gone
             raise
