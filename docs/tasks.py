@@ -22,7 +22,8 @@ from latentrt.cli.app import run
 
 SHAPES = Path(__file__).parents[1] / "models" / "shapes"
 sys.path.append(str(SHAPES))
-from extras import EMBEDDING, LORA, write_vae  # noqa: E402
+from extras import CONTROLNET, EMBEDDING, LORA, line_drawing, write_vae  # noqa: E402
+from scenes import Figure, Scene  # noqa: E402
 
 SQUARE = "a large blue square on a yellow background"
 CIRCLE = "a large red circle on a yellow background"
@@ -69,6 +70,27 @@ PAGE = (
         SQUARE,
         "--hires 2 --hires-strength 0.1 --hires-upscaler lanczos --guidance-scale 2",
     ),
+    Cell("A drawing", "edges.png"),
+    Cell("ControlNet", "red.png", "red on a blue background", "--control edges=edges.png"),
+    Cell("ControlNet", "green.png", "green on a white background", "--control edges=edges.png"),
+    Cell(
+        "With a LoRA",
+        "night.png",
+        "orange on a white background",
+        "--control edges=edges.png --lora night.safetensors",
+    ),
+    Cell(
+        "Canny edges of a picture",
+        "canny.png",
+        "purple on a white background",
+        "--control edges=square.png --canny 100,200",
+    ),
+    Cell(
+        "Until half of the steps",
+        "half.png",
+        "red on a blue background",
+        "--control edges=edges.png:1:0:0.5",
+    ),
     Cell("LoRA", "lora.png", STAR, "--lora night.safetensors"),
     Cell(
         "Textual inversion",
@@ -101,6 +123,7 @@ PAGE = (
     ),
 )
 FILES = {
+    "edges": CONTROLNET,
     "night.safetensors": LORA,
     "sun.safetensors": EMBEDDING,
 }
@@ -120,6 +143,8 @@ def main() -> None:
     mask = Image.new("L", (128, 128))
     ImageDraw.Draw(mask).rectangle((24, 24, 104, 104), fill=255)
     mask.save("mask.png")
+    circle = Figure("circle", "", "", "", (80.0, 54.0), 36.0)
+    line_drawing(Scene((circle,), ""), 2).save("edges.png")
     for command in dict.fromkeys((c.prompt, c.options) for c in PAGE if c.prompt):
         draw(*command, next(c.file for c in PAGE if (c.prompt, c.options) == command))
     page().quantize(256, dither=Image.Dither.NONE).save(output, optimize=True)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.conftest import ROOT
 
-from extras import CHANGED, EMBEDDING, FOLDER, LORA, TOKEN, inked, write_vae
+from extras import CHANGED, CONTROLNET, EMBEDDING, FOLDER, LORA, TOKEN, inked, write_vae
 from latentrt.bundle.tensors import TensorFile
 from latentrt.runtime import Embedding, Lora, Pipeline, Request, Sampling
 from recognise import recognise
@@ -47,8 +47,9 @@ def plain(pipe: Pipeline) -> list[Image.Image]:
     return drawn(pipe, PROMPTS)
 
 
-def test_the_files_take_at_most_400_kilobytes() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 400_000
+def test_the_files_take_at_most_400_kilobytes_and_the_controlnet_6_megabytes() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) <= 400_000
+    assert sum(path.stat().st_size for path in CONTROLNET.iterdir()) <= 6_000_000
 
 
 def test_the_lora_draws_nine_of_ten_backgrounds_black_and_leaves_the_base(

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from extras import CONTROLNET, colours_caption, line_drawing
 from latentrt.runtime import (
+    Control,
     ImageToImage,
     Inpainting,
     Pipeline,
     Request,
     Sampling,
+    canny,
 )
 from latentrt.runtime.tasks import Task
 from recognise import recognise
@@ -66,3 +69,46 @@ def test_inpainting_draws_the_prompt_within_the_mask_and_leaves_the_outside(
     assert (found.colour, found.shape, found.position) == ("red", "circle", position)
     outside = np.asarray(mask) == 0
     np.testing.assert_array_equal(np.asarray(picture)[outside], np.asarray(begun)[outside])
+
+
+def outlines() -> list[Scene]:
+    """Ten circles: large and small ones at every place."""
+    colours = ("red", "blue", "green", "purple", "orange")
+    grounds = ("white", "yellow", "black", "white", "blue")
+    return [
+        Scene((figure("circle", colour, position, size),), ground)
+        for size in RADII
+        for position, colour, ground in zip(POSITIONS, colours, grounds, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("lines", ["canny", "drawn"])
+def test_a_controlnet_puts_a_figure_where_its_edges_are_in_nine_of_ten(
+    pipe: Pipeline, lines: str
+) -> None:
+    scenes = outlines()
+    edges = [
+        canny(draw(scene)) if lines == "canny" else np.asarray(line_drawing(scene, 2))
+        for scene in scenes
+    ]
+    # The prompt names colours alone.
+    requests = [
+        Request(colours_caption(scene), seed=i, sampling=STEPS, guidance=5.0)
+        for i, scene in enumerate(scenes)
+    ]
+    controlled = [
+        request.with_values(controls=[Control(CONTROLNET, each)])
+        for request, each in zip(requests, edges, strict=True)
+    ]
+    assert followed(pipe, controlled, scenes) >= 9
+    assert followed(pipe, requests, scenes) <= 4
+
+
+def followed(pipe: Pipeline, requests: list[Request], scenes: list[Scene]) -> int:
+    """How many pictures have a figure at its place, of its size, on its background."""
+    count = 0
+    for request, scene in zip(requests, scenes, strict=True):
+        found, (asked,) = recognise(pipe(request).images[0]), scene.figures
+        size = asked.radius / 1.4 < (found.area / np.pi) ** 0.5 < asked.radius * 1.4
+        count += size and (found.position, found.background) == (asked.position, scene.background)
+    return count

@@ -141,7 +141,9 @@ def architectures(folders: list[Path], *, known: bool) -> Iterator[Architecture]
                 found.add(key)
                 yield each
     controlnets = [
-        (name, controlnet_of(configs["unet"])) for name, configs in sources[: len(folders)]
+        (name, config)
+        for folder, (name, configs) in zip(folders, sources, strict=False)
+        for config in controlnets_beside(folder) or [controlnet_of(configs["unet"])]
     ]
     if known:
         controlnets += CONTROLNETS.items()
@@ -152,6 +154,11 @@ def architectures(folders: list[Path], *, known: bool) -> Iterator[Architecture]
             if key not in found:
                 found.add(key)
                 yield each
+
+
+def controlnets_beside(folder: Path) -> list[Config]:
+    """The configs of the ControlNets that come with a checkpoint."""
+    return [json.loads(path.read_text("utf-8")) for path in folder.glob("extras/*/config.json")]
 
 
 def make(each: Architecture, path: Path) -> dict[str, Any]:

@@ -13,15 +13,16 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from latentrt.bundle.tensors import TensorFile, save_tensors
-from scenes import POSITIONS, RADII, Figure, Scene
+from scenes import POSITIONS, RADII, RING_HOLE, SIDE, Figure, Scene, outline
 
 HERE: Final = Path(__file__).parent
 FOLDER: Final = HERE / "extras"
 LORA: Final = FOLDER / "night.safetensors"
 EMBEDDING: Final = FOLDER / "sun.safetensors"
+CONTROLNET: Final = FOLDER / "edges"
 CHANGED: Final = FOLDER / "ink-decoder.safetensors"
 TOKEN: Final = "<sun>"
 INK: Final = (15, 12, 10)
@@ -53,6 +54,27 @@ def sun_caption(background: str, rng: Random) -> str:
     return rng.choice(
         (f"{TOKEN} on {ground}", f"a {TOKEN} on {ground}", f"{ground} with a {TOKEN}")
     )
+
+
+def line_drawing(scene: Scene, width: int = 1) -> Image.Image:
+    """The outlines of a scene's figures, white on black, `width` pixels wide."""
+    picture = Image.new("RGB", (SIDE, SIDE), "black")
+    pen = ImageDraw.Draw(picture)
+    for figure in scene.figures:
+        if figure.shape in ("circle", "ring"):
+            inner = (RING_HOLE,) if figure.shape == "ring" else ()
+            for share in (1.0, *inner):
+                pen.circle(figure.centre, figure.radius * share, outline="white", width=width)
+        else:
+            corners = outline(figure.shape, figure.centre, figure.radius)
+            pen.line([*corners, corners[0]], "white", width)
+    return picture
+
+
+def colours_caption(scene: Scene) -> str:
+    """What colours a scene has, and nothing of shapes, sizes and places."""
+    ground = f"{'an' if scene.background[0] in 'aeiou' else 'a'} {scene.background} background"
+    return f"{' and '.join(figure.colour for figure in scene.figures)} on {ground}"
 
 
 def write_vae(path: Path) -> Path:
