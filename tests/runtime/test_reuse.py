@@ -26,7 +26,7 @@ from latentrt.runtime.samplers.denoise import Denoise
 from latentrt.runtime.schedules import CATALOGUE, build_schedule
 from latentrt.runtime.schedules.schedule import Position, Schedule
 
-ALWAYS = Reuse(threshold=1e9, warm_up=2, last=1)
+ALWAYS = Reuse(threshold=1e9, warm_up=2, last=1, max_consecutive=1000)
 """Everything that may be answered is."""
 ROUNDING = 1e-5
 """Relative: an estimate goes through a model output and back in float32."""
@@ -69,23 +69,32 @@ def expected_evaluations(
 ) -> list[int]:
     """The rule in double precision, as TeaCache writes it."""
     scaled = [x.astype(float) / math.hypot(s, 1) for x, s in zip(latents, sigmas, strict=True)]
-    found, total = [0], 0.0
+    found, total, answered = [0], 0.0, 0
     for i in range(1, len(scaled)):
         total += np.abs(scaled[i] - scaled[i - 1]).sum() / np.abs(scaled[i - 1]).sum()
-        if i < reuse.warm_up or i >= len(scaled) - reuse.last or total >= reuse.threshold:
+        due = i < reuse.warm_up or i >= len(scaled) - reuse.last or total >= reuse.threshold
+        if due or answered == reuse.max_consecutive:
             found.append(i)
-            total = 0.0
+            total, answered = 0.0, 0
+        else:
+            answered += 1
     return found
 
 
-@given(st.integers(0, 2**32 - 1), st.floats(0.0, 3.0), st.integers(1, 4), st.integers(0, 3))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(0.0, 3.0),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(1, 4),
+)
 def test_evaluations_are_made_where_changes_add_up_to_the_threshold(
-    seed: int, threshold: float, warm_up: int, last: int
+    seed: int, threshold: float, warm_up: int, last: int, most: int
 ) -> None:
     rng = np.random.default_rng(seed)
     sigmas = np.sort(rng.uniform(0.05, 15, 12))[::-1].tolist()
     latents = [rng.normal(size=(4, 2, 3)).astype(np.float32) for _ in sigmas]
-    reuse, inner = Reuse(threshold, warm_up, last), Recorded()
+    reuse, inner = Reuse(threshold, warm_up, last, most), Recorded()
     denoiser = ReusingDenoiser(inner, reuse, "epsilon").of(0)
     for i, (latent, sigma) in enumerate(zip(latents, sigmas, strict=True)):
         answer(denoiser(Denoise(latent, sigma, 0.0), Position(i, 12, i, 12)))
@@ -133,7 +142,7 @@ def test_an_unknown_prediction_type_is_refused() -> None:
 
 def test_answered_steps_of_euler_are_one_long_step() -> None:
     """With one estimate, Euler's steps lie on one line: diffusers takes it in one go."""
-    result = drawn(request(3, steps=6, reuse=Reuse(1e9, warm_up=2, last=1), guidance=1.0))
+    result = drawn(request(3, steps=6, reuse=ALWAYS, guidance=1.0))
     schedule = build_schedule(CONFIG, steps=6, sampler="euler")
     levels = [e.sigma for e in schedule.evaluations]
     scheduler: Any = diffusers.EulerDiscreteScheduler(**CONFIG)
@@ -178,7 +187,7 @@ def test_the_first_and_last_steps_are_always_evaluated(sampler: str) -> None:
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(1, 12))
 def test_a_run_of_any_length_is_drawn(warm_up: int, last: int, steps: int) -> None:
     pipeline = ToyPipeline()
-    asked = request(5, steps=steps, sampler="euler", reuse=Reuse(1e9, warm_up, last))
+    asked = request(5, steps=steps, sampler="euler", reuse=Reuse(1e9, warm_up, last, 1000))
     assert np.isfinite(drawn(asked, pipeline).latents).all()
     assert len(pipeline.calls) == min(warm_up + last, steps)
 
@@ -216,6 +225,7 @@ def test_pictures_of_one_request_have_memories_of_their_own() -> None:
         ({"threshold": "0.1"}, "reuse threshold"),
         ({"warm_up": 0}, "reuse warm_up"),
         ({"warm_up": 1.5}, "reuse warm_up"),
+        ({"max_consecutive": 0}, "reuse max_consecutive"),
         ({"last": -1}, "reuse last"),
         ({"last": 1001}, "reuse last"),
     ],
@@ -231,9 +241,11 @@ def test_a_request_takes_a_reuse_alone(value: Any) -> None:
         Request("a", reuse=value)
 
 
-@given(st.floats(0, 1e6), st.integers(1, 1000), st.integers(0, 1000))
-def test_a_request_keeps_its_reuse_as_json(threshold: float, warm_up: int, last: int) -> None:
-    asked = Request("a", reuse=Reuse(threshold, warm_up, last))
+@given(st.floats(0, 1e6), st.integers(1, 1000), st.integers(0, 1000), st.integers(1, 1000))
+def test_a_request_keeps_its_reuse_as_json(
+    threshold: float, warm_up: int, last: int, most: int
+) -> None:
+    asked = Request("a", reuse=Reuse(threshold, warm_up, last, most))
     assert Request.from_json(asked.to_json()) == asked
     assert asked != Request("a")
 

@@ -19,8 +19,9 @@ class Reuse:
 
     The change of the scaled latent from one evaluation to the next is the mean magnitude of the
     difference over that of the latent. Changes add up since the last evaluation that was made.
-    While the sum is below `threshold`, the model is not asked. At 0 it always is. The first
-    `warm_up` steps of a run and the `last` steps are always evaluated. Raises `InputError` naming
+    While the sum is below `threshold`, the model is not asked, at most `max_consecutive` times in a
+    row. At threshold 0 it always is. The first `warm_up` steps of a run and the `last` steps are
+    always evaluated. Raises `InputError` naming
     the field that cannot be used.
 
     Source: TeaCache, arXiv:2411.19108, eq. 4 and 5, with the model's input in the place of its
@@ -28,21 +29,34 @@ class Reuse:
     """
 
     threshold: float = 0.25
-    warm_up: int = 3
+    warm_up: int = 1
     last: int = 1
+    max_consecutive: int = 2
 
     def __post_init__(self) -> None:
         put = object.__setattr__
         expected = "a finite number of at least 0"
         put(self, "threshold", number("reuse threshold", expected, self.threshold, 0.0, _LARGEST))
-        for field, low in (("warm_up", 1), ("last", 0)):
+        for field, low in (("warm_up", 1), ("last", 0), ("max_consecutive", 1)):
             expected = f"an integer from {low} to {_MOST_STEPS}"
             value = integer(f"reuse {field}", expected, getattr(self, field), low, _MOST_STEPS)
             put(self, field, value)
 
-    def may_answer(self, step: int, steps: int) -> bool:
-        """Whether evaluations of a step, which counts from 0, may be answered from memory."""
-        return self.warm_up <= step < steps - self.last
+    def answers(self, step: int, steps: int, changed: float, answered: int) -> bool:
+        """Whether an evaluation of a step, which counts from 0, is answered from memory.
+
+        `changed` is the sum of the changes since the last that was made, `answered` how many were
+        answered since.
+        """
+        within = self.warm_up <= step < steps - self.last
+        return within and changed < self.threshold and answered < self.max_consecutive
+
+    def __str__(self) -> str:
+        """As a picture's parameters say it."""
+        return (
+            f"Threshold: {self.threshold:g}, Warm up: {self.warm_up}, Last: {self.last}, "
+            f"Max consecutive: {self.max_consecutive}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

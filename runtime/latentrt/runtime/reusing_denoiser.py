@@ -29,6 +29,7 @@ class ReusingDenoiser:
         self._prediction_type: PredictionType = prediction_type
         self._before: NDArray[np.float32] | None = None  # the input of the evaluation before
         self._changed = 0.0  # in all, since the last evaluation that was made
+        self._answered = 0  # evaluations since then
         self._made: tuple[Denoise, NDArray[np.float32]] | None = None  # the last, and its output
 
     def __call__(
@@ -36,14 +37,15 @@ class ReusingDenoiser:
     ) -> Evaluation[NDArray[np.float32]]:
         """Evaluate a latent as the inner denoiser does, or answer without asking any model."""
         self._count(model_input(asked.latent, asked.sigma))
-        may = self._reuse.may_answer(at.step, at.steps) and self._changed < self._reuse.threshold
-        if may and self._made is not None:
+        reuses = self._reuse.answers(at.step, at.steps, self._changed, self._answered)
+        if reuses and self._made is not None:
+            self._answered += 1
             made, output = self._made
             kind = self._prediction_type
             estimate = denoised(made.latent, output, made.sigma, kind)
             return model_output(asked.latent, estimate, asked.sigma, kind)
         output = yield from self._inner(asked, at, channels)
-        self._made, self._changed = (asked, output), 0.0
+        self._made, self._changed, self._answered = (asked, output), 0.0, 0
         return output
 
     def of(self, image: int) -> ReusingDenoiser:

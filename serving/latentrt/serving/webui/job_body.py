@@ -100,6 +100,7 @@ def _job_body(body: GenerationBody, options: WebOptions, shelf: Shelf) -> JobBod
         refiner=_refiner(body, shelf),
         subseed=_seed(body.subseed) if varied else None,
         subseed_strength=body.subseed_strength,
+        fast=options.fast,
         format=_FORMATS[options.samples_format],
         quality=options.jpeg_quality,
         previews=True,
