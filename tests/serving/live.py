@@ -1,7 +1,14 @@
-"""A service that listens in this process, for tests with real clients."""
+"""A service that listens in this process, for tests with real clients.
+
+    python -m tests.serving.live '{"drawing": 4}' MODEL...
+
+serves in a process of its own with these limits, until SIGTERM.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +24,7 @@ from latentrt.serving.app import app_of
 from latentrt.serving.gates import Gate
 from latentrt.serving.limits import Limits
 from latentrt.serving.opening import service_over
-from latentrt.serving.server import Server
+from latentrt.serving.server import Server, switch_threads_often
 from latentrt.serving.service import Service
 from latentrt.serving.shelf import Shelf
 
@@ -65,3 +72,20 @@ def _wait(done: Callable[[], bool], seconds: float = 120.0) -> None:
     while not done():
         assert time.monotonic() < until, "the service did not start"
         time.sleep(0.02)
+
+
+def main() -> None:
+    """Serve the models of the command line."""
+    limits, *models = sys.argv[1:]
+    serving = service(Shelf(tuple(map(Path, models))), Limits(**json.loads(limits)))
+    app = app_of(serving, Gate(body=serving.limits.body))
+
+    def told(port: int) -> None:
+        print(f"http://127.0.0.1:{port}", file=sys.stderr, flush=True)
+
+    switch_threads_often()
+    Server(app, serving, "127.0.0.1", 0, told).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,8 @@
-"""`latentrt serve` in a process of its own."""
+"""Services in a process of their own."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,22 +37,34 @@ class Process:
         return self.popen.wait(seconds)
 
 
-@contextmanager
-def serving(*models: Path, options: tuple[str, ...] = (), ready: bool = True) -> Iterator[Process]:
-    """The command with these models, on a free port and ONNX Runtime, until the block ends."""
+def serving(
+    *models: Path, options: tuple[str, ...] = (), ready: bool = True
+) -> AbstractContextManager[Process]:
+    """`latentrt serve` with these models, on a free port and ONNX Runtime, until the block ends."""
     asked = ("--port", "0", "--engine", "onnxruntime", "--verify", "off", "--max-batch", "4")
-    popen = subprocess.Popen(
-        [sys.executable, "-c", _CODE, "serve", *map(str, models), *asked, *options],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = ("-c", _CODE, "serve", *map(str, models), *asked, *options)
+    return _running(command, ready=ready)
+
+
+def one_size(*models: Path, **limits: int) -> AbstractContextManager[Process]:
+    """A service with one batch size and these limits, until the block ends.
+
+    A picture is the same, whatever shares its calls: see `tests.serving.live`.
+    """
+    command = ("-m", "tests.serving.live", json.dumps(limits), *map(str, models))
+    return _running(command, ready=True)
+
+
+@contextmanager
+def _running(command: tuple[str, ...], *, ready: bool) -> Iterator[Process]:
+    popen = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
     assert popen.stderr is not None
     found = Process(popen, "")
     try:
         for line in popen.stderr:
             found.lines.append(line)
             if match := re.search(r"http://[^/ ]+", line):
-                found.url = match[0]
+                found.url = match[0].strip()
                 break
         assert found.url, "".join(found.lines)
         thread = threading.Thread(target=lambda: found.lines.extend(popen.stderr or ()))

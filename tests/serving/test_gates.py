@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import socket
@@ -12,12 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message, Receive, Scope, Send
 from tests.serving.live import Live, listening, service
 
 from latentrt.serving import gates
 from latentrt.serving.answers import path_of, problem_response
-from latentrt.serving.gates import Gate, read_keys
+from latentrt.serving.gates import Gate, Gates, read_keys
 from latentrt.serving.limits import Limits
+from latentrt.serving.metrics import Metrics
 from latentrt.serving.problem import Problem, Refused
 from latentrt.serving.shelf import Shelf
 
@@ -213,3 +216,33 @@ def test_an_error_has_its_apis_form_behind_a_prefix() -> None:
         openai = problem_response(problem, path_of(scope | {"path": f"{root}/v1/models/none"}))
         assert json.loads(bytes(web.body))["detail"] == "there is none"
         assert json.loads(bytes(openai.body))["error"]["message"] == "there is none"
+
+
+def test_requests_of_a_burst_begin_one_in_each_turn_of_the_event_loop() -> None:
+    turns: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        turns.append(turn)
+
+    async def received() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def sent(message: Message) -> None:
+        del message
+
+    turn = 0
+
+    async def burst() -> None:
+        nonlocal turn
+        gates = Gates(app, Gate(), Metrics())
+        scopes = [
+            {"type": "http", "method": "GET", "path": "/", "headers": [], "client": None}
+            for _ in range(20)
+        ]
+        asked = asyncio.gather(*(gates(scope, received, sent) for scope in scopes))
+        while not asked.done():
+            turn += 1
+            await asyncio.sleep(0)
+
+    asyncio.run(burst())
+    assert len(turns) == len(set(turns)) == 20

@@ -18,7 +18,7 @@ try:
     from latentrt.serving.gates import Gate, read_keys
     from latentrt.serving.limits import Limits
     from latentrt.serving.opening import OTHER_SIZES, service_over
-    from latentrt.serving.server import Server, log_to_stderr
+    from latentrt.serving.server import Server, log_to_stderr, switch_threads_often
     from latentrt.serving.shelf import Shelf
 except ModuleNotFoundError as error:
     text = f"{error.name} is not installed; pip install 'latentrt[serve]'"
@@ -80,6 +80,7 @@ def run(
 
     service.warm = warmed
     log_to_stderr()
+    switch_threads_often()
     logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
     server = Server(app_of(service, gate, log), service, host, port, listening, root_path)
     try:

@@ -76,6 +76,7 @@ class Gates:
         self._gate = gate
         self._metrics = metrics
         self._log = log
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through, or answer it."""
@@ -101,6 +102,8 @@ class Gates:
         try:
             scope.setdefault("state", {})["client"] = self._gate.check(scope)
             body = _Body(receive, Headers(scope=scope), self._gate.body)
+            async with self._turn:  # one in each turn of the event loop: a burst may not block it
+                await asyncio.sleep(0)
             with contextlib.suppress(Refused):
                 await self._app(scope, body, unless_refused)
             if body.problem is not None and not answered:

@@ -38,6 +38,8 @@ class Jobs:
         self._limits = limits
         self._on_end = on_end
         self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._over: OrderedDict[str, int] = OrderedDict()  # their sizes, the first to end first
+        self._kept = 0
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._waiting: deque[Job] = deque()
         self._drawing: set[Job] = set()
@@ -108,8 +110,8 @@ class Jobs:
 
     def forget(self, job: Job) -> None:
         """Keep nothing of a job that is over: its client has the pictures, or has gone."""
-        if job.over:
-            self._jobs.pop(job.id, None)
+        if job.over and self._jobs.get(job.id) is job:
+            self._drop(job.id)
 
     async def drain(self, seconds: float) -> None:
         """Take nothing more in, and finish what there is; cancel what takes longer."""
@@ -165,7 +167,7 @@ class Jobs:
             self._fail(job, error)
         elif not job.over:
             job.finish(future.result())
-            self._on_end(job)
+            self._end(job)
         self._begin_next()
         if not self._waiting and not self._drawing:
             self._idle.set()
@@ -178,20 +180,27 @@ class Jobs:
         job.fail(error)
         if job.problem is not None and job.problem.status == 500:
             _LOGGER.error("job %s failed", job.id, exc_info=error)
-        self._on_end(job)
+        self._end(job)
         if not self._waiting and not self._drawing:
             self._idle.set()
 
+    def _end(self, job: Job) -> None:
+        self._over[job.id] = size = job.size
+        self._kept += size
+        self._on_end(job)
+
     def _forget(self) -> None:
-        """Forget what was drawn too long ago, or is too much, the oldest first."""
-        over = [job for job in self._jobs.values() if job.over]
-        kept = sum(job.size for job in over)
-        for job in over:
-            old = time.time() - job.ended > self._limits.kept_for
-            if not old and kept <= self._limits.kept:
-                continue
-            kept -= job.size
-            del self._jobs[job.id]
-            self._gone[job.id] = None
+        """Forget what was drawn too long ago, or is too much, the first that ended first."""
+        while self._over:
+            name = next(iter(self._over))
+            old = time.time() - self._jobs[name].ended > self._limits.kept_for
+            if not old and self._kept <= self._limits.kept:
+                return
+            self._drop(name)
+            self._gone[name] = None
             while len(self._gone) > _REMEMBERED:
                 self._gone.popitem(last=False)
+
+    def _drop(self, name: str) -> None:
+        del self._jobs[name]
+        self._kept -= self._over.pop(name)

@@ -22,6 +22,8 @@ _LINGER: Final = 5.0
 _LAST: Final = 5.0
 """Seconds after a second signal in which the process ends by itself."""
 _HEADER_BYTES: Final = 64 << 10
+_SWITCH: Final = 0.001
+"""Seconds for which a thread that draws may keep the event loop waiting; Python's own is 0.005."""
 
 
 class Server(uvicorn.Server):
@@ -96,6 +98,11 @@ class Server(uvicorn.Server):
                 break
             await asyncio.sleep(0.1)
         self.should_exit = True
+
+
+def switch_threads_often() -> None:
+    """Let the event loop go on soon while other threads of this process draw."""
+    sys.setswitchinterval(_SWITCH)
 
 
 def log_to_stderr() -> None:

@@ -1,4 +1,7 @@
-"""What routes ask FastAPI for."""
+"""What routes ask FastAPI for.
+
+All are coroutines: FastAPI would call plain functions in a thread, for each request.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,20 @@ from latentrt.serving.problem import Problem, Refused
 from latentrt.serving.service import Service
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _ready(request: Request) -> Service:
-    service = _service(request)
+async def _ready(request: Request) -> Service:
+    service = await _service(request)
     if service.phase == "starting":
         text = service.failure or "the service is starting"
         raise Refused(Problem(503, text, code="starting", retry_after=5))
     return service
 
 
-def _client(request: Request) -> str:
+async def _client(request: Request) -> str:
     client: str = request.state.client
     return client
 
