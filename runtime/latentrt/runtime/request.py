@@ -38,7 +38,7 @@ SCHEMA: Final = 5
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
 2 added `task`, 3 `weights`, 4 `syntax`, `controls` and further tasks, 5
-`reuse`.
+`reuse` and more of guidance.
 """
 _PLAIN_UNTIL: Final = 3
 """The newest form whose prompts were read as plain text."""

@@ -107,6 +107,8 @@ class GuidanceBody(Body):
     scale: float = Field(default=7.5, ge=0, le=10_000)
     rescale: float = Field(default=0.0, ge=0, le=1)
     interval: tuple[float, float] | None = None
+    start: float = Field(default=0.0, ge=0, le=1, description="Share of the steps before it.")
+    stop: float = Field(default=1.0, ge=0, le=1, description="Share of the steps until its end.")
 
 
 class ControlBody(Body):

@@ -39,6 +39,7 @@ class WebOptions(WebBody):
     sd_vae: str = "Automatic"
     eta_noise_seed_delta: int = 0
     fast: bool = False
+    skip_early_cond: float = Field(default=0.0, ge=0, le=1)
 
     def changed(self, values: Mapping[str, Any]) -> WebOptions:
         """With other values; those of unknown options are ignored. Raises `InputError`."""
