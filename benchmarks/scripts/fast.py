@@ -206,7 +206,7 @@ def draw_plot(figure: Any, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
         axes.axhline(30, linewidth=0.8, linestyle=":")
         axes.set_title(sampler)
         axes.set_xlabel("time, share of the full run's")
-        axes.set_xlim(0.3, 1.05)
+        axes.set_xlim(0.3, 1.15)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("PSNR to the full run, dB (bars: to p10)")
     figure.axes[0].legend(loc="lower right")
