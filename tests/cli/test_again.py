@@ -20,8 +20,9 @@ from tests.single_file import write_single_file
 from latentrt.bundle.tensors import save_tensors
 from latentrt.cli import generate
 from latentrt.cli.main import main
-from latentrt.runtime import Embedding, Guidance, Request, Sampling, Size
+from latentrt.runtime import Embedding, Guidance, Request, Reuse, Sampling, Size
 from latentrt.runtime.image import REQUEST, recorded_request
+from latentrt.runtime.reuse import FAST
 from latentrt.runtime.weights_fields import embeddings_of
 
 RECORDED = Request(
@@ -37,6 +38,7 @@ RECORDED = Request(
     original_size=Size(10, 20),
     crop=(3, 4),
     target_size=Size(30, 40),
+    reuse=Reuse(0.1, 2, 3, 4),
 )
 LATENTS = np.random.default_rng(0).standard_normal((1, 4, 9, 8), dtype=np.float32)
 
@@ -103,6 +105,8 @@ CHANGES: list[tuple[tuple[object, ...], dict[str, Any]]] = [
     (("--seed", 0), {"seed": 0}),
     (("--generator", "torch"), {"generator": "torch"}),
     (("--clip-skip", 0), {"clip_skip": 0}),
+    (("--fast",), {"reuse": FAST}),
+    (("--no-fast",), {"reuse": None}),
     (("--original-size", "1x2"), {"original_size": Size(1, 2)}),
     (("--crop", "0,0"), {"crop": (0, 0)}),
     (("--target-size", "1x2"), {"target_size": Size(1, 2)}),

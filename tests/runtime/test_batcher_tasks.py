@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from tests.controlnets import hint_picture, saved_controlnet
@@ -18,6 +20,7 @@ from latentrt.runtime import (
     Pipeline,
     Refiner,
     Request,
+    Reuse,
     Sampling,
     Size,
 )
@@ -71,3 +74,27 @@ def test_forty_requests_of_ten_kinds_draw_what_each_draws_alone(
         together = [(kind, run.result().images[0].tobytes()) for kind, run in runs]
     assert [kind for kind, drawn in together if drawn != alone[kind]] == []
     assert len(set(alone.values())) == len(requests)
+
+
+def test_every_kind_is_drawn_with_fewer_evaluations_as_if_alone(
+    checkpoint: Folders, bundle: Folders, tmp_path: Path
+) -> None:
+    plain = {
+        kind: each.with_values(sampling=replace(each.sampling, steps=5))
+        for kind, each in kinds(checkpoint, bundle, tmp_path).items()
+    }
+    reuse = Reuse(threshold=1e9, warm_up=1, last=1)
+    asked = {kind: each.with_values(reuse=reuse) for kind, each in plain.items()}
+    with (
+        Pipeline.open(bundle("heads"), engine="onnxruntime") as pipeline,
+        pipeline.batcher(batch_sizes=(4,)) as batcher,
+    ):
+        alone = {kind: batcher.submit(each).result() for kind, each in asked.items()}
+        pairs = [(batcher.submit(asked[kind]), batcher.submit(plain[kind])) for kind in asked]
+        together = [(a.result(), b.result()) for a, b in pairs]
+        off = batcher.submit(plain["mask"].with_values(reuse=Reuse(threshold=0))).result()
+    for (kind, expected), (fewer, full) in zip(alone.items(), together, strict=True):
+        assert fewer.images[0].tobytes() == expected.images[0].tobytes(), kind
+        assert not np.array_equal(fewer.latents, full.latents), kind
+    (full_mask,) = (full for kind, (_, full) in zip(asked, together, strict=True) if kind == "mask")
+    assert np.array_equal(off.latents, full_mask.latents)

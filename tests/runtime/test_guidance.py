@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
@@ -184,6 +187,41 @@ def test_guidance_is_skipped_outside_its_interval() -> None:
     levels = [e.sigma for e in build_schedule(CONFIG, steps=8, sampler="euler").evaluations]
     assert rows == [2 if 0.5 < sigma <= 5.0 else 1 for sigma in levels]
     assert set(rows) == {1, 2}
+
+
+@given(st.integers(1, 30), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_guidance_starts_and_stops_at_the_steps_of_diffusers(
+    steps: int, start: float, stop: float
+) -> None:
+    assume(start < stop)
+    guider: Any = ClassifierFreeGuidance(5.0, start=start, stop=stop)
+    expected: list[bool] = []
+    for step in range(steps):
+        guider.set_state(step, steps, torch.tensor(0))
+        expected.append(guider.num_conditions == 2)
+    guidance = Guidance(5.0, start=start, stop=stop)
+    assert [guidance.guides(step, steps) for step in range(steps)] == expected
+
+
+def test_steps_before_the_start_and_from_the_stop_on_have_one_row() -> None:
+    rows, _ = rows_and_latent(drawing(Guidance(5.0, start=0.25, stop=0.75)))
+    assert rows == [1, 1, 2, 2, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"start": -0.1}, "start"),
+        ({"start": math.nan}, "start"),
+        ({"stop": 1.1}, "stop"),
+        ({"stop": "1"}, "stop"),
+        ({"start": 0.5, "stop": 0.5}, "stop"),
+        ({"start": 1.0}, "stop"),
+    ],
+)
+def test_an_impossible_start_or_stop_is_refused(values: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError, match=rf"^guidance {field}: expected a number"):
+        Guidance(5.0, **values)
 
 
 def test_a_scale_of_one_or_less_evaluates_the_prompt_alone() -> None:

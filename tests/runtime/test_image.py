@@ -27,6 +27,7 @@ from latentrt.runtime import (
     Refiner,
     Request,
     Result,
+    Reuse,
     Sampling,
     Size,
 )
@@ -191,6 +192,10 @@ ADDED: Final = [
         {"controls": [Control("nets/canny.safetensors", PIXELS, 0.7, end=0.5, mode="prompt")]},
         'ControlNet 0: "Module: none, Model: canny, Weight: 0.7, Guidance Start: 0, '
         'Guidance End: 0.5, Control Mode: My prompt is more important"',
+    ),
+    (
+        {"reuse": Reuse(0.2, 3, 2, 4)},
+        'Reuse: "Threshold: 0.2, Warm up: 3, Last: 2, Max consecutive: 4"',
     ),
     ({"weights": [Lora(Path("a/clay.safetensors"), 0.8)]}, "a <lora:clay:0.8>\nSteps"),
     (

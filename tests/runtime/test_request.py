@@ -351,7 +351,7 @@ def test_keys_that_are_absent_have_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 5, "mask": "x"}, r"^schema: expected at most 4; a newer version"),
+        ({"schema": 6, "mask": "x"}, r"^schema: expected at most 5; a newer version"),
         ({"schema": 0}, r"^schema: expected an integer of at least 1, got 0"),
         ({"schema": "1"}, r"^schema: "),
         ({"schema": None}, r"^schema: "),

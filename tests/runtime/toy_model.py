@@ -17,6 +17,7 @@ from latentrt.engines.function import FunctionEngine
 from latentrt.runtime import Request, Result, Sampling, Size
 from latentrt.runtime.denoiser import Condition, GuidedDenoiser
 from latentrt.runtime.plan import Entry, Latent, Leg, PictureNoise, Plan
+from latentrt.runtime.reusing_denoiser import reused
 from latentrt.runtime.rows import Evaluation, Model, Row
 from latentrt.runtime.schedules import build_schedule
 from latentrt.runtime.vae import Decoded
@@ -73,7 +74,7 @@ class ToyPipeline:
         )
         return Plan(
             request=request.with_values(size=size),
-            legs=(Leg(schedule, denoiser, enter, shape),),
+            legs=reused((Leg(schedule, denoiser, enter, shape),), request.reuse),
             decode=partial(decoded_by, self.decoder),
             model="numbers",
             batches={"unet": tuple(batches), "vae": tuple(decodes)},

@@ -23,6 +23,7 @@ from latentrt.runtime import (
     canny,
 )
 from latentrt.runtime.pixels import as_pixels
+from latentrt.runtime.reuse import FAST
 from latentrt.serving.bodies import JobBody
 from latentrt.serving.limits import Limits
 from latentrt.serving.order import Order, order_of
@@ -63,7 +64,7 @@ def test_every_field_reaches_the_request(shelf: Shelf) -> None:
         num_images=2,
         seed=7,
         sampling={"sampler": "euler_a", "schedule": "karras", "steps": 9, "eta": 0.5, "rho": 5},
-        guidance={"scale": 4, "rescale": 0.5, "interval": [0.3, 5]},
+        guidance={"scale": 4, "rescale": 0.5, "interval": [0.3, 5], "start": 0.1, "stop": 0.9},
         clip_skip=1,
         composed=[["snow", 0.5]],
         generator="numpy",
@@ -73,6 +74,7 @@ def test_every_field_reaches_the_request(shelf: Shelf) -> None:
         subseed=3,
         subseed_strength=0.25,
         tiling="on",
+        fast=True,
         task={"name": "hires_fix", "scale": 1.5, "steps": 4, "upscaler": "lanczos"},
         refiner={"name": "refine", "at": 0.7},
     ).request
@@ -84,7 +86,7 @@ def test_every_field_reaches_the_request(shelf: Shelf) -> None:
         num_images=2,
         seed=7,
         sampling=Sampling("euler_a", schedule="karras", steps=9, eta=0.5, rho=5),
-        guidance=Guidance(4, rescale=0.5, interval=(0.3, 5)),
+        guidance=Guidance(4, rescale=0.5, interval=(0.3, 5), start=0.1, stop=0.9),
         clip_skip=1,
         composed=[("snow", 0.5)],
         generator="numpy",
@@ -94,6 +96,7 @@ def test_every_field_reaches_the_request(shelf: Shelf) -> None:
         subseed=3,
         subseed_strength=0.25,
         tiling="on",
+        reuse=FAST,
         task=HiresFix(1.5, steps=4, upscaler="lanczos"),
         refiner=Refiner(shelf.models[1], 0.7),
     )

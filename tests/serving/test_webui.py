@@ -15,6 +15,7 @@ from tests.serving.live import Live, listening, service
 from tests.serving.webui_client import QUICK, Alone, Drawing, client_of, drawing_alone
 
 from latentrt.runtime import Request, Sampling
+from latentrt.runtime.reuse import FAST
 from latentrt.serving.gates import Gate
 from latentrt.serving.limits import Limits
 
@@ -61,6 +62,18 @@ def test_a_random_seed_is_told_and_draws_the_picture_again(client: Any) -> None:
     first = client.txt2img(**QUICK | {"seed": -1})
     again = client.txt2img(**QUICK | {"seed": first.info["seed"]})
     assert np.array_equal(np.asarray(first.image), np.asarray(again.image))
+
+
+def test_fast_answers_steps_from_memory_and_says_so(client: Any, alone: Alone) -> None:
+    asked = QUICK | {"steps": 8}
+    answer = client.txt2img(**asked, override_settings={"fast": True})
+    sampling = Sampling("euler_ancestral", "linspace", steps=8, eta=1.0)
+    request = Request("a fox", seed=5, sampling=sampling, guidance=7.0)
+    picture = np.asarray(answer.image)
+    assert np.array_equal(picture, alone(request.with_values(reuse=FAST)))
+    assert not np.array_equal(picture, alone(request))
+    assert f'Reuse: "{FAST}"' in answer.info["infotexts"][0]
+    assert "Reuse" not in client.txt2img(**asked).info["infotexts"][0]
 
 
 def test_variations_keep_the_seed_and_count_the_other(client: Any) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from latentrt.bundle.errors import InputError
+from latentrt.runtime import Guidance
 from latentrt.serving.bodies import JobBody
 from latentrt.serving.problem import Refused
 from latentrt.serving.shelf import Shelf
@@ -103,3 +104,13 @@ def test_any_text_of_a_field_is_read_again(prompt: str, negative: str, model: st
 @given(st.text(max_size=200))
 def test_any_text_can_be_taken_apart(text: str) -> None:
     assert {"Prompt", "Negative prompt"} <= parsed_infotext(text).keys()
+
+
+@given(st.integers(1, 150), st.floats(0, 1))
+def test_early_steps_are_skipped_by_the_rule_of_the_web_ui(steps: int, skipped: float) -> None:
+    options = WebOptions(skip_early_cond=skipped)
+    body = job_body(Txt2ImgBody(steps=steps, cfg_scale=5), options, Shelf((Path("a"),)))
+    guidance = Guidance(**body.guidance.model_dump())
+    found = [guidance.active and guidance.guides(step, steps) for step in range(steps)]
+    # `CFGDenoiser.forward` of the web UI.
+    assert found == [not (skipped != 0 and step / steps <= skipped) for step in range(steps)]

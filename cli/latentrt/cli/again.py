@@ -53,6 +53,7 @@ _PLACES: Final[Mapping[str, tuple[str, ...]]] = {
     "timesteps": ("sampling", "timesteps"),
     "sigmas": ("sampling", "sigmas"),
     "brownian": ("sampling", "brownian"),
+    "fast": ("reuse",),
 }
 """The place of each option's value in a request's JSON."""
 

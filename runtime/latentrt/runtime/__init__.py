@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from latentrt.runtime.refiner import Refiner
     from latentrt.runtime.request import Request
     from latentrt.runtime.result import Result
+    from latentrt.runtime.reuse import Reuse
     from latentrt.runtime.run import Run
     from latentrt.runtime.sampling import Sampling
     from latentrt.runtime.size import Size
@@ -98,6 +99,7 @@ __all__ = [
     "Refiner",
     "Request",
     "Result",
+    "Reuse",
     "Run",
     "Sampling",
     "ShapeNotBuilt",
@@ -131,6 +133,7 @@ _MODULES: Final = {
     "Refiner": "runtime.refiner",
     "Request": "runtime.request",
     "Result": "runtime.result",
+    "Reuse": "runtime.reuse",
     "Run": "runtime.run",
     "Sampling": "runtime.sampling",
     "Similarity": "runtime.clip",

@@ -109,7 +109,7 @@ class GuidedDenoiser:
         self, asked: Denoise, at: Position, channels: NDArray[np.float32] | None = None
     ) -> Evaluation[NDArray[np.float32]]:
         """Evaluate a latent for the negative prompt and the prompts, and guide between them."""
-        scale = self.scale_at(asked.sigma)
+        scale = self.scale_at(asked.sigma, at)
         changing = model_inputs(asked, channels)
         conditions = self._conditions(scale)
         answers = yield [
@@ -134,14 +134,20 @@ class GuidedDenoiser:
 
     def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
         """The U-Net at the rows its evaluations have; a scale function that fails does so here."""
-        levels = {e.sigma for e in schedule.evaluations}
-        counts = {len(self._conditions(self.scale_at(sigma))) for sigma in levels}
+        counts = {len(self._conditions(scale)) for scale in self.scales(schedule)}
         row = example_row(self.unet, shape, self.prompts[0].constant)
         return frozenset(Need.of(row, count) for count in counts)
 
-    def scale_at(self, sigma: float) -> float:
-        """The guidance scale at a noise level: 1 where the prompts alone decide."""
-        return 1.0 if self.negative is None else self.guidance.scale_at(sigma)
+    def scale_at(self, sigma: float, at: Position) -> float:
+        """The guidance scale at a noise level of a run: 1 where the prompts alone decide."""
+        if self.negative is None or not self.guidance.guides(at.step, at.steps):
+            return 1.0
+        return self.guidance.scale_at(sigma)
+
+    def scales(self, schedule: Schedule) -> set[float]:
+        """The guidance scales of a run; raises `InputError` for a function that fails."""
+        pairs = zip(schedule.evaluations, schedule.positions, strict=True)
+        return {self.scale_at(e.sigma, at) for e, at in pairs}
 
     def _conditions(self, scale: float) -> tuple[Condition, ...]:
         """The condition of each row at a guidance scale, the negative prompt's first.

@@ -31,13 +31,17 @@ class Guidance:
     prompt's, as in diffusers. A function gives it for a noise level (sigma, at data scale 1). At 1
     or less only the prompt is evaluated. `rescale`, from 0 to 1, pulls the result's
     standard deviation back to the prompt's own (arXiv:2305.08891, section 3.4). `interval` (low,
-    high) guides only where low < sigma <= high (arXiv:2404.07724). A sum of composed prompts has no
+    high) guides only where low < sigma <= high (arXiv:2404.07724). `start` and `stop`, from 0 to 1,
+    are the share of a run's steps before the first guided one, and before the first that is not
+    guided any more, as in diffusers' guiders. A sum of composed prompts has no
     prompt alone: where it is not guided, it is taken at scale 1.
     """
 
     scale: float | Callable[[float], float] = 7.5
     rescale: float = 0.0
     interval: tuple[float, float] | None = None
+    start: float = 0.0
+    stop: float = 1.0
 
     def __post_init__(self) -> None:
         if not callable(self.scale):
@@ -45,6 +49,14 @@ class Guidance:
             object.__setattr__(self, "scale", _checked_scale(self.scale))
         rescale = number("guidance rescale", "a number from 0 to 1", self.rescale, 0.0, 1.0)
         object.__setattr__(self, "rescale", rescale)
+        for field in ("start", "stop"):
+            share = number(
+                f"guidance {field}", "a number from 0 to 1", getattr(self, field), 0.0, 1.0
+            )
+            object.__setattr__(self, field, share)
+        if self.start >= self.stop:
+            expected = f"a number above the start, {self.start:g}"
+            raise InputError("guidance stop", expected, self.stop)
         if self.interval is not None:
             # JSON has lists.
             low, high = finite_numbers("guidance interval", self.interval, 2)
@@ -56,6 +68,13 @@ class Guidance:
     def active(self) -> bool:
         """Whether the negative prompt may be evaluated at all."""
         return callable(self.scale) or self.scale > 1
+
+    def guides(self, step: int, steps: int) -> bool:
+        """Whether a step, which counts from 0, lies between start and stop.
+
+        Source: `ClassifierFreeGuidance` of diffusers.
+        """
+        return int(self.start * steps) <= step < int(self.stop * steps)
 
     def scale_at(self, sigma: float) -> float:
         """The scale at a noise level, 1 wherever only the prompt is to be evaluated.
@@ -86,6 +105,8 @@ class Guidance:
             "scale": self.scale_text if callable(self.scale) else self.scale,
             "rescale": self.rescale,
             "interval": None if self.interval is None else list(self.interval),
+            "start": self.start,
+            "stop": self.stop,
         }
 
     @staticmethod

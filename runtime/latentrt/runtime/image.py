@@ -123,6 +123,7 @@ def parameters(request: Request, model: str, schedule: Schedule) -> str:
         **_variation(request),
         **_task(request),
         "Clip skip": request.clip_skip + 1 if request.clip_skip else None,
+        "Reuse": None if request.reuse is None else str(request.reuse),
         **_others(request),
         "Version": f"latentrt {version('latentrt')}",
     }

@@ -22,6 +22,7 @@ from latentrt.runtime.plan import Latent, Leg, Plan, Prepared
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.refining import check_refiner, last_leg
 from latentrt.runtime.request import Request
+from latentrt.runtime.reusing_denoiser import reused
 from latentrt.runtime.rows import Model, Need, Row
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.schedules import Part, Schedule, as_stable_diffusion, build_schedule
@@ -121,6 +122,7 @@ class Planning:
         )
         if refiner is not None:
             legs = refiner.refined(legs, kit)
+        legs = reused(legs, request.reuse)
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
         self._open_vaes(opening, vae, legs, decodes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from latentrt.bundle.errors import InputError
 
-__all__ = ["PREDICTION_TYPES", "PredictionType", "denoised", "model_input"]
+__all__ = ["PREDICTION_TYPES", "PredictionType", "denoised", "model_input", "model_output"]
 
 PredictionType = Literal["edm", "epsilon", "sample", "v_prediction"]
 PREDICTION_TYPES: Final[tuple[PredictionType, ...]] = ("epsilon", "sample", "v_prediction")
@@ -53,4 +53,27 @@ def denoised(
         return kept + change if prediction_type == "edm" else kept - change
     if prediction_type == "sample":
         return model_output
+    raise InputError("prediction_type", f"one of {', '.join(PREDICTION_TYPES)}", prediction_type)
+
+
+def model_output(
+    latent: NDArray[np.float32],
+    denoised: NDArray[np.float32],
+    sigma: float,
+    prediction_type: PredictionType,
+) -> NDArray[np.float32]:
+    """The model output that an estimate of x0 stands for: the inverse of `denoised`.
+
+    Arguments and result are as there.
+    """
+    if prediction_type == "epsilon":
+        noise: NDArray[np.float32] = latent - denoised
+        return noise / sigma
+    if prediction_type in ("edm", "v_prediction"):
+        variance = sigma * sigma + 1.0
+        change: NDArray[np.float32] = latent / variance - denoised
+        change /= sigma / math.sqrt(variance)
+        return -change if prediction_type == "edm" else change
+    if prediction_type == "sample":
+        return denoised
     raise InputError("prediction_type", f"one of {', '.join(PREDICTION_TYPES)}", prediction_type)

@@ -28,15 +28,17 @@ from latentrt.runtime.request_fields import (
     named_latents,
     number_of_images,
 )
+from latentrt.runtime.reuse import Reuse
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import Size
 from latentrt.runtime.tasks import Task
 from latentrt.runtime.weights_fields import Weights
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 """The newest form of a request's JSON that is read; JSON without a number is of the first.
 
-2 added `task`, 3 `weights`, 4 `syntax`, `controls` and further tasks.
+2 added `task`, 3 `weights`, 4 `syntax`, `controls` and further tasks, 5
+`reuse` and more of guidance.
 """
 _PLAIN_UNTIL: Final = 3
 """The newest form whose prompts were read as plain text."""
@@ -66,7 +68,8 @@ class Request:
     to 1, is how far the noise goes from that of the seed to that of `subseed`, along an arc; above
     0, image i has the same seed and `subseed + i`. With an `interpolation`, the pictures go from
     this prompt and seed to others. `tiling` decodes large pictures in tiles: "on",
-    "off", or "auto" where the memory would not do. `provenance` is what it was drawn with: a
+    "off", or "auto" where the memory would not do. `reuse` answers some steps from earlier ones:
+    faster, and another picture. `provenance` is what it was drawn with: a
     result's request has it. A model that draws it again notes where it differs. Requests are equal,
     whatever their provenance, where they ask for the same pictures.
 
@@ -96,6 +99,7 @@ class Request:
     interpolation: Interpolation | None
     tiling: Tiling
     controls: tuple[Control, ...]
+    reuse: Reuse | None
     provenance: Provenance | None
 
     def __init__(
@@ -124,6 +128,7 @@ class Request:
         interpolation: Interpolation | None = None,
         tiling: Tiling = "auto",
         controls: Sequence[Control] = (),
+        reuse: Reuse | None = None,
         provenance: Provenance | None = None,
     ) -> None:
         given = locals()

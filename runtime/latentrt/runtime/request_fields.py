@@ -20,6 +20,7 @@ from latentrt.runtime.noise import GENERATORS
 from latentrt.runtime.prompts.syntax import check_syntax
 from latentrt.runtime.provenance import Provenance
 from latentrt.runtime.refiner import Refiner, named_refiner
+from latentrt.runtime.reuse import Reuse
 from latentrt.runtime.sampling import Sampling
 from latentrt.runtime.size import LARGEST, Size
 from latentrt.runtime.tasks import TASKS, Task, TextToImage, read_task, task_json
@@ -136,6 +137,12 @@ def _refiner(value: object) -> Refiner | None:
         raise InputError(
             "refiner", "a Refiner, such as Refiner('refiner.safetensors')", shown(value)
         )
+    return value
+
+
+def _reuse(value: object) -> Reuse | None:
+    if not isinstance(value, Reuse | None):
+        raise InputError("reuse", "a Reuse, such as Reuse(threshold=0.1)", shown(value))
     return value
 
 
@@ -272,6 +279,11 @@ FIELDS: Final[Mapping[str, RequestField]] = {
         _plain(check_controls),
         controls_json,
         lambda _name, value, given: named_controls(value, given),
+    ),
+    "reuse": RequestField(
+        _plain(_reuse),
+        lambda value: None if value is None else value.to_json(),
+        lambda _name, value, _: None if value is None else Reuse.from_json(value),
     ),
     "provenance": RequestField(
         _plain(_provenance),

@@ -107,6 +107,8 @@ class GuidanceBody(Body):
     scale: float = Field(default=7.5, ge=0, le=10_000)
     rescale: float = Field(default=0.0, ge=0, le=1)
     interval: tuple[float, float] | None = None
+    start: float = Field(default=0.0, ge=0, le=1, description="Share of the steps before it.")
+    stop: float = Field(default=1.0, ge=0, le=1, description="Share of the steps until its end.")
 
 
 class ControlBody(Body):
@@ -168,6 +170,9 @@ class JobBody(Body):
     subseed: int | None = Field(default=None, ge=0, lt=1 << 64)
     subseed_strength: float = Field(default=0.0, ge=0, le=1)
     tiling: Literal["auto", "on", "off"] = "auto"
+    fast: bool = Field(
+        default=False, description="Answer steps from earlier ones where little changes."
+    )
     format: Literal["png", "jpeg", "webp"] = "png"
     quality: int = Field(default=80, ge=1, le=100, description="Of JPEG and WebP.")
     deadline: float | None = Field(default=None, gt=0, description="Seconds from now.")

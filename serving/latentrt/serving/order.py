@@ -11,6 +11,7 @@ from latentrt.bundle.errors import InputError
 from latentrt.runtime import Control, Guidance, Lora, Refiner, Request, Sampling, Size, canny
 from latentrt.runtime.image import Format
 from latentrt.runtime.pixels import as_pixels
+from latentrt.runtime.reuse import FAST
 from latentrt.runtime.tasks import TASKS, Task
 from latentrt.runtime.weight_folders import named_embeddings, tagged_loras
 from latentrt.runtime.weights_fields import Weights
@@ -87,6 +88,7 @@ def order_of(body: JobBody, shelf: Shelf, limits: Limits, partial: int = 0) -> O
         subseed_strength=body.subseed_strength,
         tiling=body.tiling,
         controls=[_control(each, shelf) for each in body.controls],
+        reuse=FAST if body.fast else None,
     )
     if len(request.prompts) > limits.prompts:
         raise InputError("prompt", f"at most {limits.prompts} prompts", len(request.prompts))

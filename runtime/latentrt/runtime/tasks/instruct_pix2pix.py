@@ -99,7 +99,7 @@ class PictureGuidedDenoiser:
         Source: arXiv:2211.09800, eq. 3.
         """
         assert channels is not None
-        scale = self.guided.scale_at(asked.sigma)
+        scale = self.guided.scale_at(asked.sigma, at)
         if scale <= 1.0:
             return (yield from self.guided(asked, at, channels))
         unet, negative = self.guided.unet, self.guided.negative
@@ -124,6 +124,6 @@ class PictureGuidedDenoiser:
 
     def needs(self, schedule: Schedule, shape: tuple[int, int]) -> frozenset[Need]:
         """The U-Net at three rows where a level is guided, at one elsewhere."""
-        scales = [self.guided.scale_at(e.sigma) for e in schedule.evaluations]
+        scales = self.guided.scales(schedule)
         row = example_row(self.guided.unet, shape, self.guided.prompts[0].constant)
         return frozenset(Need.of(row, 3 if scale > 1.0 else 1) for scale in scales)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -93,13 +94,14 @@ def _job_body(body: GenerationBody, options: WebOptions, shelf: Shelf) -> JobBod
         num_images=body.count,
         seed=_seed(body.seed),
         sampling=_sampling(body),
-        guidance=GuidanceBody(scale=body.cfg_scale),
+        guidance=_guidance(body, options),
         clip_skip=skipped if skipped and skips_layers(shelf, model) else 0,
         generator="torch" if options.randn_source == "CPU" else "torch-cuda",
         controls=controls_of(body, shelf, size, default),
         refiner=_refiner(body, shelf),
         subseed=_seed(body.subseed) if varied else None,
         subseed_strength=body.subseed_strength,
+        fast=options.fast,
         format=_FORMATS[options.samples_format],
         quality=options.jpeg_quality,
         previews=True,
@@ -116,6 +118,19 @@ def _size(body: GenerationBody) -> Size | None:
         return None
     sides = (n // FACTOR * FACTOR for n in (body.width or _SIDE, body.height or _SIDE))
     return Size(*sides)
+
+
+def _guidance(body: GenerationBody, options: WebOptions) -> GuidanceBody:
+    """Guidance, without the early steps that the web UI leaves unguided.
+
+    Source: `CFGDenoiser` of the web UI: step / steps <= skip_early_cond.
+    """
+    skipped = options.skip_early_cond
+    first = math.floor(skipped * body.steps) + 1 if skipped else 0
+    if first >= body.steps:
+        return GuidanceBody(scale=min(body.cfg_scale, 1.0))
+    # Half a step more: a product that is rounded must not fall below the step.
+    return GuidanceBody(scale=body.cfg_scale, start=(first + 0.5) / body.steps if first else 0.0)
 
 
 def _sampling(body: GenerationBody) -> SamplingBody:

@@ -26,7 +26,10 @@ _FIXED: Final[Mapping[str, tuple[object, ...]]] = {
 
 
 class WebOptions(WebBody):
-    """The options that are read here. `sd_model_checkpoint` "" is the service's first model."""
+    """The options that are read here. `sd_model_checkpoint` "" is the service's first model.
+
+    The web UI has no option `fast`: steps may be answered from memory.
+    """
 
     sd_model_checkpoint: str = ""
     CLIP_stop_at_last_layers: int = Field(default=1, ge=1, le=64)
@@ -35,6 +38,8 @@ class WebOptions(WebBody):
     jpeg_quality: int = Field(default=80, ge=1, le=100)
     sd_vae: str = "Automatic"
     eta_noise_seed_delta: int = 0
+    fast: bool = False
+    skip_early_cond: float = Field(default=0.0, ge=0, le=1)
 
     def changed(self, values: Mapping[str, Any]) -> WebOptions:
         """With other values; those of unknown options are ignored. Raises `InputError`."""
