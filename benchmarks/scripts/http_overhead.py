@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 
 from latentrt.engines.cache.cache import Build
-from latentrt.runtime import Pipeline, Request
+from latentrt.runtime import Pipeline, Request, Sampling
 from latentrt.serving.app import app_of
 from latentrt.serving.gates import Gate
 from latentrt.serving.opening import service_over
 from latentrt.serving.order import Order
 from latentrt.serving.painter import Stop
-from latentrt.serving.server import Server
+from latentrt.serving.server import Server, switch_threads_often
 from latentrt.serving.service import Service
 from latentrt.serving.shelf import Shelf
 
 PROMPT = "a large red circle on a blue background"
+STEPS = 4
+"""Few, so that the noise of drawing does not hide what is measured."""
 
 
 def measured(service: Service, port: int, pictures: int) -> dict[str, Any]:
@@ -40,11 +42,10 @@ def measured(service: Service, port: int, pictures: int) -> dict[str, Any]:
     served: list[float] = []
     for seed in range(pictures + 3):  # three to warm up
         begun = time.perf_counter()
-        service.painter.draw(
-            Order(name, Request(PROMPT, seed=seed)), lambda: None, lambda told: None, Stop()
-        )
+        request = Request(PROMPT, seed=seed, sampling=Sampling(steps=STEPS))
+        service.painter.draw(Order(name, request), lambda: None, lambda told: None, Stop())
         between = time.perf_counter()
-        body = json.dumps({"prompt": PROMPT, "seed": seed})
+        body = json.dumps({"prompt": PROMPT, "seed": seed, "num_inference_steps": STEPS})
         headers = {"content-type": "application/json"}
         connection.request("POST", "/v1/images/generations", body, headers)
         answer = connection.getresponse()
@@ -80,6 +81,7 @@ def main() -> None:
     service = service_over(Shelf((asked.model,)), opened, max_batch=2)
     ports: list[int] = []
     server = Server(app_of(service, Gate()), service, "127.0.0.1", 0, ports.append)
+    switch_threads_often()
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -89,6 +91,7 @@ def main() -> None:
             "latentrt": version("latentrt"),
             "model": asked.model.name,
             "pictures": asked.pictures,
+            "steps": STEPS,
             **measured(service, ports[0], asked.pictures),
         }
     finally:

@@ -19,7 +19,7 @@ from latentrt.engines.cache.cache import Cache, Opened
 from latentrt.engines.engine import Arrays, Blueprint, Engine
 from latentrt.engines.function import FunctionEngine
 from latentrt.engines.registry import Chosen, Progress
-from latentrt.runtime import Pipeline, Request, Sampling, Size, pipeline
+from latentrt.runtime import ImageToImage, Pipeline, Request, Sampling, Size, pipeline
 from latentrt.runtime import bundle_engines as module
 from latentrt.runtime.bundle_engines import BundleEngines
 
@@ -101,6 +101,39 @@ def test_a_run_keeps_its_engines_however_many_others_come(
         assert len(opened) == before
         del steps
         assert len(ALIVE) == 1  # even while the finished run is held
+
+
+def test_in_low_memory_one_component_is_there_at_a_time(
+    bundle: Callable[[str], Path], opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, set[str]]] = []
+    made = FunctionEngine.__call__
+
+    def call(self: FunctionEngine, inputs: Arrays) -> Any:
+        asked.append((self.component, {each.component for each in ALIVE}))
+        return made(self, inputs)
+
+    monkeypatch.setattr(FunctionEngine, "__call__", call)
+    image = np.zeros((64, 64, 3), np.uint8)
+    drawn = Request("x", seed=1, task=ImageToImage(image, 0.5), sampling=Sampling("euler", steps=4))
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", low_memory=True) as pipe:
+        pipe(drawn)
+    components = ["vae_encoder", "text_encoder", "unet", "vae_decoder"]
+    assert list(dict.fromkeys(name for name, _ in asked)) == components
+    assert all(alive == {name} for name, alive in asked)
+    # The U-Net is loaded once for all its steps, although the decoder was looked for before.
+    assert opened.count("unet") == 1
+
+
+def test_an_engine_is_freed_before_the_next_one_is_opened(
+    bundle: Callable[[str], Path], opened: list[str]
+) -> None:
+    alive: list[int] = []
+    with Pipeline.open(bundle("heads"), engine="onnxruntime", max_engines=1) as pipe:
+        for side in (8, 9, 10):
+            sizes = {"batch": 1, "height": side, "width": 8}
+            pipe.engine("vae_decoder", sizes, lambda *told: alive.append(len(ALIVE)))
+    assert alive == [0, 0, 0]
 
 
 def test_a_batchers_runs_keep_their_engines_until_they_end(

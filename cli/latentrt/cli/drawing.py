@@ -245,6 +245,13 @@ def generate(
     option: EngineOptionsOption = None,
     verify: VerifyOption = "golden",
     max_pixels: MaxPixelsOption = None,
+    low_memory: Annotated[
+        bool,
+        typer.Option(
+            "--low-memory",
+            help="Keep one component in memory at a time; each picture then loads them again.",
+        ),
+    ] = False,
     preview: Annotated[
         bool,
         typer.Option(
@@ -384,6 +391,7 @@ def generate(
         components=assignments("component", component or ()),
         as_json=as_json,
         max_pixels=max_pixels,
+        low_memory=low_memory,
         verify=verify_of(verify),
         vae=vae,
         preview=preview,

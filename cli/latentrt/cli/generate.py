@@ -60,6 +60,7 @@ def make(
     components: Mapping[str, str],
     as_json: bool,
     max_pixels: int | None = None,
+    low_memory: bool = False,
     verify: Verify = "golden",
     vae: Path | None = None,
     checkpoint: CheckpointOptions | None = None,
@@ -87,7 +88,9 @@ def make(
     opened = with_vae(Bundle.open(bundle_of(bundle, checkpoint, quiet=as_json)), vae, made_with)
     _check_vae(request, opened)
     asked = (engine, precision, options, components)
-    with Pipeline(opened, *asked, max_pixels=max_pixels, verify=verify) as pipeline:
+    with Pipeline(
+        opened, *asked, max_pixels=max_pixels, low_memory=low_memory, verify=verify
+    ) as pipeline:
         paths: list[Path] = []
         try:
             with Bars(Console(stderr=True), quiet=as_json) as bars:

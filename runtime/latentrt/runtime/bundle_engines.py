@@ -136,20 +136,25 @@ class BundleEngines:
         with place.lock:
             engine = place.engine
             if engine is None:
+                self._free_unused(key)  # before, so that both are not there at once
                 engine = self._compile(component, sizes, progress)
             place.keep(engine)
         if self._closed:  # while it was compiled; `close` did not see it
             engine.close()
             raise Closed("the pipeline is closed")
-        self._free_unused()
+        self._free_unused(key)
         return engine
 
-    def _free_unused(self) -> None:
-        """Let go of the engines that were not used for the longest time, beyond what is kept."""
+    def _free_unused(self, wanted: _Key) -> None:
+        """Let go of the engines that were not used for the longest time, beyond what is kept.
+
+        The `wanted` one counts, though it may not be there yet.
+        """
         with self._lock:
             kept, weights = 0, 0
-            for (component, sizes), place in reversed(self._places.items()):
-                if place.kept is None:
+            for key, place in reversed(self._places.items()):
+                component, sizes = key
+                if place.kept is None and key != wanted:
                     continue
                 kept, weights = kept + 1, weights + self._weights(component)
                 over = self._memory is not None and weights > self._memory // 2

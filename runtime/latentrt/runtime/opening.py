@@ -13,13 +13,16 @@ from latentrt.runtime.rows import Model
 class Opening:
     """Opens engines of models, and tells `progress` how far that is.
 
-    `total` is how many there will be. None of `engines` is freed before they are released;
+    `total` is how many there will be. None of `engines` is freed before they are released. Where
+    they are not to be `held`, each may be freed at once, and is opened again at its first call.
     `seconds` is how long they took.
     """
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
+    def __init__(self, progress: Progress | None, total: int, *, held: bool = True) -> None:
         self._progress = progress
         self._total = total
+        self._held = held
+        self._done = 0
         self.engines: list[Engine] = []
         self.seconds = 0.0
 
@@ -35,13 +38,16 @@ class Opening:
     def __call__(self, model: Model, sizes: Mapping[str, int]) -> None:
         """Open one engine; raises what the model's `engine` raises."""
         begun = time.perf_counter()
-        self.engines.append(self._opened(model, sizes))
+        engine = self._opened(model, sizes)
+        if self._held:
+            self.engines.append(engine)
+        self._done += 1
         self.seconds += time.perf_counter() - begun
         if self._progress is not None:
-            self._progress("", len(self.engines), self._total)
+            self._progress("", self._done, self._total)
 
     def _opened(self, model: Model, sizes: Mapping[str, int]) -> Engine:
-        progress, done = self._progress, len(self.engines)
+        progress, done = self._progress, self._done
         if progress is None:
             return model.engine(sizes)
 

@@ -16,7 +16,7 @@ from latentrt.runtime.latent_to_rgb import LatentToRgb
 from latentrt.runtime.noise import noise_stream
 from latentrt.runtime.plan import Latent, Leg, PictureNoise, Plan
 from latentrt.runtime.prediction import denoised
-from latentrt.runtime.rows import Batches, Evaluation, Outputs, Row
+from latentrt.runtime.rows import Batches, Evaluation, Model, Outputs, Row
 from latentrt.runtime.samplers import sample
 from latentrt.runtime.vae import Decoded
 
@@ -94,7 +94,7 @@ class Picture:
     [c, h, w] is what was decoded, and `pixels` float32 [3, H, W] in [-1, 1] is the picture; `notes`
     say what a caller should know of it. `start`
     is the noise it began with, of unit variance. `batches` are the arrays of its calls, which are
-    kept for its next ones.
+    kept for its next ones of the same kind of model.
     """
 
     def __init__(self, run: Driven, image: int) -> None:
@@ -106,7 +106,7 @@ class Picture:
         self.image = image
         self.latent: Latent | None = None
         self.pixels: NDArray[np.float32] | None = None
-        self.batches: dict[object, Batches] = {}
+        self.batches: dict[Model, Batches] = {}
         self.notes: tuple[str, ...] = ()
         self._noise = PictureNoise(
             lambda seed: noise_stream(request.generator, seed, brownian=brownian),
@@ -149,6 +149,10 @@ class Picture:
 
     def _wait_for(self, rows: Sequence[Row]) -> None:
         self.rows = tuple(rows)
+        kinds = {row.model.kind for row in rows}
+        others = [model for model in self.batches if kinds and model.kind not in kinds]
+        for model in others:
+            del self.batches[model]
         self._outputs: list[Outputs | None] = [None] * len(self.rows)
 
 

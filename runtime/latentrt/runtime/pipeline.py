@@ -70,6 +70,7 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        low_memory: bool = False,
         base: Pipeline | None = None,
         changed: frozenset[str] = frozenset(),
     ) -> None:
@@ -87,7 +88,7 @@ class Pipeline:
             raise InputError("bundle", "a model's", got)
         check_verify(verify)
         most_pixels = _limit("max_pixels", max_pixels)
-        most_engines = _limit("max_engines", max_engines)
+        most_engines = _limit("max_engines", 1 if low_memory else max_engines)
         self.bundle = bundle
         memory = available_memory()
         engines_of = partial(
@@ -134,7 +135,9 @@ class Pipeline:
             if name.startswith("vae_")
         )
         controlling = Controlling(bundle, self._controlnets, self._controlled.model)
-        self._planning = Planning(bundle, self._opened, limit, shared, controlling, wide)
+        self._planning = Planning(
+            bundle, self._opened, limit, shared, controlling, wide, held=not low_memory
+        )
         like = partial(
             Pipeline,
             engine=engine,
@@ -145,6 +148,7 @@ class Pipeline:
             verify=verify,
             max_pixels=max_pixels,
             max_engines=max_engines,
+            low_memory=low_memory,
         )
         self._like_itself = partial(like, guarded=guarded)
         self._refiners: dict[Path, Pipeline] = {}
@@ -168,6 +172,7 @@ class Pipeline:
         verify: Verify = "golden",
         max_pixels: int | None = None,
         max_engines: int | None = None,
+        low_memory: bool = False,
         vae: Path | str | None = None,
         checkpoint: CheckpointOptions | None = None,
         progress: Progress | None = None,
@@ -193,6 +198,9 @@ class Pipeline:
           the checkpoint's own size, and what the machine's memory allows.
         - `max_engines`: the number of unused engines that are kept, the last used first. The
           default is 12, with weights of at most half of the memory that is available now.
+        - `low_memory`: keep the engines of one component at a time: the text encoder and the VAE
+          are freed while the U-Net runs, and the U-Net while the VAE does. Each picture then
+          loads them again. It is for pictures one after the other, not for a batcher.
         - `vae`: a `.safetensors` file with a VAE in place of the model's own.
         - `checkpoint`: how a checkpoint is read: the dtype of its bundle's weights, a VAE from
           another file, what is not to be inferred. `progress` is called while it is made.
@@ -217,6 +225,7 @@ class Pipeline:
                 verify=verify,
                 max_pixels=max_pixels,
                 max_engines=max_engines,
+                low_memory=low_memory,
             )
 
     @property

@@ -43,6 +43,7 @@ class Planning:
     `engine` gives a component's engine for sizes, and tells a progress; `limit` is how large
     pictures may be. `shared` are models of another bundle with the same weights; `controlling` puts
     requests under ControlNets. `wide` are those of the VAE in fp32 where it computes in 16 bits.
+    Plans hold their engines, unless `held` is false: then each is there only while it is used.
     """
 
     def __init__(
@@ -53,7 +54,10 @@ class Planning:
         shared: Mapping[str, Model],
         controlling: Controlling,
         wide: tuple[Model, ...] = (),
+        *,
+        held: bool = True,
     ) -> None:
+        self._held = held
         self._manifest = bundle.manifest
         self._vae_file = bundle.vae or NamedFile("", "")
         self._limit = limit
@@ -97,7 +101,7 @@ class Planning:
         vae = self._checked_vae(request, batches, decodes)
         self._conditioner.check(request)
         controlnets = self._controlling.opened(request.controls)
-        opening = Opening(progress, self._expected(batches, decodes))
+        opening = Opening(progress, self._expected(batches, decodes), held=self._held)
         spent = Spent()
         kit = Kit(
             request,
@@ -119,6 +123,7 @@ class Planning:
             legs = refiner.refined(legs, kit)
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
+        self._open_vaes(opening, vae, legs, decodes)
         if batches is None:
             opening.more(len(needs) - 1)
             together, counts = self._open_together(opening, together, needs)
@@ -129,11 +134,6 @@ class Planning:
             for need in (Need(model, 1, sizes) for model, sizes in models):
                 for count in counts:
                     opening(need.model, need.at(count))
-        needs = [vae.decoder_need(*legs[-1].shape[1:]), *(n for leg in legs for n in leg.needed)]
-        opening.more(len(decodes) * (len(needs) - 1))
-        for need in dict.fromkeys(needs):
-            for count in decodes:
-                opening(need.model, need.at(count))
         request, notes = self._traced(request, legs[0].schedule, refiner)
         return Plan(
             request=request,
@@ -156,6 +156,19 @@ class Planning:
     def decoder_row(self, latent: Latent) -> Row:
         """What the VAE decoder is asked about a latent [c, h, w]."""
         return self._vae.decoder_row(latent)
+
+    def _open_vaes(
+        self, opening: Opening, vae: Vae, legs: Sequence[Leg], decodes: Sequence[int]
+    ) -> None:
+        """Open the decoder, and what the legs need beside U-Nets.
+
+        They are opened first: where one engine is kept, it is then the U-Net's.
+        """
+        needs = [vae.decoder_need(*legs[-1].shape[1:]), *(n for leg in legs for n in leg.needed)]
+        opening.more(len(decodes) * (len(needs) - 1))
+        for need in dict.fromkeys(needs):
+            for count in decodes:
+                opening(need.model, need.at(count))
 
     def _open_together(
         self, opening: Opening, together: int, needs: Sequence[Need]
