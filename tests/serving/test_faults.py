@@ -108,6 +108,21 @@ def test_a_fault_fails_its_request_and_not_the_next(
     assert httpx.get(f"{faulty.url}/health/live").status_code == 200
 
 
+def test_a_job_that_waits_behind_a_failed_one_is_begun(
+    faulty: Live, faults: dict[str, Any]
+) -> None:
+    faults["vae_decoder"] = np.nan  # at its end: the second job comes before
+    try:
+        body = {"prompt": "a fox", "num_images": 8, "sampling": {"steps": 40}}
+        jobs = [httpx.post(f"{faulty.url}/v1/jobs", json=body).json() for _ in range(2)]
+        for job in jobs:
+            httpx.get(faulty.url + job["events_url"], timeout=20)
+            polled = httpx.get(faulty.url + job["poll_url"]).json()
+            assert (polled["status"], polled["error"]["status"]) == ("error", 502)
+    finally:
+        faults.clear()
+
+
 def test_openais_client_is_told_not_to_draw_a_nan_again(
     faulty: Live, faults: dict[str, Any]
 ) -> None:
