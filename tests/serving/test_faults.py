@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,10 @@ def test_a_job_that_waits_behind_a_failed_one_is_begun(
         body = {"prompt": "a fox", "num_images": 8, "sampling": {"steps": 40}}
         jobs = [httpx.post(f"{faulty.url}/v1/jobs", json=body).json() for _ in range(2)]
         for job in jobs:
-            httpx.get(faulty.url + job["events_url"], timeout=20)
-            polled = httpx.get(faulty.url + job["poll_url"]).json()
+            until = time.monotonic() + 30
+            while not (polled := httpx.get(faulty.url + job["poll_url"]).json())["error"]:
+                assert time.monotonic() < until, polled["status"]
+                time.sleep(0.02)
             assert (polled["status"], polled["error"]["status"]) == ("error", 502)
     finally:
         faults.clear()
