@@ -404,19 +404,25 @@ def test_pictures_of_one_request_share_the_calls_of_its_controlnet(
         assert Difference.between(found.latents[i], alone.latents[0]).relative <= 1e-5
 
 
-@pytest.mark.parametrize("mode", ["balanced", "control"])
-def test_a_run_under_a_controlnet_calls_the_engines_that_were_opened_before_it(
-    bundle: Callable[[str], Path], controlnet: Controlnets, mode: str
+@pytest.mark.parametrize(("mode", "rows"), [("balanced", 2), ("control", 1)])
+def test_a_controlnet_is_compiled_for_the_rows_that_it_is_asked_about(
+    pipelines: Callable[[str], Pipeline],
+    controlnet: Controlnets,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    rows: int,
 ) -> None:
-    made: list[str] = []
-    request = ours([Control(controlnet("heads"), hint_picture(), mode=mode)])
-    with Pipeline.open(bundle("heads"), engine="onnxruntime", verify="off") as pipeline:
-        run = pipeline.run(request, progress=lambda phase, done, total: made.append(phase))
-        opened = len(made)
-        run.result()
-    assert opened == len(made) > 0
-    batches = {each.rpartition(":")[2] for each in made if each}
-    assert len([each for each in batches if "controlnet" in each]) == 1
+    sizes: set[tuple[str, int]] = set()
+    call = Batch.__call__
+
+    def seen(batch: Batch, rows: Sequence[Row]) -> Any:
+        sizes.update((row.model.component, batch.size) for row in rows)
+        return call(batch, rows)
+
+    monkeypatch.setattr(Batch, "__call__", seen)
+    pipelines("heads")(ours([Control(controlnet("heads"), hint_picture(), mode=mode)]))
+    assert {size for name, size in sizes if name == "controlnet"} == {rows}
+    assert {size for name, size in sizes if name == "unet_controlled"} == {2}
 
 
 def test_a_picture_is_encoded_once_a_request(

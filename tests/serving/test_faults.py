@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,23 @@ def test_a_fault_fails_its_request_and_not_the_next(
     )
     assert np.array_equal(first, second)
     assert httpx.get(f"{faulty.url}/health/live").status_code == 200
+
+
+def test_a_job_that_waits_behind_a_failed_one_is_begun(
+    faulty: Live, faults: dict[str, Any]
+) -> None:
+    faults["vae_decoder"] = np.nan  # at its end: the second job comes before
+    try:
+        body = {"prompt": "a fox", "num_images": 8, "sampling": {"steps": 40}}
+        jobs = [httpx.post(f"{faulty.url}/v1/jobs", json=body).json() for _ in range(2)]
+        for job in jobs:
+            until = time.monotonic() + 30
+            while not (polled := httpx.get(faulty.url + job["poll_url"]).json())["error"]:
+                assert time.monotonic() < until, polled["status"]
+                time.sleep(0.02)
+            assert (polled["status"], polled["error"]["status"]) == ("error", 502)
+    finally:
+        faults.clear()
 
 
 def test_openais_client_is_told_not_to_draw_a_nan_again(

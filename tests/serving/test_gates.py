@@ -56,6 +56,8 @@ def test_a_key_lets_in(guarded: Live, headers: dict[str, str]) -> None:
         {"authorization": "Digest first-key"},
         {"authorization": "Basic %%%"},
         {"authorization": "Basic " + "dXNlcg=="},
+        {"authorization": "Basic abcde"},  # no base64: a letter too many
+        {"authorization": "Basic /w=="},  # no UTF-8
         {"authorization": b"Bearer caf\xe9"},
     ],
 )

@@ -12,6 +12,7 @@ import numpy as np
 from httpx_sse import connect_sse
 from PIL import Image
 from tests.serving.live import Live, opened
+from tests.serving.orders import pixels
 
 from latentrt.runtime import Request, Sampling
 
@@ -66,6 +67,21 @@ def test_every_picture_of_a_job_tells_its_last_step(live: Live) -> None:
     assert last == {0: 3, 1: 3, 2: 3}
 
 
+def test_the_pictures_of_a_job_are_in_the_order_of_its_seeds(live: Live) -> None:
+    job = submit(live, BODY | {"num_images": 3})
+    events(live, job)
+    polled = httpx.get(live.url + job["poll_url"]).json()
+    assert polled["seeds"] == [3, 4, 5]
+    found = [pixels(httpx.get(live.url + each).content) for each in polled["images"]]
+    path = live.service.shelf.model("heads")
+    with opened(path) as pipeline, pipeline.batcher(batch_sizes=(4,)) as batcher:
+        for seed, drawn in zip(polled["seeds"], found, strict=True):
+            request = Request("a red circle", seed=seed, sampling=Sampling("euler_a", steps=4))
+            (alone,) = batcher.submit(request).result().images
+            # One batch size: the same sums in the same order.
+            assert np.array_equal(drawn, np.asarray(alone))
+
+
 def test_a_reader_that_comes_back_gets_what_it_has_not_seen(live: Live) -> None:
     job = submit(live, BODY)
     told = events(live, job)
@@ -78,6 +94,8 @@ def test_a_second_job_of_one_id_is_the_first(live: Live) -> None:
     again = submit(live, BODY | {"id": "mine", "seed": 4})
     assert again["id"] == first["id"] == "mine"
     assert len([job for job in httpx.get(f"{live.url}/v1/jobs").json() if job["id"] == "mine"]) == 1
+    assert events(live, again)[-1][0] == "done"
+    assert httpx.get(live.url + again["poll_url"]).json()["seeds"] == [3]
 
 
 def test_a_cancelled_job_is_gone_from_the_next_call(live: Live) -> None:

@@ -111,6 +111,13 @@ def test_pictures_come_in_base64_and_as_data_urls(shelf: Shelf) -> None:
     assert order(shelf, task=task | {"image": url}).request.task == found
 
 
+def test_a_controls_wrong_picture_is_named_with_its_number(shelf: Shelf) -> None:
+    controls = [{"name": "edges", "image": each} for each in (picture(0), "bm8=")]
+    for more in ({}, {"canny": (100, 200)}):
+        with pytest.raises(InputError, match=r"controls\.1\.image: expected a picture"):
+            order(shelf, controls=[controls[0], {**controls[1], **more}])
+
+
 def test_loras_and_embeddings_are_found_by_their_names(shelf: Shelf) -> None:
     assert shelf.loras is not None
     path = shelf.loras / "ink.safetensors"

@@ -93,7 +93,9 @@ def test_a_picture_of_a_painter_is_the_one_drawn_alone(
 
 def test_the_ingress_lists_what_can_be_asked_for(live: Live) -> None:
     found = httpx.get(f"{live.url}/v1/catalogue").json()
-    assert found["models"] == [{"name": "heads", "size": None}]
+    (model,) = found["models"]
+    assert (model["name"], model["size"], model["refiners"]) == ("heads", "64x64", [])
+    assert "inpainting" in model["tasks"]
 
 
 def test_a_cancelled_job_is_gone_from_its_painter(live: Live, handle: Any) -> None:

@@ -61,7 +61,15 @@ SETTINGS = st.dictionaries(
 
 def fields_of(kind: type[Txt2ImgBody | Img2ImgBody]) -> st.SearchStrategy[Mapping[str, Any]]:
     """A body that may be used, some of whose fields have other values."""
-    begun = st.just({"init_images": [png()], "enable_hr": True, "prompt": "a fox"})
+    begun = st.fixed_dictionaries(
+        {
+            "init_images": st.just([png()]),
+            "enable_hr": st.just(True),
+            "prompt": st.just("a fox"),
+            "batch_size": st.integers(1, 3),
+            "n_iter": st.integers(1, 3),
+        }
+    )
     others = st.dictionaries(st.sampled_from([*kind.model_fields, "other"]), VALUES, max_size=3)
     special = st.fixed_dictionaries(
         {}, optional={"alwayson_scripts": SCRIPTS, "override_settings": SETTINGS}
@@ -101,7 +109,14 @@ def test_any_text_of_a_field_is_read_again(prompt: str, negative: str, model: st
     assert found["Model"] == model or found.get("Model-1") == model.partition("x")[0]
 
 
-@given(st.text(max_size=200))
+# Fields and lines; one value is quoted, and no JSON.
+FRAGMENTS = ["Steps: 3, ", "Seed: 7, ", 'Model: "\\x", ', "Size: 8x9, ", "\n", "Negative prompt:"]
+
+
+@given(
+    st.text(max_size=200)
+    | st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=2), max_size=8).map("".join)
+)
 def test_any_text_can_be_taken_apart(text: str) -> None:
     assert {"Prompt", "Negative prompt"} <= parsed_infotext(text).keys()
 

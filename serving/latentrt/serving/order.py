@@ -87,7 +87,7 @@ def order_of(body: JobBody, shelf: Shelf, limits: Limits, partial: int = 0) -> O
         subseed=body.subseed,
         subseed_strength=body.subseed_strength,
         tiling=body.tiling,
-        controls=[_control(each, shelf) for each in body.controls],
+        controls=[_control(i, each, shelf) for i, each in enumerate(body.controls)],
         reuse=FAST if body.fast else None,
     )
     if len(request.prompts) > limits.prompts:
@@ -142,10 +142,11 @@ def _task(body: TaskBody) -> Task:
     return kind(**fields)
 
 
-def _control(body: ControlBody, shelf: Shelf) -> Control:
-    picture: Any = decoded_picture("control image", body.image)
+def _control(index: int, body: ControlBody, shelf: Shelf) -> Control:
+    field = f"controls.{index}.image"
+    picture: Any = decoded_picture(field, body.image)
     if body.canny is not None:
-        picture = canny(as_pixels("control image", picture), *body.canny)
+        picture = canny(as_pixels(field, picture), *body.canny)
     model: Path = shelf.control(body.name)
     return Control(model, picture, body.scale, body.start, body.end, body.mode)
 

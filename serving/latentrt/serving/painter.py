@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from latentrt.bundle.manifest import Manifest
 from latentrt.runtime import (
     Batcher,
     Cancelled,
@@ -98,8 +99,8 @@ class Painter(Protocol):
         """How busy the batcher of this process is."""
         ...
 
-    def size_of(self, model: str) -> Size | None:
-        """The size of a model's pictures by default; None while this process has it not open."""
+    def manifest_of(self, model: str) -> Manifest | None:
+        """A model's manifest; None while this process has it not open."""
         ...
 
     def close(self) -> None:
@@ -136,14 +137,10 @@ class LocalPainter:
         """How busy it is."""
         return NOTHING if self._batcher is None else self._batcher.load
 
-    def size_of(self, model: str) -> Size | None:
-        """The size of a model's pictures by default; None while the model is not open."""
+    def manifest_of(self, model: str) -> Manifest | None:
+        """A model's manifest; None while the model is not open."""
         pipeline = self._models.if_open(model)
-        if pipeline is None:
-            return None
-        manifest = pipeline.bundle.manifest
-        height, width = (n * manifest.vae_factor for n in manifest.sample_size)
-        return Size(width, height)
+        return None if pipeline is None else pipeline.bundle.manifest
 
     def close(self) -> None:
         """Cancel what is drawn, and close the models."""

@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
 from latentrt.bundle.errors import Cancelled, EngineError, InternalError, QueueFull
-from latentrt.runtime import Size
+from latentrt.bundle.manifest import Manifest
 from latentrt.runtime.batcher import Load
 from latentrt.runtime.weights_fields import loras_of
 from latentrt.serving.order import Order
@@ -38,7 +38,7 @@ class RemotePainter:
         """None of this process."""
         return NOTHING
 
-    def size_of(self, model: str) -> Size | None:
+    def manifest_of(self, model: str) -> Manifest | None:
         """Give None: this process has no model open."""
         return None
 

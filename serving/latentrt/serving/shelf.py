@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from latentrt.bundle.checks import shown
-from latentrt.bundle.errors import FileError, InputError
-from latentrt.bundle.manifest import FILE_NAME
+from latentrt.bundle.errors import BundleError, FileError, InputError
+from latentrt.bundle.manifest import FILE_NAME, Manifest, read_manifest
 from latentrt.runtime.weight_folders import weights_files
 from latentrt.serving.problem import Problem, Refused
 
@@ -61,6 +61,13 @@ class Shelf:
         expected = f"one of {', '.join(self.model_names)}"
         text = f"model: expected {expected}, got {shown(name)}"
         raise Refused(Problem(404, text, "model", "model_not_found"))
+
+    def manifest(self, name: str) -> Manifest | None:
+        """The manifest of a model that is a bundle; None for a checkpoint, and a damaged bundle."""
+        try:
+            return read_manifest(self.model(name))
+        except BundleError:
+            return None
 
     @property
     def lora_names(self) -> tuple[str, ...]:

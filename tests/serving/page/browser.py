@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwright
 
+STEPS = 4
+LONG = {"prompt": "a long one", "steps": 400, "num_images": 4}
 DROP = """
 ([target, name, kind, text]) => {
   const bytes = Uint8Array.from(atob(text), each => each.charCodeAt(0));
@@ -133,3 +136,12 @@ def pixels(content: bytes) -> np.ndarray[Any, np.dtype[np.int16]]:
 def of_data_url(text: str) -> bytes:
     """A data URL's content."""
     return base64.b64decode(text.partition(",")[2])
+
+
+def draw_long(page: Page) -> None:
+    """Draw for long, until a preview is there."""
+    filled(page, **LONG)
+    page.click("#draw")
+    expect(page.locator("#jobs .tiles img").first).to_have_attribute(
+        "src", re.compile("^data:image/jpeg")
+    )
