@@ -76,7 +76,7 @@ PAGE = (
     Cell(
         "With a LoRA",
         "night.png",
-        "orange on a white background",
+        "orange on a blue background",
         "--control edges=edges.png --lora night.safetensors",
     ),
     Cell(
@@ -86,10 +86,10 @@ PAGE = (
         "--control edges=square.png --canny 100,200",
     ),
     Cell(
-        "Until half of the steps",
-        "half.png",
-        "red on a blue background",
-        "--control edges=edges.png:1:0:0.5",
+        "Canny edges of a picture",
+        "canny-star.png",
+        "orange on a blue background",
+        "--control edges=painted.png --canny 100,200",
     ),
     Cell("LoRA", "lora.png", STAR, "--lora night.safetensors"),
     Cell(
