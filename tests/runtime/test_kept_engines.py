@@ -176,6 +176,25 @@ def test_by_default_weights_take_at_most_half_the_memory(
     engines.close()
 
 
+def test_a_picture_after_the_first_reads_nothing_of_the_weights(
+    checkpoint: Callable[[str], Path], opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    tensors = Bundle.tensors
+
+    def counted(found: Bundle, component: str) -> Any:
+        read.append(component)
+        return tensors(found, component)
+
+    monkeypatch.setattr(Bundle, "tensors", counted)
+    # The tensors of a checkpoint stay in its own files, and have to be looked for there.
+    with Pipeline.open(checkpoint("heads"), engine="onnxruntime") as pipe:
+        pipe(request(64))
+        before = len(read)
+        pipe(request(64, steps=2))
+    assert len(read) == before > 0
+
+
 def test_closing_closes_engines_in_use_too(
     bundle: Callable[[str], Path], opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shlex
 import threading
 import weakref
@@ -99,6 +100,8 @@ class BundleEngines:
         self._verify: Verify = verify
         if guarded and verify == "off":
             LOG.warning("engines are not verified: verify is 'off'")
+        # Asked for at every call of an engine, and not to be read again from the bundle.
+        self._weights = functools.cache(self._bytes_of)
         self._places: dict[_Key, _Place] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -171,7 +174,7 @@ class BundleEngines:
             return most
         return min(max(self._memory // 2 // max(self._weights(component), 1), 1), most)
 
-    def _weights(self, component: str) -> int:
+    def _bytes_of(self, component: str) -> int:
         """Bytes of a component's weights in memory."""
         manifest = self._bundle.manifest
         record = manifest.components[component]
