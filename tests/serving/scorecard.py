@@ -114,8 +114,8 @@ def _fill_pools(url: str) -> None:
 
     async def every() -> None:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as session:
-            for _ in range(3):
+        for _ in range(3):
+            async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as session:
                 asked = [session.post("/v1/images/generations", json=QUICK) for _ in range(60)]
                 await asyncio.gather(*asked)
 
