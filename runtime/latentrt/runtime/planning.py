@@ -125,7 +125,8 @@ class Planning:
         legs = reused(legs, request.reuse)
         # Asked for in any case: a scale function that fails does so before any step.
         needs = _needs(legs)
-        self._open_vaes(opening, vae, legs, decodes)
+        if not self._held:  # the last that is opened stays: the U-Net, which is called next
+            self._open_vaes(opening, vae, legs, decodes)
         if batches is None:
             opening.more(len(needs) - 1)
             together, counts = self._open_together(opening, together, needs)
@@ -136,6 +137,8 @@ class Planning:
             for need in (Need(model, 1, sizes) for model, sizes in models):
                 for count in counts:
                     opening(need.model, need.at(count))
+        if self._held:
+            self._open_vaes(opening, vae, legs, decodes)
         request, notes = self._traced(request, legs[0].schedule, refiner)
         return Plan(
             request=request,
@@ -162,10 +165,7 @@ class Planning:
     def _open_vaes(
         self, opening: Opening, vae: Vae, legs: Sequence[Leg], decodes: Sequence[int]
     ) -> None:
-        """Open the decoder, and what the legs need beside U-Nets.
-
-        They are opened first: where one engine is kept, it is then the U-Net's.
-        """
+        """Open the decoder, and what the legs need beside U-Nets."""
         needs = [vae.decoder_need(*legs[-1].shape[1:]), *(n for leg in legs for n in leg.needed)]
         opening.more(len(decodes) * (len(needs) - 1))
         for need in dict.fromkeys(needs):
