@@ -138,6 +138,25 @@ def test_a_picture_comes_in_the_format_that_is_chosen(page: Page, url: str) -> N
         page.click("#close")
 
 
+def test_a_fast_picture_is_asked_for_and_its_file_says_so(page: Page, tmp_path: Path) -> None:
+    page.get_by_text("More", exact=True).click()
+    fast = page.get_by_label("Fast: some steps from memory")
+    assert "fast" not in submitted(page)
+    finished(page)
+    fast.check()
+    assert submitted(page)["fast"] is True
+    finished(page)
+    page.locator("#gallery button").first.click()
+    expect(page.locator("#parameters")).to_contain_text("Reuse: ")
+    with page.expect_download() as loaded:
+        page.click("#download")
+    loaded.value.save_as(tmp_path / "fast.png")
+    page.click("#close")
+    fast.uncheck()
+    drop(page, "#jobs", "fast.png", (tmp_path / "fast.png").read_bytes())
+    expect(fast).to_be_checked()
+
+
 def test_the_size_is_swapped_and_the_seed_rolled_and_used_again(page: Page) -> None:
     filled(page, width=64, height=128)
     page.click("#swap")
