@@ -210,12 +210,6 @@ def test_a_batcher_draws_requests_with_and_without_as_each_alone() -> None:
     assert all(equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-def test_pictures_of_one_request_have_memories_of_their_own() -> None:
-    both = drawn(request(4, steps=9, reuse=Reuse(0.3), num_images=2))
-    second = drawn(request(4, steps=9, reuse=Reuse(0.3)).with_values(seed=5))
-    np.testing.assert_array_equal(both.latents[1], second.latents[0])
-
-
 @pytest.mark.parametrize(
     ("values", "field"),
     [
