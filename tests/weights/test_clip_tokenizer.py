@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from diffusers.loaders import TextualInversionLoaderMixin
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from tests.conftest import ROOT, read_json
 from tokenizers import Tokenizer
@@ -153,6 +153,14 @@ PIECES = st.sampled_from(
 PROMPTS = st.lists(PIECES | st.text(max_size=9), max_size=12).map("".join)
 
 
+NAMED_TWICE = {
+    "bos_token": "<pad>",
+    "unk_token": {"content": "<pad>", "normalized": True},
+    "pad_token": "<pad>",
+}
+
+
+@example({**SMALL, "special_tokens_map.json": json.dumps(NAMED_TWICE).encode()}, ["<PAD>"])
 @given(folders(), st.lists(PROMPTS, min_size=2, max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_ids_are_those_of_transformers_whatever_the_files_state(

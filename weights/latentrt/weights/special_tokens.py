@@ -139,9 +139,12 @@ def _legacy(files: Mapping[str, bytes], names: set[str]) -> list[tuple[int, Adde
 def _to_add(special: list[Token], added: Mapping[int, AddedToken]) -> tuple[AddedToken, ...]:
     tokens = [token for _, token in sorted(added.items(), key=lambda item: item[0])]
     known = {token.content for token in tokens}
+    others: list[Token] = []
     for token in special:
-        if str(token) not in known:
-            tokens.append(AddedToken(token, special=True) if isinstance(token, str) else token)
+        # As in transformers, equal ones once: with other flags, or as text, it is another token.
+        if str(token) not in known and token not in others:
+            others.append(token)
+    tokens += [AddedToken(t, special=True) if isinstance(t, str) else t for t in others]
     names = {str(token) for token in special}
     for token in tokens:
         if token.content in names and not token.special:

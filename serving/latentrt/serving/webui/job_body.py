@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from typing import Final, Literal
@@ -126,7 +125,8 @@ def _guidance(body: GenerationBody, options: WebOptions) -> GuidanceBody:
     Source: `CFGDenoiser` of the web UI: step / steps <= skip_early_cond.
     """
     skipped = options.skip_early_cond
-    first = math.floor(skipped * body.steps) + 1 if skipped else 0
+    unguided = [step / body.steps <= skipped for step in range(body.steps)]
+    first = sum(unguided) if skipped else 0
     if first >= body.steps:
         return GuidanceBody(scale=min(body.cfg_scale, 1.0))
     # Half a step more: a product that is rounded must not fall below the step.
