@@ -87,13 +87,16 @@ def expected_evaluations(
     st.integers(1, 4),
     st.integers(0, 3),
     st.integers(1, 4),
+    st.sampled_from([0.001, 0.1, 1.0]),
 )
 def test_evaluations_are_made_where_changes_add_up_to_the_threshold(
-    seed: int, threshold: float, warm_up: int, last: int, most: int
+    seed: int, threshold: float, warm_up: int, last: int, most: int, change: float
 ) -> None:
     rng = np.random.default_rng(seed)
-    sigmas = np.sort(rng.uniform(0.05, 15, 12))[::-1].tolist()
-    latents = [rng.normal(size=(4, 2, 3)).astype(np.float32) for _ in sigmas]
+    spread = rng.uniform(0.05, 15, 12) if change == 1 else 5 + rng.uniform(0, change, 12)
+    sigmas = np.sort(spread)[::-1].tolist()
+    first = rng.normal(size=(4, 2, 3))
+    latents = [(first + change * rng.normal(size=first.shape)).astype(np.float32) for _ in sigmas]
     reuse, inner = Reuse(threshold, warm_up, last, most), Recorded()
     denoiser = ReusingDenoiser(inner, reuse, "epsilon").of(0)
     for i, (latent, sigma) in enumerate(zip(latents, sigmas, strict=True)):
