@@ -109,6 +109,6 @@ def followed(pipe: Pipeline, requests: list[Request], scenes: list[Scene]) -> in
     count = 0
     for request, scene in zip(requests, scenes, strict=True):
         found, (asked,) = recognise(pipe(request).images[0]), scene.figures
-        size = asked.radius / 1.4 < (found.area / np.pi) ** 0.5 < asked.radius * 1.4
+        size = asked.radius / 1.3 < (found.area / np.pi) ** 0.5 < asked.radius * 1.3
         count += size and (found.position, found.background) == (asked.position, scene.background)
     return count

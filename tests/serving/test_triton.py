@@ -176,8 +176,7 @@ def test_a_cancelled_request_ends_within_a_step(model: Any) -> None:
     sender.cancelled = True
     text = json.dumps(REQUEST | {"sampling": {"steps": 150}})
     assert answer(model, text, sender).error.code == TritonError.CANCELLED
-    # The step under way may still be told.
-    assert 1 <= sender.asked <= 2
+    assert sender.asked == 1
 
 
 def test_requests_are_taken_in_while_others_are_drawn(model: Any) -> None:

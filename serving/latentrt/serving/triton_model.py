@@ -63,6 +63,7 @@ class TritonPythonModel:
             for _ in run:
                 if sender.is_cancelled():
                     run.cancel()
+                    break  # a step that was drawn meanwhile is not waited for
             result = run.result()
         finally:
             run.cancel()
